@@ -1,0 +1,142 @@
+//! Why a call ended, and what the carrier shall do with it then.
+
+use std::fmt;
+
+/// The one reason a call ended for: the first cause wins. Stored as `disconnect_reason`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EndReason {
+    /// Twilio said `stop`: the caller hung up or the carrier ended the call.
+    CallerHungUp,
+    /// The agent said goodbye and used `end_call`.
+    AgentEnded,
+    /// The agent asked for a human.
+    Transferred,
+    /// The call reached its longest permitted duration.
+    MaxDuration,
+    /// Nobody spoke, also after being asked.
+    Silence,
+    /// The media stream broke without a `stop`, or went quiet.
+    StreamLost,
+    /// The media stream sent too much that was not audio.
+    StreamInvalid,
+    /// The model could not be reached in time.
+    ModelUnavailable,
+    /// The model refused our configuration, key or account.
+    ModelRefused,
+    /// The model's socket closed or its session expired.
+    ModelLost,
+    /// Responses kept failing.
+    ModelFailed,
+    /// The model was asked and said nothing for too long.
+    ModelStalled,
+    /// A peer read so slowly that its bounded queue was full.
+    SlowPeer,
+    /// The server was stopped and the grace period was over.
+    Drained,
+    /// Somebody in charge ended it.
+    Operator,
+}
+
+/// What the carrier is told when the stream has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NextStep {
+    /// Nothing more to say.
+    HangUp,
+    /// Put the caller through to people.
+    Transfer,
+    /// Say that something went wrong, then people if there are any, else hang up.
+    Apologise,
+}
+
+impl EndReason {
+    /// Every reason, for documents and checks.
+    pub const ALL: [Self; 15] = [
+        Self::CallerHungUp,
+        Self::AgentEnded,
+        Self::Transferred,
+        Self::MaxDuration,
+        Self::Silence,
+        Self::StreamLost,
+        Self::StreamInvalid,
+        Self::ModelUnavailable,
+        Self::ModelRefused,
+        Self::ModelLost,
+        Self::ModelFailed,
+        Self::ModelStalled,
+        Self::SlowPeer,
+        Self::Drained,
+        Self::Operator,
+    ];
+
+    /// The stored word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CallerHungUp => "caller_hung_up",
+            Self::AgentEnded => "agent_ended",
+            Self::Transferred => "transferred",
+            Self::MaxDuration => "max_duration",
+            Self::Silence => "silence",
+            Self::StreamLost => "stream_lost",
+            Self::StreamInvalid => "stream_invalid",
+            Self::ModelUnavailable => "model_unavailable",
+            Self::ModelRefused => "model_refused",
+            Self::ModelLost => "model_lost",
+            Self::ModelFailed => "model_failed",
+            Self::ModelStalled => "model_stalled",
+            Self::SlowPeer => "slow_peer",
+            Self::Drained => "drained",
+            Self::Operator => "operator",
+        }
+    }
+
+    /// What the carrier shall do after a stream that ended for this reason.
+    #[must_use]
+    pub const fn next_step(self) -> NextStep {
+        match self {
+            Self::CallerHungUp | Self::AgentEnded | Self::MaxDuration | Self::Silence | Self::Operator => {
+                NextStep::HangUp
+            }
+            Self::Transferred => NextStep::Transfer,
+            Self::StreamLost
+            | Self::StreamInvalid
+            | Self::ModelUnavailable
+            | Self::ModelRefused
+            | Self::ModelLost
+            | Self::ModelFailed
+            | Self::ModelStalled
+            | Self::SlowPeer
+            | Self::Drained => NextStep::Apologise,
+        }
+    }
+
+    /// True when the call did what it was for; false when something failed.
+    #[must_use]
+    pub const fn is_success(self) -> bool {
+        !matches!(self.next_step(), NextStep::Apologise)
+    }
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl NextStep {
+    /// The stored word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::HangUp => "hang_up",
+            Self::Transfer => "transfer",
+            Self::Apologise => "apologise",
+        }
+    }
+
+    /// Reads the stored word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::HangUp, Self::Transfer, Self::Apologise].into_iter().find(|step| step.as_str() == word)
+    }
+}

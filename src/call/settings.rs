@@ -1,0 +1,64 @@
+//! What one call may do and how long it may take, fixed before it starts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::wire::model::SessionConfig;
+
+/// Name of the built-in function that ends the call.
+pub const END_CALL: &str = "end_call";
+/// Name of the built-in function that asks for a human.
+pub const TRANSFER_TO_HUMAN: &str = "transfer_to_human";
+
+/// Settings of one call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// What the model is told first, built-in functions included.
+    pub session: SessionConfig,
+    /// How to greet, as an instruction; `None` waits for the caller to speak.
+    pub greeting: Option<String>,
+    /// Functions that are answered outside the call, and how long each may take.
+    pub tools: BTreeMap<String, Duration>,
+    /// Longest call.
+    pub max_duration: Duration,
+    /// Silence of both sides after which the agent asks whether anybody is there.
+    pub nudge_after: Duration,
+    /// How often it asks before the call is ended.
+    pub max_nudges: u32,
+    /// How far ahead of the caller's ear audio is sent.
+    pub playout_lead: Duration,
+    /// How long the model's session may take to be ready, from the start of the stream.
+    pub model_ready_within: Duration,
+    /// How long a requested response may show no sign of life.
+    pub response_within: Duration,
+    /// How long a caller's turn may stay without its text.
+    pub transcript_within: Duration,
+    /// How long the last texts are waited for after the stream has ended.
+    pub linger: Duration,
+    /// How long the last words of the agent may take to be played before the call is ended anyway.
+    pub farewell_within: Duration,
+    /// No message of any kind on the stream for this long: it is lost.
+    pub stream_silence: Duration,
+}
+
+impl Settings {
+    /// The defaults around a session's configuration.
+    #[must_use]
+    pub fn new(session: SessionConfig) -> Self {
+        Self {
+            session,
+            greeting: None,
+            tools: BTreeMap::new(),
+            max_duration: Duration::from_secs(30 * 60),
+            nudge_after: Duration::from_secs(12),
+            max_nudges: 2,
+            playout_lead: Duration::from_millis(200),
+            model_ready_within: Duration::from_secs(10),
+            response_within: Duration::from_secs(15),
+            transcript_within: Duration::from_secs(8),
+            linger: Duration::from_secs(3),
+            farewell_within: Duration::from_secs(30),
+            stream_silence: Duration::from_secs(20),
+        }
+    }
+}

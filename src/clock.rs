@@ -1,0 +1,75 @@
+//! Time as a call knows it.
+
+use std::fmt;
+use std::ops::{Add, Sub};
+use std::time::Duration;
+
+/// Time since the media stream started. Drivers read the clock and hand this in; the call never reads one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct CallTime(Duration);
+
+impl CallTime {
+    /// The moment the media stream started.
+    pub const ZERO: Self = Self(Duration::ZERO);
+    /// Later than any call lasts.
+    pub const FAR: Self = Self(Duration::from_secs(365 * 24 * 3600));
+
+    /// A time this long after the start.
+    #[must_use]
+    pub const fn from_millis(ms: u64) -> Self {
+        Self(Duration::from_millis(ms))
+    }
+
+    /// How long after the start.
+    #[must_use]
+    pub const fn since_start(self) -> Duration {
+        self.0
+    }
+
+    /// Whole milliseconds after the start.
+    #[must_use]
+    pub const fn as_millis(self) -> u64 {
+        self.0.as_millis() as u64
+    }
+
+    /// Time passed since `earlier`; zero when `earlier` is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl From<Duration> for CallTime {
+    fn from(since_start: Duration) -> Self {
+        Self(since_start)
+    }
+}
+
+impl Add<Duration> for CallTime {
+    type Output = Self;
+
+    fn add(self, rhs: Duration) -> Self {
+        Self(self.0.saturating_add(rhs))
+    }
+}
+
+impl Sub<Duration> for CallTime {
+    type Output = Self;
+
+    /// Not before the start.
+    fn sub(self, rhs: Duration) -> Self {
+        Self(self.0.saturating_sub(rhs))
+    }
+}
+
+impl fmt::Display for CallTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}s", self.0.as_secs(), self.0.subsec_millis())
+    }
+}
+
+impl fmt::Debug for CallTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,193 @@
+//! Names of things: calls, streams, items, phone numbers. Parsed once at the edge, trusted inside.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// A text that cannot be the id it was given as.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} must be 1 to {max} printable ASCII characters without spaces")]
+pub struct InvalidId {
+    kind: &'static str,
+    max: usize,
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident, $max:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Parses the id; refuses empty, overlong and non-printable text.
+            pub fn parse(text: &str) -> Result<Self, InvalidId> {
+                let fits = !text.is_empty() && text.len() <= $max && text.bytes().all(|b| b.is_ascii_graphic());
+                if fits { Ok(Self(text.into())) } else { Err(InvalidId { kind: stringify!($name), max: $max }) }
+            }
+
+            /// The id as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                Self::parse(&text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0.as_ref().to_owned()
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+text_id!(
+    /// The carrier's id of a call (Twilio `CA…`). It joins every record of the call.
+    CallSid,
+    50
+);
+text_id!(
+    /// The carrier's id of one media stream of a call (Twilio `MZ…`).
+    StreamSid,
+    64
+);
+text_id!(
+    /// The model's id of a conversation item, or one that we chose.
+    ItemId,
+    128
+);
+text_id!(
+    /// The model's id of a response.
+    ResponseId,
+    128
+);
+text_id!(
+    /// The model's id of one function call.
+    ToolCallId,
+    128
+);
+
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub Uuid);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+uuid_id!(
+    /// A tenant.
+    OrganizationId
+);
+uuid_id!(
+    /// A configured voice agent.
+    AgentId
+);
+uuid_id!(
+    /// One of the organisation's own numbers.
+    PhoneNumberId
+);
+
+/// A phone number in E.164. Display and Debug mask it; [`PhoneNumber::expose`] does not.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PhoneNumber(Arc<str>);
+
+/// Not a phone number in E.164.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a phone number in E.164, such as +14155550123")]
+pub struct InvalidPhoneNumber;
+
+impl PhoneNumber {
+    /// Normalises to E.164. Carriers send E.164 already; people type spaces, dashes and brackets, which are accepted
+    /// as long as the number begins with `+` and its country code.
+    pub fn parse(text: &str) -> Result<Self, InvalidPhoneNumber> {
+        use rlibphonenumber::PhoneNumberFormat;
+        let text = text.trim();
+        if !text.starts_with('+') || text.contains(|c: char| c.is_alphabetic()) {
+            return Err(InvalidPhoneNumber);
+        }
+        let number: rlibphonenumber::PhoneNumber = text.parse().map_err(|_| InvalidPhoneNumber)?;
+        if number.is_possible_with_reason().is_err() {
+            return Err(InvalidPhoneNumber);
+        }
+        Ok(Self(number.format_as(PhoneNumberFormat::E164).as_ref().into()))
+    }
+
+    /// The whole number, for storing, dialing and looking up. Never for a log.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PhoneNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = &self.0;
+        write!(f, "+…{}", &digits[digits.len().saturating_sub(2)..])
+    }
+}
+
+impl fmt::Debug for PhoneNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_short_printable_ascii() {
+        assert!(CallSid::parse("CA00000000000000000000000000000001").is_ok());
+        assert!(CallSid::parse("").is_err());
+        assert!(CallSid::parse("CA 1").is_err());
+        assert!(CallSid::parse(&"x".repeat(51)).is_err());
+        assert!(serde_json::from_str::<CallSid>("\"a\\u0000b\"").is_err());
+    }
+
+    #[test]
+    fn a_phone_number_is_normalised_and_masked() {
+        let number = PhoneNumber::parse(" +1 (415) 555-0123 ").unwrap();
+        assert_eq!(number.expose(), "+14155550123");
+        assert_eq!(format!("{number} {number:?}"), "+…23 +…23");
+        for bad in ["", "anonymous", "4155550123", "+1", "client:bob", "+3367a829916x"] {
+            assert_eq!(PhoneNumber::parse(bad), Err(InvalidPhoneNumber), "{bad}");
+        }
+    }
+}

@@ -266,7 +266,7 @@ impl Metrics {
         self.tool_calls.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    /// All numbers as OpenMetrics text, which Prometheus reads.
+    /// All numbers as `OpenMetrics` text, which Prometheus reads.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut text = String::with_capacity(8 * 1024);

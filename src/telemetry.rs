@@ -347,11 +347,17 @@ impl FromStr for LogFormat {
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
     /// The filter cannot be read.
-    #[error("the log filter cannot be read; write for example info or voicebridge=debug")]
+    #[error("must be a log filter such as info or info,voicebridge=debug")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
     /// Something else in this process has set it up.
     #[error("logging is set up already")]
     Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Whether a log filter can be read.
+pub fn check_filter(filter: &str) -> Result<(), LoggingError> {
+    EnvFilter::builder().parse(filter)?;
+    Ok(())
 }
 
 /// Sends log lines to standard error from now on. `filter` is in the syntax of `RUST_LOG`, such as

@@ -41,7 +41,7 @@ const fn secret(name: &'static str, default: &'static str, meaning: &'static str
 }
 
 /// Everything that can be configured, for `--help` and for checking names in a file.
-pub const VARIABLES: [Variable; 18] = [
+pub const VARIABLES: [Variable; 17] = [
     variable("VOICEBRIDGE_LISTEN", "127.0.0.1:8080", "address of HTTP and WebSocket"),
     variable("PUBLIC_URL", "http://<listen>", "origin at which Twilio reaches us"),
     secret("DATABASE_URL", "private server in the data directory", "PostgreSQL 14 or newer"),
@@ -49,8 +49,7 @@ pub const VARIABLES: [Variable; 18] = [
     secret("OPENAI_API_KEY", "", "key for the Realtime API"),
     variable("OPENAI_REALTIME_URL", "wss://api.openai.com/v1/realtime", "any compatible endpoint"),
     variable("OPENAI_REALTIME_MODEL", "gpt-realtime-2.1", "model of agents that name none"),
-    variable("OPENAI_TRANSCRIPTION_MODEL", "gpt-4o-transcribe", "writes down what callers say"),
-    variable("OPENAI_VOICE", "marin", "voice of agents that name none"),
+    variable("OPENAI_TRANSCRIPTION_MODEL", "gpt-transcribe", "for agents that name none"),
     variable("AUDIO_FORMAT", "pcm24k", "audio of the model's side: pcm24k or pcmu"),
     variable("TWILIO_ACCOUNT_SID", "", "account for Twilio's REST API"),
     secret("TWILIO_AUTH_TOKEN", "", "checks Twilio's signatures; several separated by commas"),
@@ -111,8 +110,6 @@ pub struct OpenAi {
     pub model: String,
     /// Transcription model of agents that name none.
     pub transcription_model: String,
-    /// Voice of agents that name none.
-    pub voice: String,
     /// Audio of agents that name no format.
     pub audio_format: AudioFormat,
 }
@@ -367,7 +364,6 @@ impl Reader {
             realtime_url: realtime_url.unwrap_or_else(|| known_url("wss://api.openai.com/v1/realtime")),
             model: text(self, "OPENAI_REALTIME_MODEL"),
             transcription_model: text(self, "OPENAI_TRANSCRIPTION_MODEL"),
-            voice: text(self, "OPENAI_VOICE"),
             audio_format: self
                 .parsed("AUDIO_FORMAT", |text| text.parse().map_err(|_| "must be pcm24k or pcmu".to_owned()))
                 .unwrap_or_default(),

@@ -38,7 +38,6 @@ fn everything_can_be_set() {
         ("OPENAI_REALTIME_URL", "wss://models.example.com/realtime?api-version=1"),
         ("OPENAI_REALTIME_MODEL", "another"),
         ("OPENAI_TRANSCRIPTION_MODEL", "writer"),
-        ("OPENAI_VOICE", "cedar"),
         ("AUDIO_FORMAT", "pcmu"),
         ("TWILIO_ACCOUNT_SID", "AC00000000000000000000000000000001"),
         ("TWILIO_AUTH_TOKEN", "first, second,"),
@@ -54,8 +53,8 @@ fn everything_can_be_set() {
     assert!(config.database.connect_options().is_some());
     assert_eq!(config.openai.audio_format, AudioFormat::Pcmu);
     assert_eq!(
-        (config.openai.voice.as_str(), config.openai.transcription_model.as_str()),
-        ("cedar", "writer")
+        (config.openai.model.as_str(), config.openai.transcription_model.as_str()),
+        ("another", "writer")
     );
     let tokens: Vec<_> =
         config.twilio.auth_tokens.iter().map(|token| token.expose_secret().to_owned()).collect();
@@ -206,11 +205,14 @@ fn no_secret_is_ever_printed() {
 fn the_environment_wins_over_the_file_and_empty_counts_as_not_set() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("voicebridge.toml");
-    fs::write(&file, "OPENAI_API_KEY = \"sk-file\"\nVOICEBRIDGE_MAX_CALLS = 12\nOPENAI_VOICE = \"cedar\"\n")
-        .unwrap();
-    let values = [("OPENAI_VOICE", "alloy"), ("VOICEBRIDGE_MAX_CALLS", "")];
+    fs::write(
+        &file,
+        "OPENAI_API_KEY = \"sk-file\"\nVOICEBRIDGE_MAX_CALLS = 12\nOPENAI_REALTIME_MODEL = \"from-file\"\n",
+    )
+    .unwrap();
+    let values = [("OPENAI_REALTIME_MODEL", "from-environment"), ("VOICEBRIDGE_MAX_CALLS", "")];
     let config = Config::from_parts(Some(&file), environment(&values), Need::Calls).unwrap();
-    assert_eq!((config.openai.voice.as_str(), config.max_calls), ("alloy", 12));
+    assert_eq!((config.openai.model.as_str(), config.max_calls), ("from-environment", 12));
     assert_eq!(config.openai.api_key.unwrap().expose_secret(), "sk-file");
 }
 
@@ -222,8 +224,8 @@ fn a_file_with_mistakes_is_refused_without_quoting_it() {
         fs::write(&file, text).unwrap();
         Config::from_parts(Some(&file), environment(&[KEY]), Need::Calls).unwrap_err().to_string()
     };
-    assert!(told("OPENAI_VOCE = \"cedar\"\n").contains("OPENAI_VOCE in "));
-    assert!(told("OPENAI_VOICE = [\"a\"]\n").contains("must be a text or a number"));
+    assert!(told("OPENAI_REALTIME_MODLE = \"cedar\"\n").contains("OPENAI_REALTIME_MODLE in "));
+    assert!(told("OPENAI_REALTIME_MODEL = [\"a\"]\n").contains("must be a text or a number"));
     let broken = told("OPENAI_API_KEY = hunter2secret\n");
     assert!(broken.contains("is not valid TOML") && !broken.contains("hunter2secret"), "{broken}");
     let missing = Config::from_parts(Some(Path::new("/nonexistent.toml")), environment(&[KEY]), Need::Calls);

@@ -4,6 +4,7 @@
 
 pub mod model;
 pub mod openai;
+pub mod payload;
 pub mod signature;
 pub mod twilio;
 pub mod twiml;

@@ -58,7 +58,6 @@ pub struct CreateLead {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 #[derive(Default)]
-#[expect(clippy::option_option, reason = "a patch tells `leave it` from `empty it`")]
 pub struct UpdateLead {
     /// Name.
     pub name: Option<String>,

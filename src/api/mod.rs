@@ -115,7 +115,7 @@ pub fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-/// The OpenAPI document of the same routes.
+/// The `OpenAPI` document of the same routes.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let routes = open_routes().merge(keyed_routes()).merge(operations::metrics_router());
@@ -128,10 +128,10 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     document
 }
 
-/// The OpenAPI document as text.
+/// The `OpenAPI` document as text.
 #[must_use]
 pub fn openapi_json() -> String {
-    openapi().to_pretty_json().expect("a document made of texts and maps can be written")
+    openapi().to_pretty_json().unwrap_or_else(|error| unreachable!("texts and maps can be written: {error}"))
 }
 
 fn open_routes() -> OpenApiRouter<Api> {

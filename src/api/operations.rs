@@ -72,7 +72,7 @@ async fn readyz(State(api): State<Api>) -> Result<Success<Readiness>, ApiError> 
     Ok(Success::new(Readiness { status: "ready", calls_live, max_calls: api.settings.max_calls }))
 }
 
-/// What this process counts, in the OpenMetrics text that Prometheus reads.
+/// What this process counts, in the `OpenMetrics` text that Prometheus reads.
 ///
 /// Needs the API key unless the server listens on a loopback address, where only programs of the same machine can ask.
 #[utoipa::path(

@@ -245,7 +245,7 @@ impl Reader {
             match value.into_string() {
                 Ok(text) => self.set(variable.name, &text),
                 Err(_) => {
-                    self.mistake(variable.name, None, &format!("in {shown} must be a text or a number"))
+                    self.mistake(variable.name, None, &format!("in {shown} must be a text or a number"));
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! The HTTP surface against a real PostgreSQL: every route, good and bad input, signatures, keys, envelopes.
 
+#![expect(clippy::unwrap_used, reason = "a test whose helpers cannot do their part has failed")]
+
 mod support;
 
 use axum::Router;
@@ -617,6 +619,10 @@ async fn every_documented_route_is_served_and_every_served_route_is_documented()
             assert!(!answer.text.contains("nothing at this path"), "{method} {path}");
         }
     }
+    let operations = || paths.values().flat_map(|path| path.as_object().unwrap().values());
+    let ids: std::collections::BTreeSet<_> =
+        operations().map(|it| it["operationId"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), operations().count(), "names of operations are different");
     // The router cannot be asked what it serves; so nothing is added to it but by `routes!`, which documents as it adds.
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api");
     for entry in std::fs::read_dir(folder).unwrap() {

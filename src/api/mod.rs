@@ -125,6 +125,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
     let api_key = ApiKey::Header(ApiKeyValue::new("X-Api-Key"));
     components.add_security_scheme("api_key", SecurityScheme::ApiKey(api_key));
+    let signature = ApiKey::Header(ApiKeyValue::new("X-Twilio-Signature"));
+    components.add_security_scheme("twilio", SecurityScheme::ApiKey(signature));
     document
 }
 

@@ -260,8 +260,8 @@ impl PrivateCluster {
             "log_error_verbosity=terse".into(),
         ];
         if durability == Durability::Off {
-            settings
-                .extend(["fsync=off", "synchronous_commit=off", "full_page_writes=off"].map(String::from));
+            let off = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum=off"];
+            settings.extend(off.map(String::from));
         }
         for setting in settings {
             command.arg("-c").arg(setting);

@@ -161,15 +161,14 @@ impl TryFrom<Row> for Agent {
     type Error = sqlx::Error;
 
     fn try_from(row: Row) -> sqlx::Result<Self> {
-        let has_transfer_number = row.transfer_number.is_some();
         let audio_format = row
             .audio_format
             .map(|word| word.parse().map_err(|error: String| sqlx::Error::Decode(error.into())));
         // An agent that cannot transfer still answers.
-        let transfer_number = row.transfer_number.and_then(|number| PhoneNumber::parse(&number).ok());
-        if transfer_number.is_none() && has_transfer_number {
-            tracing::warn!(agent.id = %row.id, "the agent's transfer number is not a possible number; ignored");
-        }
+        let transfer_number = row.transfer_number.and_then(|number| {
+            let unusable = |_: &_| tracing::warn!(agent.id = %row.id, "the transfer number is not a possible number; ignored");
+            PhoneNumber::parse(&number).inspect_err(unusable).ok()
+        });
         Ok(Self {
             id: row.id.into(),
             organization_id: row.organization_id.into(),

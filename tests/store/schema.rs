@@ -173,6 +173,13 @@ async fn everything_an_agent_can_be_told_is_read_back() {
 }
 
 #[tokio::test]
+async fn an_agent_with_an_impossible_transfer_number_still_answers() {
+    let store = support::store(1).await;
+    sqlx::query("update agents set transfer_number = '+123'").execute(store.pool()).await.unwrap();
+    assert_eq!(default_agent(&store).await.transfer_number, None);
+}
+
+#[tokio::test]
 async fn a_number_is_answered_by_an_agent_of_its_own_organisation() {
     let store = support::store(1).await;
     let agent = default_agent(&store).await;

@@ -519,7 +519,7 @@ async fn a_stream_that_never_came_is_a_failed_call_with_an_apology() {
     server.twilio(ENDED, &[("CallSid", SID)]).await.speaks("Sorry, something went wrong on our side.");
     let record = calls::by_call_sid(&server.store, &call(SID)).await.unwrap().unwrap();
     assert_eq!(record.data["call"]["status"], "failed");
-    assert_eq!(record.data["call"]["ended_reason"], "stream_lost");
+    assert_eq!(record.data["call"]["endedReason"], "stream_lost");
 }
 
 #[tokio::test]
@@ -556,7 +556,7 @@ async fn a_call_that_got_no_stream_ends_by_its_last_callback() {
     };
     let ended = async |sid: &str| {
         let record = calls::by_call_sid(&server.store, &call(sid)).await.unwrap().unwrap();
-        (record.data["call"]["ended_reason"].clone(), record.data["call"]["duration"].clone())
+        (record.data["call"]["endedReason"].clone(), record.data["call"]["duration"].clone())
     };
     // Offered, and the caller was faster.
     server.twilio(TWIML, &[("CallSid", "CA1")]).await.stream_token();

@@ -23,7 +23,7 @@ use crate::bridge::Bridge;
 use crate::config::{Config, Database};
 use crate::shutdown::Tasks;
 use crate::store::Store;
-use crate::store::cluster::{Durability, PrivateCluster};
+use crate::store::cluster::{Durability, PrivateCluster, reachable_dir};
 use crate::telemetry::Metrics;
 
 /// Connections to the database. A request or a turn holds one for about a millisecond.
@@ -164,7 +164,11 @@ pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Privat
             (options, None)
         }
         Database::Private => {
-            let dir = config.data_dir.join("postgres");
+            let wanted = config.data_dir.join("postgres");
+            let dir = reachable_dir(&wanted).context("no place for the private PostgreSQL")?;
+            if dir != std::path::absolute(&wanted).context("VOICEBRIDGE_DATA_DIR cannot be resolved")? {
+                tracing::info!(dir = %dir.display(), "the data is kept here, because the server cannot run as root");
+            }
             let cluster = PrivateCluster::start(&dir, Durability::Full)
                 .await
                 .context("cannot start the private PostgreSQL (DATABASE_URL is not set)")?;

@@ -1,8 +1,12 @@
 //! A stand-in for OpenAI's Realtime API: hears, recognises, answers and refuses as the real one does.
 
+mod hearing;
 mod options;
+mod recognise;
+mod refusal;
 mod report;
 pub mod script;
+mod session;
 
 use std::net::SocketAddr;
 

@@ -1,54 +1,11 @@
 //! What any speech-to-speech model says and is told, whatever its provider's wire looks like.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::audio::AudioFormat;
 use crate::ids::{ItemId, ResponseId, ToolCallId};
-
-/// The audio a model session speaks and hears.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
-pub enum AudioFormat {
-    /// 16-bit signed little-endian mono PCM at 24 kHz: 48 bytes a millisecond.
-    #[default]
-    Pcm24k,
-    /// G.711 mu-law mono at 8 kHz: 8 bytes a millisecond. Telephone audio passes through unchanged.
-    Pcmu,
-}
-
-impl AudioFormat {
-    /// Bytes that last one millisecond.
-    #[must_use]
-    pub const fn bytes_per_ms(self) -> usize {
-        match self {
-            Self::Pcm24k => 48,
-            Self::Pcmu => 8,
-        }
-    }
-}
-
-impl fmt::Display for AudioFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Pcm24k => "pcm24k",
-            Self::Pcmu => "pcmu",
-        })
-    }
-}
-
-impl std::str::FromStr for AudioFormat {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "pcm24k" => Ok(Self::Pcm24k),
-            "pcmu" => Ok(Self::Pcmu),
-            other => Err(format!("{other:?} is not an audio format; use pcm24k or pcmu")),
-        }
-    }
-}
 
 /// What a provider can do, so that the call decides by ability and not by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,7 +174,7 @@ pub struct Usage {
     pub output_tokens: u64,
 }
 
-/// An `error` the provider reported. Most leave the session running; see [`ModelError::class`].
+/// An `error` the provider reported. Most leave the session running; see [`ErrorClass`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModelError {
     /// Broad type, such as `invalid_request_error` or `server_error`.

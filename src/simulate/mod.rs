@@ -10,5 +10,4 @@ pub mod network;
 pub mod random;
 pub mod scenario;
 pub mod speech;
-mod standin;
 pub mod wav;

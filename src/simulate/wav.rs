@@ -1,6 +1,6 @@
 //! WAV files of speech: 16-bit PCM or mu-law, mono.
 
-use super::standin::g711;
+use crate::audio::g711;
 
 /// What a WAV file sounds like.
 #[derive(Debug, Clone, PartialEq, Eq)]

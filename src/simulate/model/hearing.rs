@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::session::{Format, TurnDetection};
-use crate::simulate::standin::g711;
+use crate::audio::g711;
 
 /// Length of the pieces that levels are taken of.
 pub(super) const FRAME_MS: u64 = 10;

@@ -1,31 +1,43 @@
 //! A stand-in for OpenAI's Realtime API: hears, recognises, answers and refuses as the real one does.
 
+mod conversation;
+mod engine;
 mod hearing;
 mod options;
+mod plan;
 mod recognise;
 mod refusal;
 mod report;
 pub mod script;
+mod server;
 mod session;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 pub use options::{Faults, ModelOptions, Replies, Transcripts};
 pub use report::{ItemReport, ModelReport, ResponseReport, SessionReport};
+use server::{Shared, serve};
 
-/// A running server. Dropping it ends all its sessions.
+/// A running server. Dropping it ends all its sessions at once.
 #[derive(Debug)]
 pub struct ModelServer {
     addr: SocketAddr,
+    shared: Arc<Shared>,
+    task: JoinSet<()>,
 }
 
 impl ModelServer {
     /// Serves on `listener` until stopped.
     pub fn start(options: ModelOptions, listener: TcpListener) -> std::io::Result<Self> {
-        let _ = options;
-        Ok(Self { addr: listener.local_addr()? })
+        let addr = listener.local_addr()?;
+        let shared = Arc::new(Shared::new(options));
+        let mut task = JoinSet::new();
+        task.spawn(serve(listener, Arc::clone(&shared)));
+        Ok(Self { addr, shared, task })
     }
 
     /// Binds `addr` (port 0: any free one) and serves on it.
@@ -48,11 +60,13 @@ impl ModelServer {
     /// What has happened so far.
     #[must_use]
     pub fn report(&self) -> ModelReport {
-        ModelReport::default()
+        self.shared.report()
     }
 
     /// Ends all sessions and says what happened.
-    pub async fn stop(self) -> ModelReport {
-        self.report()
+    pub async fn stop(mut self) -> ModelReport {
+        self.shared.stop();
+        while self.task.join_next().await.is_some() {}
+        self.shared.report()
     }
 }

@@ -23,14 +23,26 @@ pub(super) struct Heard {
 /// A recording's profile.
 struct Template {
     phrase: &'static Phrase,
-    profile: Vec<f32>,
+    profile: Profile,
 }
 
+/// The rise and fall of a sound.
+struct Profile {
+    /// Level of its loudest 20 ms, in dBFS.
+    loudest: f32,
+    /// Decibels above what counts as silence, every 10 ms.
+    shape: Vec<f32>,
+}
+
+/// Fits below this are no recognition. Measured on all recordings: undamaged ones stay above 0.94 after a crude
+/// conversion to 24 kHz, holes of 40 ms every 200 ms bring them below 0.88, other recordings stay below 0.2.
 const FITS: f64 = 0.9;
 /// Levels this far below the loudest are as good as silence: line noise and filters live there.
 const RANGE_DB: f32 = 35.0;
 /// How far a turn may be longer or shorter than the recording: edges get lost in padding and filters.
 const LENGTH_FRAMES: usize = 8;
+/// How much louder or quieter a turn may be. Conversions change far less; misread codes change more.
+const GAIN_DB: f32 = 4.0;
 
 /// Recognises a turn from its levels, one per 10 ms.
 pub(super) fn recognise(levels: &[f32]) -> Heard {
@@ -44,7 +56,7 @@ pub(super) fn recognise(levels: &[f32]) -> Heard {
             Heard { text: phrase.text.into(), phrase: Some(phrase.id), score }
         }
         best => Heard {
-            text: describe(heard.len() as u64 * FRAME_MS),
+            text: describe(heard.shape.len() as u64 * FRAME_MS),
             phrase: None,
             score: best.map_or(0.0, |(score, _)| score.max(0.0)),
         },
@@ -71,29 +83,34 @@ fn templates() -> &'static [Template] {
 }
 
 /// Loudness over 20 ms at every 10 ms, relative to the loudest, from the first sound to the last.
-fn profile(levels: &[f32]) -> Vec<f32> {
+fn profile(levels: &[f32]) -> Profile {
     let power = |level: f32| 10_f32.powf(level / 10.0);
     let padded = [&[SILENCE_DB], levels, &[SILENCE_DB]].concat();
     let smooth: Vec<f32> =
         padded.windows(2).map(|pair| 10.0 * f32::midpoint(power(pair[0]), power(pair[1])).log10()).collect();
     let loudest = smooth.iter().copied().fold(SILENCE_DB, f32::max);
     let sounds = |level: &f32| *level > loudest - RANGE_DB;
-    if loudest <= SILENCE_DB {
-        return Vec::new();
-    }
-    let (Some(first), Some(last)) = (smooth.iter().position(sounds), smooth.iter().rposition(sounds)) else {
-        return Vec::new();
+    let (first, last) = (smooth.iter().position(sounds), smooth.iter().rposition(sounds));
+    let shape = match (first, last) {
+        (Some(first), Some(last)) if loudest > SILENCE_DB => {
+            smooth[first..=last].iter().map(|level| (level - loudest).max(-RANGE_DB) + RANGE_DB).collect()
+        }
+        _ => Vec::new(),
     };
-    smooth[first..=last].iter().map(|level| (level - loudest).max(-RANGE_DB) + RANGE_DB).collect()
+    Profile { loudest, shape }
 }
 
-/// Correlation of two profiles at their best offset; 0 when their lengths rule out that they are the same.
-fn similarity(heard: &[f32], known: &[f32]) -> f64 {
-    if heard.is_empty() || heard.len().abs_diff(known.len()) > LENGTH_FRAMES {
+/// Correlation of two profiles at their best offset; 0 when length or loudness rule out that they are the same.
+fn similarity(heard: &Profile, known: &Profile) -> f64 {
+    let (shape, other) = (&heard.shape, &known.shape);
+    if shape.is_empty()
+        || shape.len().abs_diff(other.len()) > LENGTH_FRAMES
+        || (heard.loudest - known.loudest).abs() > GAIN_DB
+    {
         return 0.0;
     }
     let reach = LENGTH_FRAMES as isize;
-    (-reach..=reach).map(|offset| correlation(heard, known, offset)).fold(0.0, f64::max)
+    (-reach..=reach).map(|offset| correlation(shape, other, offset)).fold(0.0, f64::max)
 }
 
 /// Pearson's correlation over everything either of the two covers, silence where one has nothing.
@@ -120,6 +137,7 @@ fn correlation(a: &[f32], b: &[f32], offset: isize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simulate::random::Random;
 
     fn callers() -> impl Iterator<Item = &'static Phrase> {
         PHRASES.iter().filter(|phrase| phrase.speaker == Speaker::Caller)
@@ -152,7 +170,6 @@ mod tests {
             let heard = hear_ulaw(&phrase.ulaw().unwrap());
             assert_eq!(heard.phrase, Some(phrase.id), "{} by {}: {}", phrase.id, phrase.voice, heard.score);
             assert_eq!(heard.text, phrase.text);
-            eprintln!("as is {} {} {}", phrase.id, phrase.voice, heard.score);
         }
     }
 
@@ -161,7 +178,6 @@ mod tests {
         for phrase in callers() {
             for shift in [0, 60, 120, 173] {
                 let heard = hear_pcm(phrase, shift);
-                eprintln!("24k {shift} {} {} {}", phrase.id, phrase.voice, heard.score);
                 assert_eq!(
                     heard.phrase,
                     Some(phrase.id),
@@ -179,7 +195,6 @@ mod tests {
         for one in templates() {
             for other in templates().iter().filter(|other| other.phrase.id != one.phrase.id) {
                 let score = similarity(&one.profile, &other.profile);
-                eprintln!("cross {score} {} {}", one.phrase.id, other.phrase.id);
                 assert!(score < 0.9, "{} and {}: {score}", one.phrase.id, other.phrase.id);
             }
         }
@@ -203,6 +218,8 @@ mod tests {
             }
             let doubled: Vec<u8> = ulaw.chunks(160).flat_map(|frame| [frame, frame].concat()).collect();
             let complemented: Vec<u8> = ulaw.iter().map(|code| !code ^ 0x55).collect();
+            let mut random = Random::new(1);
+            let noise: Vec<u8> = ulaw.iter().map(|_| random.next_u64() as u8).collect();
             for (damage, audio) in [
                 ("every second frame silent", every_second_silent),
                 ("every second frame lost", every_second_lost),
@@ -210,9 +227,9 @@ mod tests {
                 ("40 ms holes every 200 ms", holes),
                 ("every frame twice", doubled),
                 ("bits flipped", complemented),
+                ("noise", noise),
             ] {
                 let heard = hear_ulaw(&audio);
-                eprintln!("damage {damage} {} {}", phrase.id, heard.score);
                 assert_eq!(
                     heard.phrase, None,
                     "{damage}: {} by {}: {}",

@@ -53,6 +53,8 @@ pub struct ItemReport {
     pub status: String,
     /// The words: heard, generated, or given by the client; arguments and outputs of functions.
     pub text: String,
+    /// Name of a function.
+    pub name: Option<String>,
     /// The text the client was given for the caller's words; absent when none was.
     pub transcript: Option<String>,
     /// The recording that was recognised.

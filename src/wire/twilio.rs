@@ -366,7 +366,7 @@ mod tests {
             ("", "message is not the JSON we expect"),
             ("[]", "message is not the JSON we expect"),
             ("{\"event\":\"media\"", "message is not the JSON we expect"),
-            (r#"{"event":"media","media":[1]}"#, "message is not the JSON we expect"),
+            (r#"{"event":"media","media":5}"#, "message is not the JSON we expect"),
             ("{}", "message without event"),
             (r#"{"event":5}"#, "message without event"),
             (r#"{"event":"media"}"#, "message without media"),

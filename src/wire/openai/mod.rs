@@ -3,6 +3,8 @@
 //! Every model name, voice and transcription model is the user's text: they come and go.
 
 mod decode;
+#[cfg(test)]
+mod decode_tests;
 mod encode;
 mod errors;
 

@@ -628,6 +628,7 @@ async fn every_documented_route_is_served_and_every_served_route_is_documented()
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
+        let text = text.split("#[cfg(test)]").next().unwrap();
         for bypass in [".route(", ".route_service(", ".nest_service("] {
             assert!(!text.contains(bypass), "{} adds a route without documenting it", path.display());
         }

@@ -76,6 +76,8 @@ impl App {
 
         let (tasks, metrics) = (Tasks::new(), Metrics::new());
         let bridge = bridge(&config, &store, &tasks, &metrics);
+        // With a public URL something passes requests of others on to us.
+        let open_metrics = addr.ip().is_loopback() && config.public_url.is_none();
         let public_url = match config.public_url {
             Some(url) => url,
             None => PublicUrl::parse(&format!("http://{addr}")).context("no public URL of this address")?,
@@ -86,7 +88,7 @@ impl App {
             public_url: public_url.clone(),
             twilio_auth_tokens: config.twilio.auth_tokens,
             admin_key: admin_key.clone(),
-            open_metrics: addr.ip().is_loopback(),
+            open_metrics,
             max_calls: config.max_calls,
             node: config.node,
         };

@@ -205,8 +205,11 @@ impl Converter {
         self.filled = 0;
         let (from, to) = (self.input.len(), self.output.len());
         let input = SequentialSlice::new(&self.input, 1, from).expect("one channel of this length");
-        let mut output = SequentialSlice::new_mut(&mut self.output, 1, to).expect("one channel of this length");
-        self.filter.process_into_buffer(&input, &mut output, None).expect("both blocks have the filter's size");
+        let mut output =
+            SequentialSlice::new_mut(&mut self.output, 1, to).expect("one channel of this length");
+        self.filter
+            .process_into_buffer(&input, &mut output, None)
+            .expect("both blocks have the filter's size");
         Some(&self.output)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Lenient in (unknown members and events are ignored, any member may be missing or null), strict out.
 
+pub mod json;
 pub mod model;
 pub mod openai;
 pub mod payload;

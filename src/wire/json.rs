@@ -1,0 +1,212 @@
+//! What both JSON protocols need: text that is borrowed, members of any type, strings written without a detour.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// A string member. Borrows when the message spells it without escapes; anything but a string counts as absent.
+#[derive(Debug, Default)]
+pub(super) struct Text<'a>(pub(super) Option<Cow<'a, str>>);
+
+impl<'a> Text<'a> {
+    /// The text, if there is some.
+    pub(super) fn filled(self) -> Option<Cow<'a, str>> {
+        self.0.filter(|text| !text.is_empty())
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Member;
+
+        impl<'de> Visitor<'de> for Member {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any member")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Some(Cow::Borrowed(text))))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Some(Cow::Owned(text.to_owned()))))
+            }
+
+            fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+                Ok(Text(None))
+            }
+
+            fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
+                Ok(Text(None))
+            }
+
+            fn visit_i64<E: Error>(self, _: i64) -> Result<Self::Value, E> {
+                Ok(Text(None))
+            }
+
+            fn visit_u64<E: Error>(self, _: u64) -> Result<Self::Value, E> {
+                Ok(Text(None))
+            }
+
+            fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
+                Ok(Text(None))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Text(None))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Text(None))
+            }
+        }
+
+        deserializer.deserialize_any(Member)
+    }
+}
+
+/// A count of something, spelled as an integer, a fraction (rounded down) or a string of either; anything else counts
+/// as absent.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Count(pub(super) Option<u64>);
+
+impl Count {
+    fn of(number: f64) -> Self {
+        // A cast saturates; what is not a number at all must not become 0.
+        Self((number >= 0.0).then_some(number as u64))
+    }
+}
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Member;
+
+        impl<'de> Visitor<'de> for Member {
+            type Value = Count;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any member")
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Count, E> {
+                Ok(Count(Some(number)))
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Count, E> {
+                Ok(Count(u64::try_from(number).ok()))
+            }
+
+            fn visit_f64<E: Error>(self, number: f64) -> Result<Count, E> {
+                Ok(Count::of(number))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Count, E> {
+                let text = text.trim();
+                Ok(text.parse().map_or_else(
+                    |_| text.parse().map_or(Count(None), Count::of),
+                    |number| Count(Some(number)),
+                ))
+            }
+
+            fn visit_unit<E: Error>(self) -> Result<Count, E> {
+                Ok(Count(None))
+            }
+
+            fn visit_bool<E: Error>(self, _: bool) -> Result<Count, E> {
+                Ok(Count(None))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Count, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Count(None))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Count, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Count(None))
+            }
+        }
+
+        deserializer.deserialize_any(Member)
+    }
+}
+
+/// Appends `text` as a JSON string, quotes included.
+pub(super) fn push_string(text: &str, out: &mut String) {
+    out.push('"');
+    // No early exit: the compiler looks at many bytes at once.
+    let escapes =
+        text.bytes().fold(false, |found, byte| found | (byte < 0x20) | (byte == b'"') | (byte == b'\\'));
+    if escapes {
+        let quoted = serde_json::Value::from(text).to_string();
+        out.push_str(&quoted[1..quoted.len() - 1]);
+    } else {
+        out.push_str(text);
+    }
+    out.push('"');
+}
+
+/// The same message with no more escapes than JSON needs, so that audio in it can be borrowed.
+///
+/// For senders whose JSON library escapes `/`, `+` or `=`, which JSON allows and base64 is full of.
+pub fn unescaped(text: &str) -> serde_json::Result<String> {
+    Ok(serde_json::from_str::<serde_json::Value>(text)?.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_borrows_unless_it_is_escaped_and_is_absent_when_it_is_no_text() {
+        let read = |json| serde_json::from_str::<Text<'_>>(json).unwrap().0;
+        assert!(matches!(read(r#""plain""#), Some(Cow::Borrowed("plain"))));
+        assert!(matches!(read(r#""a\/b""#), Some(Cow::Owned(text)) if text == "a/b"));
+        for other in ["null", "true", "-1", "7", "1.5", "[1,[2]]", r#"{"a":{"b":1}}"#] {
+            assert_eq!(read(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_count_may_be_spelled_in_many_ways() {
+        let read = |json| serde_json::from_str::<Count>(json).unwrap().0;
+        for (json, count) in [
+            ("20", Some(20)),
+            ("\"20\"", Some(20)),
+            ("\" 20 \"", Some(20)),
+            ("20.9", Some(20)),
+            ("\"20.9\"", Some(20)),
+            ("-1", None),
+            ("-0.5", None),
+            ("\"-1\"", None),
+            ("\"NaN\"", None),
+            ("\"\"", None),
+            ("null", None),
+            ("true", None),
+            ("[1]", None),
+            (r#"{"a":1}"#, None),
+        ] {
+            assert_eq!(read(json), count, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_written_string_reads_back_the_same() {
+        for text in ["", "plain", "quo\"te", "back\\slash", "line\nbreak", "nul\0", "ä漢\u{7F}"] {
+            let mut json = String::from("x");
+            push_string(text, &mut json);
+            assert_eq!(serde_json::from_str::<String>(&json[1..]).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn needless_escapes_can_be_taken_out() {
+        assert_eq!(unescaped(r#"{"a":"\/\u002B\u003D\""}"#).unwrap(), r#"{"a":"/+=\""}"#);
+        assert!(unescaped("{").is_err());
+    }
+}

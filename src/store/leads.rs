@@ -1,0 +1,516 @@
+//! People we talk to, each linked to their most recent call.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
+use serde::{Serialize, Serializer};
+
+use crate::ids::{CallSid, OrganizationId, PhoneNumber};
+use crate::store::{Store, decoded, storable, stored_call_sid};
+
+/// A person.
+#[derive(Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Lead {
+    /// Our id.
+    pub id: i64,
+    /// Name; may be empty.
+    pub name: String,
+    /// Telephone.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub phone: PhoneNumber,
+    /// E-mail address.
+    pub email: Option<String>,
+    /// The most recent call.
+    #[schema(value_type = Option<String>)]
+    pub call_sid: Option<CallSid>,
+    /// `new`, `contacted`, or a word of the organisation's own.
+    pub lead_status: String,
+    /// When we last spoke.
+    pub last_contacted_at: Option<Timestamp>,
+    /// Free text.
+    pub notes: String,
+    /// How promising.
+    pub score: Option<i32>,
+    /// When it was added.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+}
+
+impl fmt::Debug for Lead {
+    /// Without anything personal, so that it may end up in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lead").field("id", &self.id).field("call_sid", &self.call_sid).finish_non_exhaustive()
+    }
+}
+
+fn expose<S: Serializer>(number: &PhoneNumber, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(number.expose())
+}
+
+/// A person to add.
+#[derive(Clone)]
+pub struct NewLead {
+    /// Name; may be empty.
+    pub name: String,
+    /// Telephone.
+    pub phone: PhoneNumber,
+    /// E-mail address.
+    pub email: Option<String>,
+    /// `None`: `new`.
+    pub lead_status: Option<String>,
+    /// Free text.
+    pub notes: String,
+    /// How promising.
+    pub score: Option<i32>,
+}
+
+/// What to change of a person. `None` leaves a member as it is; `Some(None)` empties it.
+#[derive(Clone, Default)]
+#[expect(clippy::option_option, reason = "a patch tells `leave it` from `empty it`")]
+pub struct LeadPatch {
+    /// Name.
+    pub name: Option<String>,
+    /// Telephone.
+    pub phone: Option<PhoneNumber>,
+    /// E-mail address.
+    pub email: Option<Option<String>>,
+    /// Where the organisation stands with this person.
+    pub lead_status: Option<String>,
+    /// When we last spoke.
+    pub last_contacted_at: Option<Option<Timestamp>>,
+    /// Free text.
+    pub notes: Option<String>,
+    /// How promising.
+    pub score: Option<Option<i32>>,
+}
+
+/// Why a lead and a call could not be linked by hand.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// No such lead in this organisation.
+    #[error("there is no such lead")]
+    LeadNotFound,
+    /// The call is another organisation's, which to this one is no call at all.
+    #[error("there is no such call")]
+    CallNotFound,
+    /// A call belongs to at most one lead.
+    #[error("the call belongs to lead {lead}; unlink it there first")]
+    CallBelongsTo {
+        /// The other lead.
+        lead: i64,
+    },
+    /// The lead is on the telephone right now, in another call.
+    #[error("the lead is in a live call ({call_sid}); try again when that is over")]
+    LeadOnLiveCall {
+        /// That call.
+        call_sid: CallSid,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// What came of looking for the lead of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkOutcome {
+    /// It was linked before.
+    AlreadyLinked {
+        /// The lead.
+        lead: i64,
+    },
+    /// It is linked now.
+    Linked {
+        /// The lead.
+        lead: i64,
+        /// The finished call the lead was linked to until now.
+        moved_from: Option<CallSid>,
+    },
+    /// The lead is in another live call, and stays linked to that one.
+    LeadBusy {
+        /// The lead.
+        lead: i64,
+        /// The other call.
+        call_sid: CallSid,
+    },
+    /// Nobody of this organisation has the caller's number.
+    NoLead,
+    /// The caller has no number that could be looked up, or it is not known yet.
+    NoNumber,
+}
+
+/// Leads of the organisation, newest first, and how many there are in all.
+pub async fn list(
+    store: &Store,
+    organization: OrganizationId,
+    limit: u32,
+    offset: u64,
+) -> sqlx::Result<(Vec<Lead>, u64)> {
+    let total = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from leads where organization_id = $1"#,
+        organization.0
+    )
+    .fetch_one(&store.pool)
+    .await?;
+    let rows = sqlx::query_as!(
+        Row,
+        r#"
+        select id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, created_at, updated_at
+        from leads
+        where organization_id = $1
+        order by id desc
+        limit $2
+        offset $3
+        "#,
+        organization.0,
+        i64::from(limit),
+        i64::try_from(offset).unwrap_or(i64::MAX),
+    )
+    .fetch_all(&store.pool)
+    .await?;
+    let leads = rows.into_iter().map(Lead::try_from).collect::<sqlx::Result<_>>()?;
+    Ok((leads, total.unsigned_abs()))
+}
+
+/// One lead.
+pub async fn lead(store: &Store, organization: OrganizationId, id: i64) -> sqlx::Result<Option<Lead>> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"
+        select id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, created_at, updated_at
+        from leads
+        where organization_id = $1 and id = $2
+        "#,
+        organization.0,
+        id,
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    row.map(Lead::try_from).transpose()
+}
+
+/// The lead that is linked to this call.
+pub async fn by_call_sid(
+    store: &Store,
+    organization: OrganizationId,
+    call_sid: &CallSid,
+) -> sqlx::Result<Option<Lead>> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"
+        select id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, created_at, updated_at
+        from leads
+        where organization_id = $1 and call_sid = $2
+        "#,
+        organization.0,
+        call_sid.as_str(),
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    row.map(Lead::try_from).transpose()
+}
+
+/// Adds a lead.
+pub async fn create(store: &Store, organization: OrganizationId, new: &NewLead) -> sqlx::Result<Lead> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"
+        insert into leads (organization_id, name, phone, email, lead_status, notes, score)
+        values ($1, $2, $3, $4, coalesce($5, 'new'), $6, $7)
+        returning id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, created_at, updated_at
+        "#,
+        organization.0,
+        storable(&new.name),
+        new.phone.expose(),
+        new.email.as_deref().map(storable),
+        new.lead_status.as_deref().map(storable),
+        storable(&new.notes),
+        new.score,
+    )
+    .fetch_one(&store.pool)
+    .await?;
+    Lead::try_from(row)
+}
+
+/// Changes what the patch names. `None`: no such lead in this organisation.
+pub async fn update(
+    store: &Store,
+    organization: OrganizationId,
+    id: i64,
+    patch: &LeadPatch,
+) -> sqlx::Result<Option<Lead>> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"
+        update leads
+        set name = coalesce($3, name),
+            phone = coalesce($4, phone),
+            email = case when $5 then $6 else email end,
+            lead_status = coalesce($7, lead_status),
+            last_contacted_at = case when $8 then $9 else last_contacted_at end,
+            notes = coalesce($10, notes),
+            score = case when $11 then $12 else score end,
+            updated_at = now()
+        where organization_id = $1 and id = $2
+        returning id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, created_at, updated_at
+        "#,
+        organization.0,
+        id,
+        patch.name.as_deref().map(storable),
+        patch.phone.as_ref().map(PhoneNumber::expose),
+        patch.email.is_some(),
+        patch.email.as_ref().and_then(Option::as_deref).map(storable),
+        patch.lead_status.as_deref().map(storable),
+        patch.last_contacted_at.is_some(),
+        patch.last_contacted_at.flatten().map(ToSqlx::to_sqlx) as _,
+        patch.notes.as_deref().map(storable),
+        patch.score.is_some(),
+        patch.score.flatten(),
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    row.map(Lead::try_from).transpose()
+}
+
+/// Links a lead to a call by hand. Linking what is linked already changes nothing.
+pub async fn link_call(
+    store: &Store,
+    organization: OrganizationId,
+    id: i64,
+    call_sid: &CallSid,
+) -> Result<Lead, LinkError> {
+    // The reason of a refusal is read after the fact and may be gone by then; so the attempt is repeated once.
+    for _ in 0..2 {
+        match try_link(store, organization, id, call_sid).await {
+            Ok(Some(lead)) => return Ok(lead),
+            Err(error) if !is_call_taken(&error) => return Err(error.into()),
+            Ok(None) | Err(_) => {}
+        }
+        if let Some(reason) = why_not_linked(store, organization, id, call_sid).await? {
+            return Err(reason);
+        }
+    }
+    Err(LinkError::LeadNotFound)
+}
+
+async fn try_link(
+    store: &Store,
+    organization: OrganizationId,
+    id: i64,
+    call_sid: &CallSid,
+) -> sqlx::Result<Option<Lead>> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"
+        update leads
+        set call_sid = $3::text,
+            updated_at = case when call_sid is not distinct from $3::text then updated_at else now() end
+        where organization_id = $1
+          and id = $2
+          and (call_sid is null or call_sid = $3::text or not call_is_live(call_sid))
+          and not exists (select from leads other where other.call_sid = $3::text and other.id <> $2)
+          and not exists (select from calls where calls.call_sid = $3::text and calls.organization_id <> $1)
+        returning id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, created_at, updated_at
+        "#,
+        organization.0,
+        id,
+        call_sid.as_str(),
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    row.map(Lead::try_from).transpose()
+}
+
+async fn why_not_linked(
+    store: &Store,
+    organization: OrganizationId,
+    id: i64,
+    call_sid: &CallSid,
+) -> sqlx::Result<Option<LinkError>> {
+    let facts = sqlx::query!(
+        r#"
+        select exists (select from leads where organization_id = $1 and id = $2) as "lead_exists!",
+               exists (select from calls where call_sid = $3::text and organization_id <> $1)
+               or exists (select from leads where call_sid = $3::text and organization_id <> $1) as "foreign_call!",
+               (select id from leads where call_sid = $3::text and organization_id = $1 and id <> $2) as call_of,
+               (
+                   select call_sid
+                   from leads
+                   where organization_id = $1 and id = $2 and call_sid <> $3::text and call_is_live(call_sid)
+               ) as live_call
+        "#,
+        organization.0,
+        id,
+        call_sid.as_str(),
+    )
+    .fetch_one(&store.pool)
+    .await?;
+    Ok(if !facts.lead_exists {
+        Some(LinkError::LeadNotFound)
+    } else if facts.foreign_call {
+        Some(LinkError::CallNotFound)
+    } else if let Some(lead) = facts.call_of {
+        Some(LinkError::CallBelongsTo { lead })
+    } else {
+        stored_call_sid(facts.live_call)?.map(|call_sid| LinkError::LeadOnLiveCall { call_sid })
+    })
+}
+
+/// Takes the call off a lead. `None`: no such lead in this organisation.
+pub async fn unlink_call(store: &Store, organization: OrganizationId, id: i64) -> sqlx::Result<Option<Lead>> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"
+        update leads
+        set call_sid = null,
+            updated_at = case when call_sid is null then updated_at else now() end
+        where organization_id = $1 and id = $2
+        returning id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, created_at, updated_at
+        "#,
+        organization.0,
+        id,
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    row.map(Lead::try_from).transpose()
+}
+
+/// Looks for the lead of a call by the other party's number and links it. Cheap once the call is linked.
+///
+/// Meant for the background: whatever comes of it, turns are saved.
+pub async fn link_by_phone(
+    store: &Store,
+    organization: OrganizationId,
+    call_sid: &CallSid,
+) -> sqlx::Result<LinkOutcome> {
+    // A callback of the carrier knows better than the webhook that brought the call. The latest that names the other
+    // party counts; which of the two numbers that is depends on who called whom.
+    let known = sqlx::query!(
+        r#"
+        select (select id from leads where organization_id = $1 and call_sid = $2::text) as linked,
+               coalesce(
+                   (
+                       select case when direction like 'outbound%' then to_number else from_number end
+                       from call_events
+                       where organization_id = $1
+                         and call_sid = $2::text
+                         and (case when direction like 'outbound%' then to_number else from_number end) is not null
+                       order by id desc
+                       limit 1
+                   ),
+                   (
+                       select case when direction like 'outbound%' then to_number else from_number end
+                       from call_leases
+                       where organization_id = $1 and call_sid = $2::text
+                   )
+               ) as other_party
+        "#,
+        organization.0,
+        call_sid.as_str(),
+    )
+    .fetch_one(&store.pool)
+    .await?;
+    if let Some(lead) = known.linked {
+        return Ok(LinkOutcome::AlreadyLinked { lead });
+    }
+    let Some(number) = known.other_party.and_then(|text| PhoneNumber::parse(&text).ok()) else {
+        return Ok(LinkOutcome::NoNumber);
+    };
+    match link_number(store, organization, call_sid, &number).await {
+        Err(error) if is_call_taken(&error) => {
+            // Somebody linked the call to another lead in between: that stands.
+            let lead = by_call_sid(store, organization, call_sid).await?;
+            Ok(lead.map_or(LinkOutcome::NoLead, |lead| LinkOutcome::AlreadyLinked { lead: lead.id }))
+        }
+        outcome => outcome,
+    }
+}
+
+/// Links the call to the one lead that is meant by this number, in one statement. The row of the lead is locked before
+/// its call is looked at, so of two calls that come at once the second sees what the first did.
+async fn link_number(
+    store: &Store,
+    organization: OrganizationId,
+    call_sid: &CallSid,
+    number: &PhoneNumber,
+) -> sqlx::Result<LinkOutcome> {
+    let row = sqlx::query!(
+        r#"
+        with meant as materialized (
+            select id, call_sid
+            from leads
+            where organization_id = $1 and phone = $2
+            order by last_contacted_at desc nulls last, id desc
+            limit 1
+            for update
+        ),
+        linked as (
+            update leads
+            set call_sid = $3::text,
+                updated_at = now()
+            from meant
+            where leads.id = meant.id
+              and (meant.call_sid is null or (meant.call_sid <> $3::text and not call_is_live(meant.call_sid)))
+            returning leads.id
+        )
+        select meant.id,
+               meant.call_sid as before,
+               exists (select from linked) as "linked!"
+        from meant
+        "#,
+        organization.0,
+        number.expose(),
+        call_sid.as_str(),
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    let Some(row) = row else { return Ok(LinkOutcome::NoLead) };
+    let before = stored_call_sid(row.before)?;
+    Ok(match before {
+        moved_from if row.linked => LinkOutcome::Linked { lead: row.id, moved_from },
+        Some(other) if other != *call_sid => LinkOutcome::LeadBusy { lead: row.id, call_sid: other },
+        _ => LinkOutcome::AlreadyLinked { lead: row.id },
+    })
+}
+
+/// Whether a statement failed because the call belongs to another lead.
+fn is_call_taken(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.constraint()) == Some("leads_call_sid")
+}
+
+/// A lead as its columns are.
+struct Row {
+    id: i64,
+    name: String,
+    phone: String,
+    email: Option<String>,
+    call_sid: Option<String>,
+    lead_status: String,
+    last_contacted_at: Option<jiff_sqlx::Timestamp>,
+    notes: String,
+    score: Option<i32>,
+    created_at: jiff_sqlx::Timestamp,
+    updated_at: jiff_sqlx::Timestamp,
+}
+
+impl TryFrom<Row> for Lead {
+    type Error = sqlx::Error;
+
+    fn try_from(row: Row) -> sqlx::Result<Self> {
+        Ok(Self {
+            id: row.id,
+            name: row.name,
+            phone: decoded(PhoneNumber::parse(&row.phone))?,
+            email: row.email,
+            call_sid: stored_call_sid(row.call_sid)?,
+            lead_status: row.lead_status,
+            last_contacted_at: row.last_contacted_at.map(jiff_sqlx::Timestamp::to_jiff),
+            notes: row.notes,
+            score: row.score,
+            created_at: row.created_at.to_jiff(),
+            updated_at: row.updated_at.to_jiff(),
+        })
+    }
+}

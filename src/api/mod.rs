@@ -1,1 +1,3 @@
-//! (skeleton)
+//! The HTTP surface: records, Twilio's webhooks, health.
+
+pub mod settings;

@@ -449,7 +449,7 @@ impl Slot {
             }
             Sound::Cut { heard_ms, received_ms, evidence } => {
                 entry.interrupted = true;
-                entry.content = heard_text::cut(self.text.trim(), heard_ms, received_ms).to_owned();
+                heard_text::cut(self.text.trim(), heard_ms, received_ms).clone_into(&mut entry.content);
                 entry.generated = Some(self.text.trim().to_owned());
                 (entry.heard_until_ms, entry.evidence) = (Some(heard_ms), Some(evidence));
             }

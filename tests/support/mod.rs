@@ -18,18 +18,22 @@ pub async fn store(connections: u32) -> Store {
     let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let cluster = cluster().await;
     execute(&format!("create database {name} template {TEMPLATE}")).await;
-    Store::connect(cluster.options_for(&name), connections).await.expect("the test database takes connections")
+    Store::connect(cluster.options_for(&name), connections)
+        .await
+        .expect("the test database takes connections")
 }
 
 /// The server, with a migrated template.
 pub async fn cluster() -> &'static PrivateCluster {
     CLUSTER
         .get_or_init(|| async {
-            let cluster = PrivateCluster::start_throwaway().await.expect("a private PostgreSQL server starts");
+            let cluster =
+                PrivateCluster::start_throwaway().await.expect("a private PostgreSQL server starts");
             let store = Store::connect(cluster.connect_options(), 2).await.expect("it takes connections");
             store.migrate().await.expect("the migrations apply");
             store.close().await;
-            let mut connection = sqlx::ConnectOptions::connect(&cluster.options_for("postgres")).await.unwrap();
+            let mut connection =
+                sqlx::ConnectOptions::connect(&cluster.options_for("postgres")).await.unwrap();
             let rename = format!("alter database voicebridge rename to {TEMPLATE}");
             sqlx::Executor::execute(&mut connection, sqlx::AssertSqlSafe(rename)).await.unwrap();
             cluster
@@ -41,6 +45,8 @@ pub async fn cluster() -> &'static PrivateCluster {
 async fn execute(sql: &str) {
     let options = CLUSTER.get().expect("the server runs").options_for("postgres");
     let mut connection = sqlx::ConnectOptions::connect(&options).await.expect("the server takes connections");
-    sqlx::Executor::execute(&mut connection, sqlx::AssertSqlSafe(sql.to_owned())).await.expect("the statement runs");
+    sqlx::Executor::execute(&mut connection, sqlx::AssertSqlSafe(sql.to_owned()))
+        .await
+        .expect("the statement runs");
     sqlx::Connection::close(connection).await.expect("the connection closes");
 }

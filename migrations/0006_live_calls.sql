@@ -59,3 +59,16 @@ as $$
 $$;
 
 comment on function call_is_live is 'Whether this call is going on now.';
+
+-- Whose call it is, by whatever record of it came first.
+create function organization_of_call(sid text) returns uuid
+language sql stable
+as $$
+    select coalesce(
+        (select organization_id from calls where call_sid = sid),
+        (select organization_id from call_leases where call_sid = sid),
+        (select organization_id from leads where call_sid = sid)
+    )
+$$;
+
+comment on function organization_of_call is 'Whose call this is; null when nothing is known of it.';

@@ -62,17 +62,9 @@ pub async fn by_call_sid(store: &Store, call_sid: &CallSid) -> sqlx::Result<Opti
 
 /// Whose call this is, once anything is known of it.
 pub async fn organization_of(store: &Store, call_sid: &CallSid) -> sqlx::Result<Option<OrganizationId>> {
-    let id = sqlx::query_scalar!(
-        r#"
-        select coalesce(
-            (select organization_id from calls where call_sid = $1::text),
-            (select organization_id from call_leases where call_sid = $1::text)
-        )
-        "#,
-        call_sid.as_str(),
-    )
-    .fetch_one(&store.pool)
-    .await?;
+    let id = sqlx::query_scalar!("select organization_of_call($1)", call_sid.as_str())
+        .fetch_one(&store.pool)
+        .await?;
     Ok(id.map(OrganizationId))
 }
 

@@ -311,7 +311,7 @@ async fn try_link(
           and id = $2
           and (call_sid is null or call_sid = $3::text or not call_is_live(call_sid))
           and not exists (select from leads other where other.call_sid = $3::text and other.id <> $2)
-          and not exists (select from calls where calls.call_sid = $3::text and calls.organization_id <> $1)
+          and coalesce(organization_of_call($3::text), $1) = $1
         returning id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, created_at, updated_at
         "#,
         organization.0,
@@ -332,8 +332,7 @@ async fn why_not_linked(
     let facts = sqlx::query!(
         r#"
         select exists (select from leads where organization_id = $1 and id = $2) as "lead_exists!",
-               exists (select from calls where call_sid = $3::text and organization_id <> $1)
-               or exists (select from leads where call_sid = $3::text and organization_id <> $1) as "foreign_call!",
+               coalesce(organization_of_call($3::text), $1) <> $1 as "foreign_call!",
                (select id from leads where call_sid = $3::text and organization_id = $1 and id <> $2) as call_of,
                (
                    select call_sid

@@ -74,8 +74,12 @@ impl Path {
             noise_reduction: None,
         };
         let long = Duration::from_secs(300 * 24 * 3600);
-        let settings =
-            Settings { max_duration: long, response_within: long, nudge_after: long, ..Settings::new(session) };
+        let settings = Settings {
+            max_duration: long,
+            response_within: long,
+            nudge_after: long,
+            ..Settings::new(session)
+        };
         let mut call = Call::new(settings, openai::CAPABILITIES);
         call.handle_input(CallTime::ZERO, Input::ModelReady);
         let stream_sid = StreamSid::parse("MZ00000000000000000000000000000001").expect("it is one");

@@ -79,6 +79,15 @@ pub struct Admission {
 #[derive(Clone)]
 pub struct Bridge(Arc<Shared>);
 
+impl std::fmt::Debug for Bridge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bridge")
+            .field("node", &self.0.node)
+            .field("live_calls", &self.live_calls())
+            .finish_non_exhaustive()
+    }
+}
+
 struct Shared {
     store: Store,
     metrics: Metrics,
@@ -232,11 +241,9 @@ impl Bridge {
         };
         let span = info_span!("call", call.id = %start.call_sid);
         async {
-            match self.identify(&start, admission.claimed).await {
-                Ok((claimed, agent)) => {
-                    let prepared = admission.prepared.map(|(_, opening)| opening);
-                    self.carry_call(socket, start, claimed, agent, prepared).await;
-                }
+            let (agent, opening) = admission.prepared.unzip();
+            match self.identify(&start, admission.claimed, agent).await {
+                Ok((claimed, agent)) => self.carry_call(socket, start, claimed, agent, opening).await,
                 Err(problem) => {
                     warn!(%problem, "the media stream is turned away");
                     let _ = timeout(START_WITHIN, socket.close()).await;
@@ -252,14 +259,18 @@ impl Bridge {
         &self,
         start: &twilio::Start,
         claimed: Option<ClaimedCall>,
+        prepared: Option<Arc<Agent>>,
     ) -> Result<(ClaimedCall, Arc<Agent>), Unidentified> {
         let store = &self.0.store;
         if let Some(claimed) = claimed {
             if claimed.call_sid != start.call_sid {
                 return Err(Unidentified::ForeignToken);
             }
-            let agent = agents::agent(store, claimed.agent).await?.ok_or(Unidentified::NoAgent)?;
-            return Ok((claimed, Arc::new(agent)));
+            let agent = match prepared {
+                Some(agent) => agent,
+                None => Arc::new(agents::agent(store, claimed.agent).await?.ok_or(Unidentified::NoAgent)?),
+            };
+            return Ok((claimed, agent));
         }
         let agent = match start.custom_parameters.get("agent_id") {
             Some(id) => {

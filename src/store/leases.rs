@@ -63,6 +63,10 @@ pub struct AfterStream {
     pub organization: OrganizationId,
     /// Who answered.
     pub agent: AgentId,
+    /// The right to write about the call, as it stands now.
+    pub fencing_token: FencingToken,
+    /// Whether the stream of the latest offer has come.
+    pub claimed: bool,
     /// What the carrier is told; `None` when nobody has decided, because the node died.
     pub next_action: Option<NextStep>,
     /// Why the call ended, as stored.
@@ -215,7 +219,12 @@ pub async fn set_next_action(
 /// What to tell the carrier that asks after the stream. `None`: we never carried this call.
 pub async fn next_action(store: &Store, call_sid: &CallSid) -> sqlx::Result<Option<AfterStream>> {
     let row = sqlx::query!(
-        "select organization_id, agent_id, next_action, disconnect_reason from call_leases where call_sid = $1",
+        r#"
+        select organization_id, agent_id, fencing_token, claimed_at is not null as "claimed!", next_action,
+               disconnect_reason
+        from call_leases
+        where call_sid = $1
+        "#,
         call_sid.as_str(),
     )
     .fetch_optional(&store.pool)
@@ -223,6 +232,8 @@ pub async fn next_action(store: &Store, call_sid: &CallSid) -> sqlx::Result<Opti
     Ok(row.map(|row| AfterStream {
         organization: row.organization_id.into(),
         agent: row.agent_id.into(),
+        fencing_token: FencingToken(row.fencing_token),
+        claimed: row.claimed,
         next_action: row.next_action.as_deref().and_then(NextStep::from_word),
         disconnect_reason: row.disconnect_reason,
     }))

@@ -38,7 +38,7 @@ pub struct CarrierEvent {
 
 /// Writes the callback down. False: it had been written before, and nothing was changed.
 pub async fn record(store: &Store, event: &CarrierEvent) -> sqlx::Result<bool> {
-    let text = |value: &Option<String>| value.as_deref().map(|value| storable(value));
+    let text = |value: &Option<String>| value.as_deref().map(storable);
     let inserted = sqlx::query!(
         r#"
         insert into call_events (organization_id, call_sid, call_status, to_number, from_number, direction, duration,

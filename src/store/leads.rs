@@ -69,7 +69,6 @@ pub struct NewLead {
 
 /// What to change of a person. `None` leaves a member as it is; `Some(None)` empties it.
 #[derive(Clone, Default)]
-#[expect(clippy::option_option, reason = "a patch tells `leave it` from `empty it`")]
 pub struct LeadPatch {
     /// Name.
     pub name: Option<String>,

@@ -64,9 +64,10 @@ const fn decode_table() -> [i16; 256] {
     while code < table.len() {
         let bits = !(code as u8);
         let segment = (bits >> 4) & 0x7;
-        let step = (bits & 0xF) as i16;
+        let step = (bits & 0xF) as u16;
         // The middle of the interval, in 16-bit units.
-        let magnitude = ((2 * step + BIAS as i16) << (segment + 2)) - 4 * BIAS as i16;
+        let magnitude = ((2 * step + BIAS) << (segment + 2)) - 4 * BIAS;
+        let magnitude = magnitude.cast_signed();
         table[code] = if bits & 0x80 == 0 { magnitude } else { -magnitude };
         code += 1;
     }
@@ -81,6 +82,7 @@ const fn encode_table() -> [u8; 1 << 14] {
     let mut index = 0;
     while index < table.len() {
         let negative = index >= 1 << 13;
+        // One's complement of a negative sample.
         let magnitude = if negative { (1 << 14) - 1 - index } else { index } as u16;
         let biased = if magnitude + BIAS > CLIP { CLIP } else { magnitude + BIAS };
         // The highest bit set is bit 5 in the first segment, bit 12 in the last.

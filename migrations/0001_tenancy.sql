@@ -1,4 +1,6 @@
 -- Who owns the data, which agents answer, and on which numbers.
+--
+-- Numbers are in E.164. Its fifteen digits are exceeded by numbers in real use (Germany), hence the longer pattern.
 
 create table organisations (
     id         uuid        primary key default gen_random_uuid(),
@@ -33,7 +35,7 @@ create table agents (
     tools               jsonb       not null default '[]'
         constraint agents_tools check (jsonb_typeof(tools) = 'array'),
     transfer_number     text
-        constraint agents_transfer_number check (transfer_number ~ '^\+[1-9][0-9]{1,14}$'),
+        constraint agents_transfer_number check (transfer_number ~ '^\+[1-9][0-9]{1,17}$'),
     fallback_sentence   text        not null default 'Sorry, something went wrong on our side. Please call again later.',
     max_duration_s      integer     not null default 1800
         constraint agents_max_duration check (max_duration_s between 1 and 14400),
@@ -74,7 +76,7 @@ create table phone_numbers (
         constraint phone_numbers_organization references organisations on delete cascade,
     agent_id        uuid        not null,
     number          text        not null
-        constraint phone_numbers_e164 check (number ~ '^\+[1-9][0-9]{1,14}$'),
+        constraint phone_numbers_e164 check (number ~ '^\+[1-9][0-9]{1,17}$'),
     label           text        not null default '',
     created_at      timestamptz not null default now(),
     constraint phone_numbers_number unique (number),

@@ -6,7 +6,7 @@ create table leads (
         constraint leads_organization references organisations on delete cascade,
     name              text        not null default '',
     phone             text        not null
-        constraint leads_phone_e164 check (phone ~ '^\+[1-9][0-9]{1,14}$'),
+        constraint leads_phone_e164 check (phone ~ '^\+[1-9][0-9]{1,17}$'),
     email             text,
     lead_status       text        not null default 'new',
     last_contacted_at timestamptz,

@@ -152,8 +152,9 @@ const COMPLETED: &str = "agent_call_completed";
 /// Type of the event that ends a call in which something failed.
 const FAILED: &str = "call_failed";
 
-/// The report has one shape for all calls, so that one query reads them all: `call.status`, `call.duration` in whole
-/// seconds, and beside `call` whatever the call itself reports.
+/// The report has one shape for all calls, so that one query reads them all: `call.status`, `call.duration` in seconds
+/// begun, and beside `call` whatever the call itself reports. Members are spelled as in VAPI's reports, which shall go to
+/// the same column.
 fn end_of_call_report(
     call: &CallRef,
     ended_at: Timestamp,
@@ -170,9 +171,9 @@ fn end_of_call_report(
             "sid": call.call_sid,
             "status": if reason.is_success() { "completed" } else { "failed" },
             "duration": duration.as_millis().div_ceil(1000) as u64,
-            "started_at": started_at,
-            "ended_at": ended_at,
-            "ended_reason": reason.as_str(),
+            "startedAt": started_at,
+            "endedAt": ended_at,
+            "endedReason": reason.as_str(),
         }),
     );
     Value::Object(whole)

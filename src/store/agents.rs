@@ -8,7 +8,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::ids::{AgentId, OrganizationId, PhoneNumber};
-use crate::store::{Store, decoded};
+use crate::store::{Store, phone_numbers};
 use crate::wire::model::{AudioFormat, TurnDetection};
 
 /// One agent as configured.
@@ -93,13 +93,9 @@ const fn default_timeout_ms() -> u64 {
 ///
 /// `None` also when it is disabled.
 pub async fn default_agent(store: &Store) -> sqlx::Result<Option<Agent>> {
-    let row = sqlx::query_as!(
-        Row,
+    let id = sqlx::query_scalar!(
         r#"
-        select a.id, a.organization_id, a.name, a.enabled, a.instructions, a.greeting, a.voice, a.model,
-               a.transcription_model, a.languages, a.keywords, a.audio_format,
-               a.turn_detection as "turn_detection: Json<TurnDetection>", a.tools as "tools: Json<Vec<HttpTool>>",
-               a.transfer_number, a.fallback_sentence, a.max_duration_s, a.nudge_after_s, a.max_nudges
+        select a.id
         from agents a
         join organisations o on o.id = a.organization_id
         where o.slug = 'default' and a.is_default and a.enabled
@@ -107,7 +103,16 @@ pub async fn default_agent(store: &Store) -> sqlx::Result<Option<Agent>> {
     )
     .fetch_optional(&store.pool)
     .await?;
-    row.map(Agent::try_from).transpose()
+    let Some(id) = id else { return Ok(None) };
+    agent(store, AgentId(id)).await
+}
+
+/// The agent that answers one of our numbers, enabled or not.
+pub async fn by_phone_number(store: &Store, number: &PhoneNumber) -> sqlx::Result<Option<Agent>> {
+    match phone_numbers::by_number(store, number).await? {
+        Some(own) => agent(store, own.agent_id).await,
+        None => Ok(None),
+    }
 }
 
 /// The agent with this id, enabled or not.
@@ -123,26 +128,6 @@ pub async fn agent(store: &Store, id: AgentId) -> sqlx::Result<Option<Agent>> {
         where id = $1
         "#,
         id.0,
-    )
-    .fetch_optional(&store.pool)
-    .await?;
-    row.map(Agent::try_from).transpose()
-}
-
-/// The agent that answers one of our numbers, enabled or not.
-pub async fn by_phone_number(store: &Store, number: &PhoneNumber) -> sqlx::Result<Option<Agent>> {
-    let row = sqlx::query_as!(
-        Row,
-        r#"
-        select a.id, a.organization_id, a.name, a.enabled, a.instructions, a.greeting, a.voice, a.model,
-               a.transcription_model, a.languages, a.keywords, a.audio_format,
-               a.turn_detection as "turn_detection: Json<TurnDetection>", a.tools as "tools: Json<Vec<HttpTool>>",
-               a.transfer_number, a.fallback_sentence, a.max_duration_s, a.nudge_after_s, a.max_nudges
-        from agents a
-        join phone_numbers p on p.agent_id = a.id and p.organization_id = a.organization_id
-        where p.number = $1
-        "#,
-        number.expose(),
     )
     .fetch_optional(&store.pool)
     .await?;
@@ -179,7 +164,11 @@ impl TryFrom<Row> for Agent {
         let audio_format = row
             .audio_format
             .map(|word| word.parse().map_err(|error: String| sqlx::Error::Decode(error.into())));
-        let transfer_number = row.transfer_number.map(|number| decoded(PhoneNumber::parse(&number)));
+        // An agent that cannot transfer still answers.
+        let transfer_number = row.transfer_number.and_then(|number| {
+            let unusable = |_: &_| tracing::warn!(agent.id = %row.id, "the transfer number is not a possible number; ignored");
+            PhoneNumber::parse(&number).inspect_err(unusable).ok()
+        });
         Ok(Self {
             id: row.id.into(),
             organization_id: row.organization_id.into(),
@@ -195,7 +184,7 @@ impl TryFrom<Row> for Agent {
             audio_format: audio_format.transpose()?,
             turn_detection: row.turn_detection.map(|Json(value)| value),
             tools: row.tools.0,
-            transfer_number: transfer_number.transpose()?,
+            transfer_number,
             fallback_sentence: row.fallback_sentence,
             max_duration: seconds(row.max_duration_s),
             nudge_after: seconds(row.nudge_after_s),

@@ -146,6 +146,7 @@ pub async fn claim_unoffered(
     agent: AgentId,
     node: &str,
 ) -> sqlx::Result<Option<ClaimedCall>> {
+    // The conditions are those of `call_is_live`, on the row itself: a function would not see what a rival has just written.
     let row = sqlx::query_as!(
         Row,
         r#"

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, Executor};
 
 use crate::ids::CallSid;
 
@@ -58,7 +59,12 @@ impl Store {
 
     /// Brings the schema up to date. Several nodes may do so at once; a second time changes nothing.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
-        MIGRATIONS.run(&self.pool).await
+        // On a connection of its own: large tables take their time, and so does waiting for another node's turn.
+        let mut connection = self.pool.connect_options().connect().await?;
+        connection.execute("set statement_timeout = 0; set lock_timeout = 0").await?;
+        MIGRATIONS.run(&mut connection).await?;
+        connection.close().await?;
+        Ok(())
     }
 
     /// One round trip, to see whether the database answers.

@@ -1,16 +1,18 @@
 //! The private server: starts, stops, comes back, and never stays behind.
 
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use voicebridge::store::Store;
-use voicebridge::store::cluster::{ClusterError, Durability, PrivateCluster};
+use voicebridge::store::cluster::{ClusterError, Durability, PrivateCluster, reachable_dir};
 
 /// A directory that the server's user can reach, also when that is not us.
 fn place() -> tempfile::TempDir {
     let top = tempfile::tempdir().unwrap();
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(top.path(), open).unwrap();
+    std::fs::set_permissions(top.path(), Permissions::from_mode(0o755)).unwrap();
     top
 }
 
@@ -68,6 +70,54 @@ async fn it_comes_back_after_its_server_was_killed() {
     cluster.stop().await.unwrap();
 }
 
+/// Names the directory that a second process of this test program shall start a server on.
+const HOLD: &str = "STORE_TEST_HOLDS_A_SERVER_ON";
+
+#[tokio::test]
+async fn the_server_stops_when_its_owner_is_killed() {
+    if let Some(dir) = std::env::var_os(HOLD) {
+        let _cluster = PrivateCluster::start(Path::new(&dir), Durability::Off).await.unwrap();
+        println!("\nready");
+        std::io::stdin().lines().for_each(drop); // Until killed.
+        return;
+    }
+    let top = place();
+    let dir = top.path().join("postgres");
+    let mut owner = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "cluster::the_server_stops_when_its_owner_is_killed", "--nocapture"])
+        .env(HOLD, &dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(owner.stdout.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap() == "ready"), "the owner started a server");
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+
+    let cluster = PrivateCluster::start(&dir, Durability::Off).await.expect("the directory is free again");
+    assert_eq!(count_organisations(&cluster).await, 1);
+    cluster.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn where_the_server_may_not_go_is_said_and_another_place_offered() {
+    let closed = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(closed.path(), Permissions::from_mode(0o700)).unwrap();
+    let dir = closed.path().join("postgres");
+    if std::fs::metadata(closed.path()).unwrap().uid() == 0 {
+        let error = PrivateCluster::start(&dir, Durability::Off).await.unwrap_err();
+        assert!(matches!(error, ClusterError::Unreachable { .. }), "{error}");
+        assert!(error.to_string().contains("chmod o+x"), "{error}");
+        assert!(reachable_dir(&dir).unwrap().starts_with("/var/lib/voicebridge"));
+    } else {
+        assert_eq!(reachable_dir(&dir).unwrap(), dir, "the server is we, and we may");
+    }
+    let open = place();
+    let dir = open.path().join("postgres");
+    assert_eq!(reachable_dir(&dir).unwrap(), dir);
+}
+
 #[tokio::test]
 async fn a_second_server_on_the_same_directory_is_refused_and_the_first_lives_on() {
     let top = place();
@@ -108,9 +158,7 @@ async fn the_server_does_not_run_as_root_and_listens_on_no_network() {
     let addresses: String =
         sqlx::query_scalar("show listen_addresses").fetch_one(store.pool()).await.unwrap();
     assert_eq!(addresses, "");
-    let owner = std::os::unix::fs::MetadataExt::uid(
-        &std::fs::metadata(cluster.dir().join("data/postmaster.pid")).unwrap(),
-    );
+    let owner = std::fs::metadata(cluster.dir().join("data/postmaster.pid")).unwrap().uid();
     assert_ne!(owner, 0);
     store.close().await;
     cluster.stop().await.unwrap();

@@ -52,7 +52,7 @@ async fn a_patch_changes_what_it_names_and_nothing_else() {
         ..LeadPatch::default()
     };
     let after = update(&store, organization, before.id, &patch).await.unwrap().unwrap();
-    assert_eq!((after.name.as_str(), after.phone.expose()), ("Ada", CALLER));
+    assert_eq!((after.name.as_str(), after.phone.as_str()), ("Ada", CALLER));
     assert_eq!((after.email.as_deref(), after.score), (Some("ada@example.com"), Some(7)));
     assert_eq!(after.last_contacted_at.unwrap().to_string(), "2026-01-02T03:04:05Z");
     assert!(after.updated_at > before.updated_at);
@@ -66,7 +66,7 @@ async fn a_patch_changes_what_it_names_and_nothing_else() {
         ..LeadPatch::default()
     };
     let after = update(&store, organization, before.id, &patch).await.unwrap().unwrap();
-    assert_eq!((after.name.as_str(), after.phone.expose(), after.email), ("Grace", "+15005550002", None));
+    assert_eq!((after.name.as_str(), after.phone.as_str(), after.email), ("Grace", "+15005550002", None));
     assert_eq!(
         (after.notes.as_str(), after.lead_status.as_str(), after.score),
         ("calls back", "won", Some(7))
@@ -82,7 +82,7 @@ fn a_lead_in_json_shows_its_number_and_in_a_log_it_does_not() {
     let lead = voicebridge::store::leads::Lead {
         id: 123,
         name: "John Doe".into(),
-        phone: phone(CALLER),
+        phone: CALLER.into(),
         email: None,
         call_sid: Some(sid(1)),
         lead_status: "contacted".into(),
@@ -121,12 +121,12 @@ async fn a_caller_is_found_by_the_number_of_the_webhook() {
 async fn the_other_party_is_whom_the_carrier_says_by_direction() {
     let store = support::store(2).await;
     let organization = default_agent(&store).await.organization_id;
-    let [caller, called] = [
+    let [them, dialled] = [
         add_lead(&store, organization, CALLER).await.id,
         add_lead(&store, organization, "+15005550002").await.id,
     ];
     for (number, direction, expected) in
-        [(1, "inbound", caller), (2, "outbound-api", called), (3, "outbound-dial", called)]
+        [(1, "inbound", them), (2, "outbound-api", dialled), (3, "outbound-dial", dialled)]
     {
         let event = CarrierEvent {
             call_sid: sid(number),

@@ -27,6 +27,22 @@ async fn an_offered_call_is_claimed_exactly_once() {
 }
 
 #[tokio::test]
+async fn of_many_streams_of_one_call_nobody_knows_one_gets_it() {
+    let store = support::store(8).await;
+    let agent = default_agent(&store).await;
+    for number in 1..=10 {
+        let mut claims = JoinSet::new();
+        for _ in 0..8 {
+            let (store, organization, agent) = (store.clone(), agent.organization_id, agent.id);
+            claims.spawn(async move {
+                claim_unoffered(&store, &sid(number), organization, agent, "node").await.unwrap()
+            });
+        }
+        assert_eq!(claims.join_all().await.into_iter().flatten().count(), 1);
+    }
+}
+
+#[tokio::test]
 async fn a_secret_that_was_never_given_out_or_is_old_opens_nothing() {
     let store = support::store(2).await;
     let agent = default_agent(&store).await;

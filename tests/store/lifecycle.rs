@@ -79,8 +79,8 @@ async fn a_call_is_told_from_its_arrival_to_its_end() {
     let report = json!({
         "turns": 4,
         "call": {
-            "sid": sid(1), "status": "completed", "duration": 62, "ended_reason": "transferred",
-            "started_at": "2026-01-02T03:04:05.6Z", "ended_at": "2026-01-02T03:05:07Z",
+            "sid": sid(1), "status": "completed", "duration": 62, "endedReason": "transferred",
+            "startedAt": "2026-01-02T03:04:05.6Z", "endedAt": "2026-01-02T03:05:07Z",
         },
     });
     assert_eq!(

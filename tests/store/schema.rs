@@ -1,6 +1,6 @@
 //! What the migrations make.
 
-use sqlx::Row;
+use sqlx::{Executor, Row};
 
 use crate::support;
 use crate::{default_agent, other_tenant, phone, sid};
@@ -9,7 +9,8 @@ use voicebridge::store::{agents, calls, organisations, phone_numbers};
 
 #[tokio::test]
 async fn migrations_apply_to_an_empty_database_and_a_second_time_change_nothing() {
-    let store = support::bare_store().await;
+    let store = support::store(2).await;
+    store.pool().execute("drop schema public cascade; create schema public").await.unwrap();
     store.migrate().await.unwrap();
     let applied = "select count(*) from _sqlx_migrations where success";
     let first: i64 = sqlx::query_scalar(applied).fetch_one(store.pool()).await.unwrap();
@@ -169,6 +170,13 @@ async fn everything_an_agent_can_be_told_is_read_back() {
     ));
     assert_eq!((agent.tools[0].name.as_str(), agent.tools[0].timeout_ms), ("weather", 1500));
     assert!(!format!("{agent:?}").contains("hidden"), "secrets do not print");
+}
+
+#[tokio::test]
+async fn an_agent_with_an_impossible_transfer_number_still_answers() {
+    let store = support::store(1).await;
+    sqlx::query("update agents set transfer_number = '+123'").execute(store.pool()).await.unwrap();
+    assert_eq!(default_agent(&store).await.transfer_number, None);
 }
 
 #[tokio::test]

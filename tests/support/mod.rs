@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tokio::sync::OnceCell;
 use voicebridge::store::Store;
 use voicebridge::store::cluster::PrivateCluster;
@@ -10,25 +10,20 @@ use voicebridge::store::cluster::PrivateCluster;
 /// One server for all tests of a process, started by the first that asks. It stops with the process, however that ends.
 static CLUSTER: OnceCell<PrivateCluster> = OnceCell::const_new();
 
+/// Numbers the databases.
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
 /// An empty, migrated database that nobody else uses, through a pool of at most `connections`.
 pub(crate) async fn store(connections: u32) -> Store {
     // Migrated once; every test gets a copy, which takes a twentieth of the time.
     let cluster = CLUSTER.get_or_init(migrated_cluster).await;
-    static NEXT: AtomicU32 = AtomicU32::new(1);
     let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    let mut connection = administer(cluster).await;
+    let administration = cluster.options_for("postgres");
+    let mut connection = administration.connect().await.expect("the server takes connections");
     let copy = format!("create database {name} template voicebridge");
     connection.execute(AssertSqlSafe(copy)).await.expect("the template can be copied");
     connection.close().await.expect("the connection closes");
     Store::connect(cluster.options_for(&name), connections).await.expect("the copy takes connections")
-}
-
-/// An empty database without any schema.
-pub(crate) async fn bare_store() -> Store {
-    let store = store(2).await;
-    let nothing = "drop schema public cascade; create schema public;";
-    store.pool().execute(nothing).await.expect("the schema can be dropped");
-    store
 }
 
 async fn migrated_cluster() -> PrivateCluster {
@@ -37,8 +32,4 @@ async fn migrated_cluster() -> PrivateCluster {
     store.migrate().await.expect("the migrations apply");
     store.close().await; // A database with connections cannot be copied.
     cluster
-}
-
-async fn administer(cluster: &PrivateCluster) -> PgConnection {
-    cluster.options_for("postgres").connect().await.expect("the server takes connections")
 }

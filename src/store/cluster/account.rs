@@ -1,12 +1,12 @@
 //! Who runs the server: ourselves, or, since PostgreSQL refuses root, somebody without privileges.
 
 use std::fs::{self, Metadata};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{ClusterError, LC_CTYPE, chown, io_error};
+use super::{ClusterError, LC_CTYPE, io_error};
 
 /// Accounts that may run the server for root, the best first: the distribution's, macOS's, and one that is everywhere.
 const CANDIDATES: [&str; 3] = ["postgres", "_postgres", "nobody"];
@@ -81,9 +81,15 @@ impl Account {
     }
 }
 
-/// Sets a command up to run as `account`, in a place every user may be, without the habits of whoever started us.
+/// Sets a command up to run as `account`, in a place every user may be. Of our environment, which holds secrets and may
+/// hold settings meant for another server, it gets what it needs to find its parts.
 pub(super) fn run_as(command: &mut Command, account: Option<&Account>) {
-    command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", LC_CTYPE).current_dir("/");
+    command.env_clear().env("LC_ALL", LC_CTYPE).current_dir("/");
+    for name in ["PATH", "LD_LIBRARY_PATH"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
     if let Some(account) = account {
         command.uid(account.uid).gid(account.gid);
     }

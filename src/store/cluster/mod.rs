@@ -9,7 +9,7 @@ mod binaries;
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -37,8 +37,10 @@ const LC_CTYPE: &str = if cfg!(target_os = "macos") { "en_US.UTF-8" } else { "C.
 const POLL: Duration = Duration::from_millis(10);
 /// Recovery after a crash replays the log first; on a slow disk that takes a while.
 const READY_POLLS: u32 = 120 * 100;
-/// A server that is being stopped needs a moment to let go of its directory.
-const FREE_POLLS: u32 = 5 * 100;
+/// A server whose owner was killed needs a moment to write everything out and let go of its directory.
+const FREE_POLLS: u32 = 10 * 100;
+/// The same where nothing is written out.
+const FREE_POLLS_OFF: u32 = 2 * 100;
 /// A fast shutdown writes everything out; the shell gets rough after 20 s.
 const STOPPED_POLLS: u32 = 40 * 100;
 
@@ -142,7 +144,7 @@ pub enum ClusterError {
         tail: String,
     },
     /// The file system failed.
-    #[error("{what} {path}")]
+    #[error("could not {what} {path}")]
     Io {
         /// What we tried.
         what: &'static str,
@@ -258,8 +260,8 @@ impl PrivateCluster {
             "log_error_verbosity=terse".into(),
         ];
         if durability == Durability::Off {
-            settings
-                .extend(["fsync=off", "synchronous_commit=off", "full_page_writes=off"].map(String::from));
+            let off = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum=off"];
+            settings.extend(off.map(String::from));
         }
         for setting in settings {
             command.arg("-c").arg(setting);
@@ -349,11 +351,12 @@ fn prepare(dir: &Path, sockets: &Path, durability: Durability) -> Result<Prepare
         DirBuilder::new().mode(0o700).create(dir).map_err(io_error("create", dir))?;
     }
     if let Some(account) = &account {
-        account.can_reach(dir)?;
-        account.own(dir)?;
-        account.own(sockets)?;
+        for place in [dir, sockets] {
+            account.can_reach(place)?;
+            account.own(place)?;
+        }
     }
-    let log = lock_log(dir)?;
+    let log = lock_log(dir, durability)?;
     let data = data_of(dir);
     let binaries = binaries::find(&data, dir)?;
     if !data.exists() {
@@ -362,11 +365,12 @@ fn prepare(dir: &Path, sockets: &Path, durability: Durability) -> Result<Prepare
     Ok(Prepared { binaries, account, log })
 }
 
-fn lock_log(dir: &Path) -> Result<File, ClusterError> {
+fn lock_log(dir: &Path, durability: Durability) -> Result<File, ClusterError> {
+    let polls = if durability == Durability::Off { FREE_POLLS_OFF } else { FREE_POLLS };
     let path = log_of(dir);
     let log =
         File::options().create(true).append(true).read(true).open(&path).map_err(io_error("open", &path))?;
-    for _ in 0..FREE_POLLS {
+    for _ in 0..polls {
         match log.try_lock() {
             Ok(()) => return Ok(log),
             Err(TryLockError::WouldBlock) => thread::sleep(POLL),

@@ -225,13 +225,13 @@ impl Reader {
             Ok(values) => values,
             // The reason may quote the line at fault, and that line may hold a secret.
             Err(_) if path.is_file() => {
-                return self.mistake(
-                    &shown,
-                    None,
-                    "is not valid TOML: write NAME = \"value\" lines, each name once",
-                );
+                self.mistake(&shown, None, "is not valid TOML: write NAME = \"value\" lines, each name once");
+                return;
             }
-            Err(_) => return self.mistake(&shown, None, "cannot be read: does the file exist?"),
+            Err(_) => {
+                self.mistake(&shown, None, "cannot be read: does the file exist?");
+                return;
+            }
         };
         for (name, value) in values {
             let Some(variable) = VARIABLES.iter().find(|variable| variable.name == name) else {
@@ -245,7 +245,7 @@ impl Reader {
             match value.into_string() {
                 Ok(text) => self.set(variable.name, &text),
                 Err(_) => {
-                    self.mistake(variable.name, None, &format!("in {shown} must be a text or a number"))
+                    self.mistake(variable.name, None, &format!("in {shown} must be a text or a number"));
                 }
             }
         }

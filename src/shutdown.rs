@@ -114,7 +114,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn draining_gives_up_at_the_deadline_and_a_forced_hang_up_ends_the_rest() {
         let tasks = Tasks::new();
-        let finished = call_of(&tasks, Duration::from_secs(600));
+        let finished = call_of(&tasks, Duration::from_mins(10));
         assert!(!tasks.drain(Duration::from_secs(30)).await);
         assert_eq!(tasks.running(), 1);
         tasks.force_hang_up();
@@ -144,7 +144,7 @@ mod tests {
                 done.store(true, Ordering::SeqCst);
             });
         });
-        assert!(tasks.drain(Duration::from_secs(60)).await);
+        assert!(tasks.drain(Duration::from_mins(1)).await);
         assert!(late.load(Ordering::SeqCst));
     }
 

@@ -28,6 +28,7 @@ pub fn router() -> OpenApiRouter<Api> {
 #[utoipa::path(
     post, path = "/api/twilio/call-status", tag = "twilio",
     responses((status = 204, description = "On record"), Failures),
+    security(("twilio" = [])),
 )]
 async fn call_status(State(api): State<Api>, webhook: Webhook) -> Result<StatusCode, ApiError> {
     let call_sid = webhook.call_sid()?;

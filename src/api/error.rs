@@ -250,7 +250,7 @@ impl From<QueryRejection> for ApiError {
     }
 }
 
-/// The error answers of a route in the OpenAPI document: one shape for all of them.
+/// The error answers of a route in the `OpenAPI` document: one shape for all of them.
 pub struct Failures;
 
 impl IntoResponses for Failures {

@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::Api;
-use crate::api::error::{ApiError, Failures};
+use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
 use crate::ids::{CallSid, PhoneNumber};
 use crate::store::leads::{self, Lead, LeadPatch, NewLead};
@@ -58,7 +58,6 @@ pub struct CreateLead {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 #[derive(Default)]
-#[expect(clippy::option_option, reason = "a patch tells `leave it` from `empty it`")]
 pub struct UpdateLead {
     /// Name.
     pub name: Option<String>,
@@ -94,7 +93,7 @@ pub struct LinkCall {
 /// Leads, newest first.
 #[utoipa::path(
     get, path = "/api/leads", tag = "leads", params(PageQuery),
-    responses((status = 200, body = Listing<Lead>), Failures),
+    responses((status = 200, description = "Part of the list", body = Listing<Lead>), Failures),
     security(("bearer" = []), ("api_key" = [])),
 )]
 async fn list_leads(
@@ -109,7 +108,7 @@ async fn list_leads(
 /// Adds a lead.
 #[utoipa::path(
     post, path = "/api/leads", tag = "leads", request_body = CreateLead,
-    responses((status = 201, body = Success<Lead>, headers(("Location" = String, description = "The lead"))), Failures),
+    responses((status = 201, description = "The new lead", body = Success<Lead>, headers(("Location" = String, description = "The lead"))), Failures),
     security(("bearer" = []), ("api_key" = [])),
 )]
 async fn create_lead(
@@ -125,7 +124,7 @@ async fn create_lead(
 /// A lead and the call it is linked to.
 #[utoipa::path(
     get, path = "/api/leads/{id}", tag = "leads", params(("id" = i64, Path, description = "The lead")),
-    responses((status = 200, body = Success<Lead>), Failures),
+    responses((status = 200, description = "The lead as it is now", body = Success<Lead>), Failures),
     security(("bearer" = []), ("api_key" = [])),
 )]
 async fn lead(State(api): State<Api>, Path(id): Path<i64>) -> Result<Success<Lead>, ApiError> {
@@ -136,7 +135,7 @@ async fn lead(State(api): State<Api>, Path(id): Path<i64>) -> Result<Success<Lea
 #[utoipa::path(
     patch, path = "/api/leads/{id}", tag = "leads", params(("id" = i64, Path, description = "The lead")),
     request_body = UpdateLead,
-    responses((status = 200, body = Success<Lead>), Failures),
+    responses((status = 200, description = "The lead as it is now", body = Success<Lead>), Failures),
     security(("bearer" = []), ("api_key" = [])),
 )]
 async fn update_lead(
@@ -153,8 +152,8 @@ async fn update_lead(
     post, path = "/api/leads/{id}/link-call", tag = "leads",
     params(("id" = i64, Path, description = "The lead")), request_body = LinkCall,
     responses(
-        (status = 200, body = Success<Lead>),
-        (status = 409, description = "The call belongs to another lead, or the lead is in another live call"),
+        (status = 200, description = "The lead as it is now", body = Success<Lead>),
+        (status = 409, description = "The call belongs to another lead, or the lead is in another live call", body = Failure),
         Failures,
     ),
     security(("bearer" = []), ("api_key" = [])),
@@ -174,7 +173,7 @@ async fn link_call(
 #[utoipa::path(
     delete, path = "/api/leads/{id}/link-call", tag = "leads",
     params(("id" = i64, Path, description = "The lead")),
-    responses((status = 200, body = Success<Lead>), Failures),
+    responses((status = 200, description = "The lead as it is now", body = Success<Lead>), Failures),
     security(("bearer" = []), ("api_key" = [])),
 )]
 async fn unlink_call(State(api): State<Api>, Path(id): Path<i64>) -> Result<Success<Lead>, ApiError> {

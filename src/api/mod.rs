@@ -116,7 +116,7 @@ pub fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-/// The OpenAPI document of the same routes.
+/// The `OpenAPI` document of the same routes.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let routes = open_routes().merge(keyed_routes()).merge(operations::metrics_router());
@@ -126,13 +126,15 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
     let api_key = ApiKey::Header(ApiKeyValue::new("X-Api-Key"));
     components.add_security_scheme("api_key", SecurityScheme::ApiKey(api_key));
+    let signature = ApiKey::Header(ApiKeyValue::new("X-Twilio-Signature"));
+    components.add_security_scheme("twilio", SecurityScheme::ApiKey(signature));
     document
 }
 
-/// The OpenAPI document as text.
+/// The `OpenAPI` document as text.
 #[must_use]
 pub fn openapi_json() -> String {
-    openapi().to_pretty_json().expect("a document made of texts and maps can be written")
+    openapi().to_pretty_json().unwrap_or_else(|error| unreachable!("texts and maps can be written: {error}"))
 }
 
 fn open_routes() -> OpenApiRouter<Api> {

@@ -55,13 +55,13 @@ pub struct Readiness {
 }
 
 /// The process is alive. Asks nobody else.
-#[utoipa::path(get, path = "/healthz", tag = "operations", responses((status = 200, body = Success<Health>), Failures))]
+#[utoipa::path(get, path = "/healthz", tag = "operations", responses((status = 200, description = "Alive", body = Success<Health>), Failures))]
 async fn healthz(State(api): State<Api>) -> Success<Health> {
     Success::new(Health { status: "ok", node: api.settings.node.clone(), version: env!("CARGO_PKG_VERSION") })
 }
 
 /// New calls can be taken: the database answers and the server is not being stopped.
-#[utoipa::path(get, path = "/readyz", tag = "operations", responses((status = 200, body = Success<Readiness>), Failures))]
+#[utoipa::path(get, path = "/readyz", tag = "operations", responses((status = 200, description = "Ready", body = Success<Readiness>), Failures))]
 async fn readyz(State(api): State<Api>) -> Result<Success<Readiness>, ApiError> {
     if api.tasks.is_stopping() {
         return Err(ApiError::unavailable("draining", "the server is being stopped and takes no new calls"));
@@ -72,12 +72,12 @@ async fn readyz(State(api): State<Api>) -> Result<Success<Readiness>, ApiError> 
     Ok(Success::new(Readiness { status: "ready", calls_live, max_calls: api.settings.max_calls }))
 }
 
-/// What this process counts, in the OpenMetrics text that Prometheus reads.
+/// What this process counts, in the `OpenMetrics` text that Prometheus reads.
 ///
 /// Needs the API key unless the server listens on a loopback address, where only programs of the same machine can ask.
 #[utoipa::path(
     get, path = "/metrics", tag = "operations",
-    responses((status = 200, content_type = "application/openmetrics-text", body = String), Failures),
+    responses((status = 200, description = "The numbers", content_type = "application/openmetrics-text", body = String), Failures),
     security(("bearer" = []), ("api_key" = [])),
 )]
 async fn metrics(State(api): State<Api>) -> impl IntoResponse {
@@ -85,7 +85,7 @@ async fn metrics(State(api): State<Api>) -> impl IntoResponse {
 }
 
 /// This document.
-#[utoipa::path(get, path = "/openapi.json", tag = "operations", responses((status = 200, body = Object)))]
+#[utoipa::path(get, path = "/openapi.json", tag = "operations", responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
 async fn openapi_json() -> impl IntoResponse {
     static DOCUMENT: LazyLock<String> = LazyLock::new(super::openapi_json);
     ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.as_str())

@@ -42,7 +42,7 @@ pub struct Transcript {
 #[utoipa::path(
     get, path = "/transcripts/{callSid}", tag = "transcripts",
     params(("callSid" = String, Path, description = "The carrier's id of the call")),
-    responses((status = 200, body = Transcript), Failures),
+    responses((status = 200, description = "The conversation so far", body = Transcript), Failures),
     security(("bearer" = []), ("api_key" = [])),
 )]
 async fn transcript(

@@ -46,26 +46,38 @@ const ONE_MOMENT: &str = "One moment please, I am connecting you.";
 /// Routes that answer with TwiML.
 pub fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
-        .routes(routes!(media_stream_twiml))
+        .routes(routes!(media_stream_twiml, media_stream_twiml_by_get))
         .routes(routes!(agent_call_incoming))
         .routes(routes!(stream_ended))
 }
 
 /// A call has arrived: connects it to the agent of the called number, or to the default agent.
 #[utoipa::path(
-    method(get, post), path = "/media-stream-twiml", tag = "twilio",
-    responses((status = 200, content_type = "text/xml", body = String), Failures),
+    post, path = "/media-stream-twiml", tag = "twilio",
+    responses((status = 200, description = "TwiML", content_type = "text/xml", body = String), Failures),
+    security(("twilio" = [])),
 )]
 async fn media_stream_twiml(State(api): State<Api>, webhook: Webhook) -> Result<Twiml, ApiError> {
     let call_sid = webhook.call_sid()?;
     Ok(within(answer(&api, &webhook, &call_sid, None)).await)
 }
 
+/// As the POST, with the parameters in the query.
+#[utoipa::path(
+    get, path = "/media-stream-twiml", tag = "twilio",
+    responses((status = 200, description = "TwiML", content_type = "text/xml", body = String), Failures),
+    security(("twilio" = [])),
+)]
+async fn media_stream_twiml_by_get(state: State<Api>, webhook: Webhook) -> Result<Twiml, ApiError> {
+    media_stream_twiml(state, webhook).await
+}
+
 /// A call has arrived: connects it to this agent.
 #[utoipa::path(
     post, path = "/api/agent/{id}/call-incoming", tag = "twilio",
     params(("id" = Uuid, Path, description = "The agent")),
-    responses((status = 200, content_type = "text/xml", body = String), Failures),
+    responses((status = 200, description = "TwiML", content_type = "text/xml", body = String), Failures),
+    security(("twilio" = [])),
 )]
 async fn agent_call_incoming(
     State(api): State<Api>,
@@ -79,7 +91,8 @@ async fn agent_call_incoming(
 /// The stream of a call, or the call to the team after it, has ended: says how the call goes on.
 #[utoipa::path(
     post, path = "/twiml/stream-ended", tag = "twilio",
-    responses((status = 200, content_type = "text/xml", body = String), Failures),
+    responses((status = 200, description = "TwiML", content_type = "text/xml", body = String), Failures),
+    security(("twilio" = [])),
 )]
 async fn stream_ended(State(api): State<Api>, webhook: Webhook) -> Result<Twiml, ApiError> {
     let call_sid = webhook.call_sid()?;

@@ -35,7 +35,7 @@ use crate::wire::{openai, twilio};
 use driver::{Driver, ModelSide};
 use http_tools::HttpTools;
 use lobby::{Lobby, Opened, Opening};
-use model_socket::ModelEndpoint;
+use model_socket::{ModelEndpoint, OpenError};
 use profile::Defaults;
 use scribe::Subject;
 use socket::{Received, Socket, limits};
@@ -340,6 +340,11 @@ impl Bridge {
     }
 }
 
+/// Opens and closes a session as an agent without wishes would, to see whether calls could be answered.
+pub async fn probe(endpoint: &ModelEndpoint, defaults: &Defaults) -> Result<(), OpenError> {
+    endpoint.probe(&defaults.model, profile::bare_session(defaults)).await
+}
+
 /// Why a stream belongs to no call we know.
 #[derive(Debug, thiserror::Error)]
 enum Unidentified {
@@ -368,15 +373,4 @@ where
             Received::Closed { .. } => return None,
         }
     }
-}
-
-/// Stands in for the bridge until it is there.
-pub async fn probe(
-    url: &reqwest::Url,
-    api_key: Option<&secrecy::SecretString>,
-    model: &str,
-) -> anyhow::Result<()> {
-    let _ = (url, api_key, model);
-    std::future::ready(()).await;
-    Ok(())
 }

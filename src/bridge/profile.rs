@@ -7,7 +7,7 @@ use crate::audio::AudioFormat;
 use crate::call::settings::Settings;
 use crate::call::tools::built_in;
 use crate::store::agents::Agent;
-use crate::wire::model::{SessionConfig, ToolSpec, Transcription};
+use crate::wire::model::{SessionConfig, ToolSpec, Transcription, TurnDetection};
 
 /// What agents use that name nothing of their own.
 #[derive(Debug, Clone)]
@@ -18,6 +18,25 @@ pub struct Defaults {
     pub transcription_model: String,
     /// Audio towards the model.
     pub audio_format: AudioFormat,
+}
+
+/// A session without instructions or functions.
+pub(super) fn bare_session(defaults: &Defaults) -> SessionConfig {
+    SessionConfig {
+        instructions: "Be brief.".to_owned(),
+        voice: "marin".to_owned(),
+        format: defaults.audio_format,
+        transcription: Some(Transcription {
+            model: defaults.transcription_model.clone(),
+            languages: Vec::new(),
+            keywords: Vec::new(),
+        }),
+        turn_detection: TurnDetection::default(),
+        tools: Vec::new(),
+        max_output_tokens: None,
+        reasoning_effort: None,
+        noise_reduction: None,
+    }
 }
 
 /// The settings of a call that this agent answers, and the model to open.
@@ -43,9 +62,7 @@ pub fn settings(agent: &Agent, defaults: &Defaults) -> (String, Settings) {
         transcription: Some(transcription),
         turn_detection: agent.turn_detection.clone().unwrap_or_default(),
         tools,
-        max_output_tokens: None,
-        reasoning_effort: None,
-        noise_reduction: None,
+        ..bare_session(defaults)
     };
     let settings = Settings {
         greeting: agent.greeting.clone(),

@@ -1,1 +1,13 @@
-//! (skeleton)
+//! Simulated far ends: a Twilio caller and an OpenAI Realtime server.
+//!
+//! They ship with the program, carry the demo and judge the bridge in tests. So that they can judge, they spell and
+//! check every message themselves and share none of the bridge's codecs.
+
+pub mod caller;
+pub mod cli;
+pub mod model;
+pub mod network;
+pub mod random;
+pub mod scenario;
+pub mod speech;
+pub mod wav;

@@ -192,8 +192,9 @@ impl Config {
         let mut warnings = Vec::new();
         if self.twilio.auth_tokens.is_empty() {
             warnings.push(
-                "TWILIO_AUTH_TOKEN is not set: SIGNATURES ARE NOT CHECKED, any program on this machine can pretend to \
-                 be Twilio. Right for trying things out; set it before taking real calls."
+                "TWILIO_AUTH_TOKEN is not set: SIGNATURES ARE NOT CHECKED. Whoever can reach this address, also through \
+                 a tunnel or proxy, can pretend to be Twilio. Right for trying things out on one machine; set it \
+                 before taking real calls."
                     .to_owned(),
             );
         }

@@ -9,7 +9,9 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use secrecy::ExposeSecret;
 use voicebridge::app::{self, App, check};
 use voicebridge::config::{Config, Need, VARIABLES};
-use voicebridge::{api, telemetry};
+use voicebridge::simulate::cli::SimulateCommand;
+use voicebridge::telemetry::LogFormat;
+use voicebridge::{api, simulate, telemetry};
 
 /// Connects phone calls to speech-to-speech models in real time and keeps the truth of what was said.
 #[derive(Parser)]
@@ -30,6 +32,9 @@ enum Command {
     Migrate,
     /// Looks at settings, database, model and Twilio account, and says what to fix.
     Check,
+    /// Stands in for Twilio or for the model.
+    #[command(subcommand)]
+    Simulate(SimulateCommand),
     /// Prints the `OpenAPI` document.
     Openapi,
 }
@@ -81,6 +86,11 @@ async fn run(CommandLine { config, command }: CommandLine) -> anyhow::Result<Exi
             telemetry::init_logging(config.log_format, "error")?;
             let good = check::check(&config, |finding| println!("{finding}")).await;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Simulate(command) => {
+            telemetry::init_logging(LogFormat::Text, "warn")?;
+            app::install_tls();
+            simulate::cli::run(command).await?;
         }
         Command::Openapi => println!("{}", api::openapi_json()),
     }

@@ -27,6 +27,7 @@ pub fn router() -> OpenApiRouter<Api> {
 /// How a call is doing. The same callback twice is one record.
 #[utoipa::path(
     post, path = "/api/twilio/call-status", tag = "twilio",
+    request_body(content = Object, content_type = "application/x-www-form-urlencoded", description = "Parameters as Twilio names them"),
     responses((status = 204, description = "On record"), Failures),
     security(("twilio" = [])),
 )]

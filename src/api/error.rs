@@ -53,7 +53,7 @@ struct Rule {
     message: &'static str,
 }
 
-const RULES: [Rule; 3] = [
+const RULES: [Rule; 2] = [
     Rule {
         constraint: "leads_call_sid",
         status: StatusCode::CONFLICT,
@@ -65,12 +65,6 @@ const RULES: [Rule; 3] = [
         status: StatusCode::UNPROCESSABLE_ENTITY,
         code: "invalid_value",
         message: "phone must be in E.164, such as +14155550123",
-    },
-    Rule {
-        constraint: "leads_organization",
-        status: StatusCode::NOT_FOUND,
-        code: "not_found",
-        message: "there is no such organisation",
     },
 ];
 
@@ -198,11 +192,10 @@ impl From<sqlx::Error> for ApiError {
         if let Some(rule) = RULES.iter().find(|rule| Some(rule.constraint) == constraint) {
             return Self::new(rule.status, rule.code, rule.message);
         }
+        log(&error);
         if is_unreachable(&error) {
-            tracing::warn!(%error, "the database cannot be reached");
             return Self::unavailable("database_unavailable", "the database cannot be reached; try again");
         }
-        tracing::error!(error = without_values(&error), "the database refused");
         Self::internal()
     }
 }
@@ -262,28 +255,38 @@ impl IntoResponses for Failures {
     }
 }
 
-/// True when trying again later may help: no connection, none free, or the server is starting or stopping.
+/// Logs an error of the database for those who have to mend it.
+pub(crate) fn log(error: &sqlx::Error) {
+    if is_unreachable(error) {
+        tracing::warn!(error = without_values(error), "the database cannot be reached");
+    } else {
+        tracing::error!(error = without_values(error), "the database refused, or holds what we cannot read");
+    }
+}
+
+/// True when trying again later may help: no connection, none free, too slow, or the server is starting or stopping.
 fn is_unreachable(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => {
             true
         }
-        // PostgreSQL, appendix A: class 57P is operator intervention, 53 insufficient resources, 08 connection exception.
-        sqlx::Error::Database(error) => {
-            error.code().is_some_and(|code| ["57P", "53", "08"].iter().any(|class| code.starts_with(class)))
-        }
+        // PostgreSQL, appendix A: class 57 is operator intervention (also a time limit), 53 insufficient resources, 08 a
+        // connection exception, 55P03 a lock that was not to be had.
+        sqlx::Error::Database(error) => error
+            .code()
+            .is_some_and(|code| ["57", "53", "08", "55P03"].iter().any(|class| code.starts_with(class))),
         _ => false,
     }
 }
 
-/// An error without the values it is about: PostgreSQL puts them into its detail, which sqlx does not show.
+/// An error without the values it is about, which may be personal.
 fn without_values(error: &sqlx::Error) -> String {
-    match error.as_database_error() {
-        Some(database) => format!(
-            "SQLSTATE {} constraint {}",
-            database.code().unwrap_or_default(),
-            database.constraint().unwrap_or("none")
-        ),
-        None => error.to_string(),
+    match error {
+        sqlx::Error::Database(error) => {
+            let (code, constraint) = (error.code().unwrap_or_default(), error.constraint().unwrap_or("none"));
+            format!("SQLSTATE {code}, constraint {constraint}")
+        }
+        sqlx::Error::ColumnDecode { index, .. } => format!("column {index} holds what we cannot read"),
+        other => other.to_string(),
     }
 }

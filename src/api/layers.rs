@@ -3,18 +3,20 @@
 use std::any::Any;
 use std::time::Duration;
 
-use axum::extract::{MatchedPath, Request};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue, header};
-use axum::middleware::Next;
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, timeout};
+use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::api::error::ApiError;
 
 /// Largest body of a request. Twilio's forms have a few hundred bytes, our own JSON a few thousand.
-pub const MAX_BODY_BYTES: usize = 64 * 1024;
+const MAX_BODY_BYTES: usize = 64 * 1024;
 /// Longest a request may take. The store gives up long before.
 const WITHIN: Duration = Duration::from_secs(30);
 /// Names a request in our log.
@@ -29,9 +31,19 @@ const SAFE_HEADERS: [(HeaderName, &str); 5] = [
     (header::CACHE_CONTROL, "no-store"),
 ];
 
+/// Puts what every request passes through around the routes, and answers where there is no route.
+pub fn around<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    router
+        .fallback(|| async { ApiError::not_found("there is nothing at this path") })
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn(observe))
+}
+
 /// Gives the request an id and a span, ends it when it takes too long, and notes how it went. Only the pattern of the
 /// path is logged: paths hold tokens and call SIDs, queries hold telephone numbers.
-pub async fn observe(request: Request, next: Next) -> Response {
+async fn observe(request: Request, next: Next) -> Response {
     let id = Uuid::now_v7();
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let span = tracing::info_span!("http", method = %request.method(), route, request.id = %id);
@@ -55,7 +67,79 @@ pub async fn observe(request: Request, next: Next) -> Response {
 }
 
 /// The answer to a request whose handler panicked.
-pub fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
+fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
     tracing::error!("a handler panicked; the place is on standard error");
     ApiError::internal().into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use axum::body::{Body, to_bytes};
+    use axum::http::StatusCode;
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    async fn ask(router: Router, path: &str) -> (StatusCode, String, bool) {
+        let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        let response = around(router).oneshot(request).await.unwrap();
+        let (status, named) = (response.status(), response.headers().contains_key(&REQUEST_ID));
+        let body = to_bytes(response.into_body(), 4096).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap(), named)
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_our_error_in_the_envelope() {
+        async fn panics() -> StatusCode {
+            panic!("deliberate, by this test")
+        }
+        let router = Router::new().route("/", get(panics));
+        let (status, body, named) = ask(router, "/").await;
+        assert_eq!((status, named), (StatusCode::INTERNAL_SERVER_ERROR, true));
+        assert!(body.contains("\"success\":false") && body.contains("\"code\":\"internal\""), "{body}");
+        assert!(!body.contains("deliberate"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_takes_too_long_is_ended() {
+        let router = Router::new().route("/", get(std::future::pending::<()>));
+        let (status, body, named) = ask(router, "/").await;
+        assert_eq!((status, named), (StatusCode::GATEWAY_TIMEOUT, true));
+        assert!(body.contains("\"code\":\"timed_out\""), "{body}");
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn the_log_holds_the_pattern_of_a_path_and_nothing_that_was_in_it() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let logging = tracing::subscriber::set_default(subscriber);
+        let router = Router::new().route("/media-stream/{token}", get(|| async {}));
+        ask(router.clone(), "/media-stream/one-time-secret?From=%2B14155550123").await;
+        ask(router, "/elsewhere/one-time-secret").await;
+        drop(logging);
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains("/media-stream/{token}") && text.contains("status=200"), "{text}");
+        assert!(!text.contains("one-time-secret") && !text.contains("14155550123"), "{text}");
+    }
 }

@@ -20,16 +20,13 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::IntoResponse;
+use axum::middleware::from_fn_with_state;
 use tokio::sync::OnceCell;
-use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::api::error::{ApiError, Failure};
+use crate::api::error::Failure;
 use crate::api::settings::Settings;
 use crate::bridge::Bridge;
 use crate::ids::OrganizationId;
@@ -107,13 +104,7 @@ pub fn router(api: Api) -> Router {
     let metrics = operations::metrics_router()
         .route_layer(from_fn_with_state(api.clone(), auth::require_key_for_metrics));
     let (router, _) = open_routes().merge(keyed).merge(metrics).split_for_parts();
-    router
-        .fallback(|| async { ApiError::not_found("there is nothing at this path").into_response() })
-        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed().into_response() })
-        .layer(CatchPanicLayer::custom(layers::panicked))
-        .layer(DefaultBodyLimit::max(layers::MAX_BODY_BYTES))
-        .layer(from_fn(layers::observe))
-        .with_state(api)
+    layers::around(router).with_state(api)
 }
 
 /// The `OpenAPI` document of the same routes.

@@ -74,7 +74,8 @@ async fn readyz(State(api): State<Api>) -> Result<Success<Readiness>, ApiError> 
 
 /// What this process counts, in the `OpenMetrics` text that Prometheus reads.
 ///
-/// Needs the API key unless the server listens on a loopback address, where only programs of the same machine can ask.
+/// Needs the API key unless the server listens on a loopback address and has no public URL, so that only programs of the
+/// same machine can ask.
 #[utoipa::path(
     get, path = "/metrics", tag = "operations",
     responses((status = 200, description = "The numbers", content_type = "application/openmetrics-text", body = String), Failures),

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::api::Api;
 use crate::api::call_status::{note_callback, note_missing_stream};
-use crate::api::error::{ApiError, Failures};
+use crate::api::error::{self, ApiError, Failures};
 use crate::api::extract::Path;
 use crate::api::stream_token::StreamToken;
 use crate::api::webhook::{Twiml, Webhook};
@@ -54,6 +54,7 @@ pub fn router() -> OpenApiRouter<Api> {
 /// A call has arrived: connects it to the agent of the called number, or to the default agent.
 #[utoipa::path(
     post, path = "/media-stream-twiml", tag = "twilio",
+    request_body(content = Object, content_type = "application/x-www-form-urlencoded", description = "Parameters as Twilio names them"),
     responses((status = 200, description = "TwiML", content_type = "text/xml", body = String), Failures),
     security(("twilio" = [])),
 )]
@@ -76,6 +77,7 @@ async fn media_stream_twiml_by_get(state: State<Api>, webhook: Webhook) -> Resul
 #[utoipa::path(
     post, path = "/api/agent/{id}/call-incoming", tag = "twilio",
     params(("id" = Uuid, Path, description = "The agent")),
+    request_body(content = Object, content_type = "application/x-www-form-urlencoded", description = "Parameters as Twilio names them"),
     responses((status = 200, description = "TwiML", content_type = "text/xml", body = String), Failures),
     security(("twilio" = [])),
 )]
@@ -91,6 +93,7 @@ async fn agent_call_incoming(
 /// The stream of a call, or the call to the team after it, has ended: says how the call goes on.
 #[utoipa::path(
     post, path = "/twiml/stream-ended", tag = "twilio",
+    request_body(content = Object, content_type = "application/x-www-form-urlencoded", description = "Parameters as Twilio names them"),
     responses((status = 200, description = "TwiML", content_type = "text/xml", body = String), Failures),
     security(("twilio" = [])),
 )]
@@ -104,9 +107,8 @@ async fn within(answer: impl Future<Output = sqlx::Result<Twiml>>) -> Twiml {
     match timeout(WITHIN, answer).await {
         Ok(Ok(twiml)) => return twiml,
         Ok(Err(error)) => {
-            // Logs what has to be logged.
-            let _ = ApiError::from(error);
-            tracing::error!("the caller hears an apology, because the records could not be reached");
+            error::log(&error);
+            tracing::error!("the caller hears an apology, because the records could not be used");
         }
         Err(_) => tracing::error!("the caller hears an apology, because the answer took too long"),
     }
@@ -244,7 +246,8 @@ async fn note_transfer(api: &Api, call: &CallRef, token: FencingToken, to: &Phon
     let to = Some(to.expose().to_owned());
     let event = CallEvent::Transferred { token, to, reason: why.to_owned(), summary: String::new() };
     if let Err(error) = lifecycle::record(&api.store, call, Timestamp::now(), &event).await {
-        tracing::warn!(%error, "a transfer is not on record");
+        error::log(&error);
+        tracing::warn!(call.id = %call.call_sid, "a transfer is not on record");
     }
 }
 

@@ -78,6 +78,8 @@ impl App {
 
         let (tasks, metrics) = (Tasks::new(), Metrics::new());
         let bridge = bridge(&config, &store, &tasks, &metrics)?;
+        // With a public URL something passes requests of others on to us.
+        let open_metrics = addr.ip().is_loopback() && config.public_url.is_none();
         let public_url = match config.public_url {
             Some(url) => url,
             None => PublicUrl::parse(&format!("http://{addr}")).context("no public URL of this address")?,
@@ -88,7 +90,7 @@ impl App {
             public_url: public_url.clone(),
             twilio_auth_tokens: config.twilio.auth_tokens,
             admin_key: admin_key.clone(),
-            open_metrics: addr.ip().is_loopback(),
+            open_metrics,
             max_calls: config.max_calls,
             node: config.node,
         };
@@ -166,9 +168,14 @@ pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Privat
             (options, None)
         }
         Database::Private => {
-            let why = "cannot start the private PostgreSQL (DATABASE_URL is not set)";
-            let dir = reachable_dir(&config.data_dir.join("postgres")).context(why)?;
-            let cluster = PrivateCluster::start(&dir, Durability::Full).await.context(why)?;
+            let wanted = config.data_dir.join("postgres");
+            let dir = reachable_dir(&wanted).context("no place for the private PostgreSQL")?;
+            if dir != std::path::absolute(&wanted).context("VOICEBRIDGE_DATA_DIR cannot be resolved")? {
+                tracing::info!(dir = %dir.display(), "the data is kept here, because the server cannot run as root");
+            }
+            let cluster = PrivateCluster::start(&dir, Durability::Full)
+                .await
+                .context("cannot start the private PostgreSQL (DATABASE_URL is not set)")?;
             (cluster.connect_options(), Some(cluster))
         }
     };

@@ -46,13 +46,19 @@ pub(super) fn all(truth: &Truth) -> Vec<Check> {
     let caller = &truth.call.caller;
     let said = truth.rows.iter().filter(|row| row.role != "tool");
     let said: Vec<(&str, &str)> = said.map(|row| (row.role.as_str(), whole(row))).collect();
-    let expected: Vec<(&str, &str)> = CONVERSATION.iter().map(|(role, id)| (*role, words(role, id))).collect();
-    let cut_error = truth.interrupted().and_then(|row| row.heard_until_ms).zip(truth.heard_of_interrupted_ms());
+    let expected: Vec<(&str, &str)> =
+        CONVERSATION.iter().map(|(role, id)| (*role, words(role, id))).collect();
+    let cut_error =
+        truth.interrupted().and_then(|row| row.heard_until_ms).zip(truth.heard_of_interrupted_ms());
     let cut_error = cut_error.map(|(believed, heard)| (believed as f64 - heard).abs());
     let disconnect = truth.after.as_ref().and_then(|after| after.disconnect_reason.clone());
     let session = truth.model.sessions.first();
     vec![
-        check("every turn is in the transcript once, word for word, in the order it was spoken", said == expected, format!("{said:?}")),
+        check(
+            "every turn is in the transcript once, word for word, in the order it was spoken",
+            said == expected,
+            format!("{said:?}"),
+        ),
         check(
             "turns were rows while the call was live",
             truth.call.rows_while_live + 2 >= truth.rows.len(),
@@ -80,16 +86,29 @@ pub(super) fn all(truth: &Truth) -> Vec<Check> {
         ),
         check(
             "the agent ended the call after its last word, and Twilio was told to hang up",
-            disconnect.as_deref() == Some("agent_ended") && caller.ended_by == EndedBy::Twiml && said_goodbye(truth),
+            disconnect.as_deref() == Some("agent_ended")
+                && caller.ended_by == EndedBy::Twiml
+                && said_goodbye(truth),
             format!("{disconnect:?}, {:?} after {:?}", caller.ended_by, caller.followed),
         ),
-        check("Twilio had nothing to complain about", caller.violations.is_empty() && caller.missed.is_empty(), format!("{:?} {:?}", caller.violations, caller.missed)),
+        check(
+            "Twilio had nothing to complain about",
+            caller.violations.is_empty() && caller.missed.is_empty(),
+            format!("{:?} {:?}", caller.violations, caller.missed),
+        ),
         check(
             "the model had nothing to complain about, in one session",
             truth.model.sessions.len() == 1 && session.is_some_and(|session| session.violations.is_empty()),
-            format!("{:?}", truth.model.sessions.iter().map(|session| &session.violations).collect::<Vec<_>>()),
+            format!(
+                "{:?}",
+                truth.model.sessions.iter().map(|session| &session.violations).collect::<Vec<_>>()
+            ),
         ),
-        check("no frame of the caller was lost", session.is_some_and(|session| lost_ms(truth, session.received_audio_ms) < 100.0), format!("{session:?}")),
+        check(
+            "no frame of the caller was lost",
+            session.is_some_and(|session| lost_ms(truth, session.received_audio_ms) < 100.0),
+            format!("{session:?}"),
+        ),
     ]
 }
 
@@ -113,7 +132,10 @@ fn nothing_after_clear(stream: &StreamReport) -> bool {
     stream.clears.len() == 1
         && stream.clears.iter().all(|clear| {
             clear.cleared_bytes > 0
-                && clear.followed_by.iter().all(|audio| audio.mark.as_deref().is_none_or(|mark| !mark.starts_with("g0:")))
+                && clear
+                    .followed_by
+                    .iter()
+                    .all(|audio| audio.mark.as_deref().is_none_or(|mark| !mark.starts_with("g0:")))
         })
 }
 
@@ -140,16 +162,27 @@ impl Truth {
     pub(super) fn heard_of_interrupted_ms(&self) -> Option<f64> {
         let heard_ms = self.stream()?.clears.first()?.heard_bytes as f64 / 8.0;
         let spoken = |item: &&ItemReport| item.generated_ms.is_some();
-        let before = self.model.sessions.first()?.items.iter().filter(spoken).take_while(|item| item.truncated_ms.is_none());
+        let before = self
+            .model
+            .sessions
+            .first()?
+            .items
+            .iter()
+            .filter(spoken)
+            .take_while(|item| item.truncated_ms.is_none());
         Some(heard_ms - before.filter_map(|item| item.generated_ms).sum::<f64>())
     }
 
     /// Messages measured in this direction, and the bound in seconds below which this share of them stayed.
     pub(super) fn added_latency(&self, direction: &str, share: f64) -> Option<(u64, f64)> {
-        let buckets: Vec<(f64, u64)> = self.metrics.lines().filter_map(|line| bucket(line, direction)).collect();
+        let buckets: Vec<(f64, u64)> =
+            self.metrics.lines().filter_map(|line| bucket(line, direction)).collect();
         let count = buckets.iter().map(|(_, count)| *count).max().filter(|count| *count > 0)?;
         let enough = (count as f64 * share).ceil() as u64;
-        buckets.into_iter().find(|(bound, below)| *below >= enough && bound.is_finite()).map(|(bound, _)| (count, bound))
+        buckets
+            .into_iter()
+            .find(|(bound, below)| *below >= enough && bound.is_finite())
+            .map(|(bound, _)| (count, bound))
     }
 }
 
@@ -157,7 +190,10 @@ fn bucket(line: &str, direction: &str) -> Option<(f64, u64)> {
     let labels = line.strip_prefix("voicebridge_added_latency_seconds_bucket{")?;
     let (labels, count) = labels.split_once("} ")?;
     let label = |name: &str| {
-        labels.split(',').find_map(|label| label.split_once('=').filter(|(key, _)| *key == name)).map(|(_, value)| value.trim_matches('"'))
+        labels
+            .split(',')
+            .find_map(|label| label.split_once('=').filter(|(key, _)| *key == name))
+            .map(|(_, value)| value.trim_matches('"'))
     };
     let bound = label("le")?.replace("+Inf", "inf").parse::<f64>().ok()?;
     (label("direction")? == direction).then_some((bound, count.split(' ').next()?.parse().ok()?))

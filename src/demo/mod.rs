@@ -52,14 +52,16 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<bool> {
     let data_dir = std::env::temp_dir().join(format!("voicebridge-demo-{}", std::process::id()));
     let result = in_dir(&options, data_dir.clone()).await;
     if data_dir.exists() {
-        std::fs::remove_dir_all(&data_dir).with_context(|| format!("cannot remove {}", data_dir.display()))?;
+        std::fs::remove_dir_all(&data_dir)
+            .with_context(|| format!("cannot remove {}", data_dir.display()))?;
     }
     result
 }
 
 async fn in_dir(options: &DemoOptions, data_dir: PathBuf) -> anyhow::Result<bool> {
     println!("voicebridge demo: starting a database, a server and both far ends on this machine…");
-    let model = ModelServer::bind(ModelOptions::default(), any_port()).await.context("cannot start the model")?;
+    let model =
+        ModelServer::bind(ModelOptions::default(), any_port()).await.context("cannot start the model")?;
     let twilio_token = SecretString::from(Uuid::new_v4().simple().to_string());
     let running = App::start(config(options, data_dir, &model.url(), &twilio_token)?).await?;
     let client = Client::new(&running)?;
@@ -95,7 +97,9 @@ async fn place_call(running: &Running, client: &Client, token: &SecretString) ->
         ..CallerOptions::new(running.public_url.join("/media-stream-twiml"), Some(token.clone()), scenario)
     };
     let lead = client.create_lead("Anna Example", &options.from).await?;
-    println!("  lead     {lead}, with the caller's number\n\nThe call (as rows appear in conversation_transcripts):\n");
+    println!(
+        "  lead     {lead}, with the caller's number\n\nThe call (as rows appear in conversation_transcripts):\n"
+    );
 
     let mut watch = show::Watch::default();
     let call = run_call(options);
@@ -115,7 +119,12 @@ async fn place_call(running: &Running, client: &Client, token: &SecretString) ->
     Ok(PlacedCall { call_sid, lead, caller, rows_while_live })
 }
 
-async fn report(running: &Running, client: &Client, call: PlacedCall, model: ModelReport) -> anyhow::Result<bool> {
+async fn report(
+    running: &Running,
+    client: &Client,
+    call: PlacedCall,
+    model: ModelReport,
+) -> anyhow::Result<bool> {
     let truth = Truth {
         rows: client.transcripts(&call.call_sid).await?,
         lead: client.lead(call.lead).await?,
@@ -143,7 +152,12 @@ async fn report(running: &Running, client: &Client, call: PlacedCall, model: Mod
 }
 
 /// The server's configuration: as a user would write it, apart from the environment of whoever runs the demo.
-fn config(options: &DemoOptions, data_dir: PathBuf, model: &str, token: &SecretString) -> anyhow::Result<Config> {
+fn config(
+    options: &DemoOptions,
+    data_dir: PathBuf,
+    model: &str,
+    token: &SecretString,
+) -> anyhow::Result<Config> {
     let config = Config::from_parts(
         None,
         |name| match name {

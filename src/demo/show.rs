@@ -38,7 +38,11 @@ fn speaker(row: &Row) -> &str {
 
 fn line(row: &Row) -> String {
     if let Some(tool) = &row.tool_name {
-        return format!("{tool}({}) -> {}", row.generated_content.as_deref().unwrap_or_default(), row.content);
+        return format!(
+            "{tool}({}) -> {}",
+            row.generated_content.as_deref().unwrap_or_default(),
+            row.content
+        );
     }
     let cut = if row.interrupted { " — interrupted" } else { "" };
     format!("{}{cut}", row.content)
@@ -51,7 +55,9 @@ pub(super) fn interruption(truth: &Truth) {
     println!("  heard      {}", row.content);
     if let (Some(believed), Some(heard)) = (row.heard_until_ms, truth.heard_of_interrupted_ms()) {
         let evidence = row.evidence.as_deref().unwrap_or("unknown");
-        println!("  cut at     {believed} ms by our {evidence}; the caller's telephone had played {heard:.1} ms of it");
+        println!(
+            "  cut at     {believed} ms by our {evidence}; the caller's telephone had played {heard:.1} ms of it"
+        );
     }
 }
 
@@ -59,12 +65,17 @@ pub(super) fn latencies(truth: &Truth) {
     println!("\nLatencies:\n");
     for utterance in truth.call.caller.utterances.iter().filter(|utterance| utterance.latency_ms.is_some()) {
         let latency = utterance.latency_ms.unwrap_or_default();
-        println!("  {latency:>6.0} ms  from the caller's last sound to the answer's first ({})", utterance.what);
+        println!(
+            "  {latency:>6.0} ms  from the caller's last sound to the answer's first ({})",
+            utterance.what
+        );
     }
     for direction in ["caller", "agent"] {
         if let Some((count, bound)) = truth.added_latency(direction, 0.99) {
             let bound = Duration::from_secs_f64(bound);
-            println!("  {bound:>9.0?}  or less was added by us to 99 % of {count} messages from the {direction}");
+            println!(
+                "  {bound:>9.0?}  or less was added by us to 99 % of {count} messages from the {direction}"
+            );
         }
     }
     println!("  {:>6.0} ms  for the webhook", truth.call.caller.webhook_ms);

@@ -28,7 +28,7 @@ impl World {
     pub(crate) async fn start(model: ModelOptions, settings: &[(&str, &str)]) -> Self {
         let token = SecretString::from("the-auth-token");
         let model = ModelServer::bind(model, ([127, 0, 0, 1], 0).into()).await.expect("the model starts");
-        let store = super::store(2).await;
+        let store = crate::support::store(2).await;
         let database = store.pool().connect_options().to_url_lossy().to_string();
         store.close().await;
         let url = model.url();

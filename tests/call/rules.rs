@@ -20,7 +20,7 @@ use crate::support::{Event, sound};
 enum Slot {
     Free,
     Asked { event_id: String },
-    Runs(ResponseId),
+    Runs { response: ResponseId, since: CallTime, interrupted: bool },
 }
 
 /// An observer that knows only what crosses the call's border.
@@ -46,6 +46,8 @@ pub struct Rules {
     play_end: CallTime,
     slot: Slot,
     over: BTreeSet<ResponseId>,
+    caller_speaks: bool,
+    patience: Duration,
     revisions: BTreeMap<ItemId, u32>,
     hung_up_at: Option<CallTime>,
     stream_ended: Option<EndReason>,
@@ -70,6 +72,8 @@ impl Rules {
             play_end: CallTime::ZERO,
             slot: Slot::Free,
             over: BTreeSet::new(),
+            caller_speaks: false,
+            patience: settings.response_within,
             revisions: BTreeMap::new(),
             hung_up_at: None,
             stream_ended: None,
@@ -88,23 +92,33 @@ impl Rules {
             Event::Plain(Input::HangUp(_)) => {
                 self.hung_up_at.get_or_insert(now);
             }
-            Event::Plain(Input::Model(event)) => self.before_model(event),
+            Event::Plain(Input::Model(event)) => self.before_model(now, event),
             _ => {}
         }
     }
 
-    fn before_model(&mut self, event: &ModelEvent<'_>) {
+    fn before_model(&mut self, now: CallTime, event: &ModelEvent<'_>) {
         match event {
             ModelEvent::ResponseStarted { response } if !self.over.contains(response) => {
-                self.slot = Slot::Runs(response.clone());
+                let (response, interrupted) = (response.clone(), self.caller_speaks);
+                if !matches!(&self.slot, Slot::Runs { response: own, .. } if *own == response) {
+                    self.slot = Slot::Runs { response, since: now, interrupted };
+                }
             }
             ModelEvent::ResponseDone { response, .. } => {
                 let first = self.over.insert(response.clone());
-                let runs = self.slot == Slot::Runs(response.clone());
+                let runs = matches!(&self.slot, Slot::Runs { response: own, .. } if own == response);
                 if runs || first && matches!(self.slot, Slot::Asked { .. }) {
                     self.slot = Slot::Free;
                 }
             }
+            ModelEvent::SpeechStarted { .. } => {
+                self.caller_speaks = true;
+                if let Slot::Runs { interrupted, .. } = &mut self.slot {
+                    *interrupted = true;
+                }
+            }
+            ModelEvent::SpeechStopped { .. } => self.caller_speaks = false,
             ModelEvent::Error(error) => {
                 let about = error.event_id.as_deref().unwrap_or_default();
                 let ours = matches!(&self.slot, Slot::Asked { event_id } if about == event_id || about.is_empty());
@@ -127,7 +141,7 @@ impl Rules {
         assert!(!self.ended, "{output:?} after the end");
         match output {
             Output::Twilio(message) => self.twilio(now, message),
-            Output::Model(command) => self.model(command),
+            Output::Model(command) => self.model(now, command),
             Output::Transcript(entry) => {
                 let revision = self.revisions.entry(entry.item.clone()).or_default();
                 assert!(entry.revision > *revision, "{entry:?} after revision {revision}");
@@ -184,14 +198,19 @@ impl Rules {
         }
     }
 
-    fn model(&mut self, command: &ModelCommand<'_>) {
+    fn model(&mut self, now: CallTime, command: &ModelCommand<'_>) {
         match command {
             ModelCommand::Truncate { item, audio_end_ms, .. } => {
                 let received = self.received_ms(item.as_str());
                 assert!(*audio_end_ms < received, "truncate at {audio_end_ms} of {received} ms");
             }
             ModelCommand::CreateResponse { event_id, .. } => {
-                assert_eq!(self.slot, Slot::Free, "{event_id} was asked for while another response runs");
+                // An interrupted response that never ends is waited for only so long.
+                let given_up = matches!(&self.slot, Slot::Runs { since, interrupted: true, .. }
+                    if now >= *since + self.patience);
+                let free = self.slot == Slot::Free || given_up;
+                assert!(free, "{event_id} was asked for at {now} while there is {:?}", self.slot);
+                assert!(!self.caller_speaks, "{event_id} was asked for while the caller speaks");
                 assert_eq!(self.stream_ended, None, "{event_id} was asked for after the stream");
                 self.slot = Slot::Asked { event_id: event_id.clone() };
             }

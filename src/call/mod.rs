@@ -215,6 +215,9 @@ impl Call {
             return;
         }
         self.bad_frames = 0;
+        if self.received.is_empty() {
+            return;
+        }
         self.caller_heard = true;
         match self.caller_audio.take(now, media.timestamp_ms, &self.received) {
             Taken::Kept => {}
@@ -271,7 +274,10 @@ impl Call {
         if self.keys.len() < MAX_KEYS {
             self.keys.push(digit);
         }
-        self.keys_due = Some(if digit == '#' { now } else { now + KEYPAD_PAUSE });
+        self.keys_due = Some(now + KEYPAD_PAUSE);
+        if digit == '#' {
+            self.tell_keys(now);
+        }
     }
 
     fn tell_keys(&mut self, now: CallTime) {
@@ -300,7 +306,11 @@ impl Call {
                 self.append_silence(ms);
             }
             Timer::ModelReady => self.end(now, EndReason::ModelUnavailable),
-            Timer::Response => self.end(now, EndReason::ModelStalled),
+            Timer::Response => {
+                if !self.turns.let_go_of_interrupted() {
+                    self.end(now, EndReason::ModelStalled);
+                }
+            }
             Timer::MissingAnswer => self.turns.answer_is_missing(),
             Timer::Retry => self.turns.retry_now(),
             Timer::Transcript => self.transcript.close_overdue(now),
@@ -350,7 +360,7 @@ impl Call {
                 Step::Mark(name) => self.outbox.mark(name),
                 Step::Audio { item, ulaw } => {
                     self.outbox.media(ulaw);
-                    let turn = self.timing.on_sent(now);
+                    let turn = self.timing.on_sent(now, item);
                     let latency = turn.as_ref().and_then(timing::Turn::response_latency);
                     self.transcript.agent_started(now, item, latency);
                     if let Some(turn) = turn {

@@ -8,7 +8,7 @@ use super::ending::Phase;
 use super::outbox::{Note, Output};
 use super::playout::Interruption;
 use super::tools::{Asked, ToolResult};
-use super::turns::Began;
+use super::turns::{Began, Done};
 use crate::clock::CallTime;
 use crate::ids::{ItemId, ResponseId, ToolCallId};
 use crate::wire::model::{
@@ -20,6 +20,9 @@ use crate::wire::payload;
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(300);
 /// Before asking again after a rate limit.
 const PAUSE_AFTER_RATE_LIMIT: Duration = Duration::from_secs(2);
+
+/// What a function answers that the caller spoke over.
+pub(super) const SPOKEN_OVER: &str = "the caller spoke again, so this was not done; the call goes on";
 
 impl Call {
     /// The session is as asked: what the caller said so far is told, and the agent greets.
@@ -63,7 +66,8 @@ impl Call {
             }
             ModelEvent::Committed { item, previous } => {
                 self.open_turn = None;
-                self.transcript.place(now, &item, Some(crate::wire::model::ItemKind::User), previous);
+                let text_due = now + self.settings.transcript_within;
+                self.transcript.committed(now, &item, previous, text_due);
             }
             ModelEvent::ItemPlaced { item, kind, previous } => {
                 self.transcript.place(now, &item, Some(kind), previous);
@@ -87,7 +91,7 @@ impl Call {
     }
 
     fn on_agent_audio(&mut self, now: CallTime, response: &str, item: &str, base64: &str) {
-        if self.phase.is_over() || self.turns.is_discarded(response) {
+        if self.phase.is_over() || !self.turns.takes_audio(now, response) {
             self.outbox.note(Note::LateAudioDropped);
             return;
         }
@@ -96,12 +100,19 @@ impl Call {
             self.outbox.note(Note::ModelAudioInvalid);
             return;
         }
+        if self.received.is_empty() {
+            return;
+        }
+        if self.arriving.as_ref().is_none_or(|arriving| arriving.as_str() != item) {
+            let Ok(id) = ItemId::parse(item) else {
+                self.outbox.note(Note::ModelAudioInvalid);
+                return;
+            };
+            self.complete_arriving();
+            self.arriving = Some(id);
+        }
         self.turns.on_progress(now, true);
         self.timing.on_audio(now, item);
-        if self.arriving.as_ref().is_none_or(|arriving| arriving.as_str() != item) {
-            self.complete_arriving();
-            self.arriving = ItemId::parse(item).ok();
-        }
         self.converted.clear();
         self.downlink.push(&self.received, &mut self.converted);
         if !self.playout.push(item, &self.converted) {
@@ -124,6 +135,13 @@ impl Call {
             self.playout.push(item.as_str(), &self.converted);
         }
         self.playout.complete(item.as_str());
+    }
+
+    /// No more of the item that was arriving is wanted, what the converter holds included.
+    pub(super) fn drop_arriving(&mut self) {
+        self.arriving = None;
+        self.converted.clear();
+        self.downlink.finish(&mut self.converted);
     }
 
     fn on_speech_started(&mut self, now: CallTime, item: ItemId, audio_start_ms: u64) {
@@ -149,9 +167,7 @@ impl Call {
 
     /// Stops what the caller is not to hear any more: first the queue, then Twilio's buffer, then the model's memory.
     fn barge_in(&mut self, now: CallTime) {
-        self.arriving = None;
-        self.converted.clear();
-        self.downlink.finish(&mut self.converted); // What it held belongs to nobody now.
+        self.drop_arriving();
         let found = self.playout.interrupt(now);
         if found.unheard {
             self.outbox.note(Note::BargeIn);
@@ -183,8 +199,9 @@ impl Call {
         self.transcript.speech_stopped(now, item, at, text_due);
         self.timing.caller_stopped(self.caller_audio.arrival_time(at));
         self.last_activity = now;
-        if self.capabilities.owns_turns {
-            self.turns.caller_stopped(now);
+        self.turns.caller_stopped(now);
+        if !self.capabilities.owns_turns {
+            self.turns.answer_is_missing();
         }
     }
 
@@ -203,20 +220,27 @@ impl Call {
 
     fn on_response_done(&mut self, now: CallTime, response: &ResponseId, status: &ResponseStatus) {
         let discarded = self.turns.is_discarded(response.as_str());
-        let productive = self.turns.on_done(response);
-        if !discarded {
-            self.complete_arriving();
-            self.playout.complete_all();
+        let done = self.turns.on_done(response);
+        if done != Done::Stale {
+            if !discarded {
+                self.complete_arriving();
+                self.playout.complete_all();
+            }
+            self.transcript.agent_texts_are_final();
+            self.last_activity = now;
         }
-        self.transcript.agent_texts_are_final();
-        self.last_activity = now;
         if self.phase.is_over() {
             return;
         }
+        let void = discarded || done == Done::Stale;
         match status {
-            ResponseStatus::Cancelled => self.transcript.agent_unheard(),
-            ResponseStatus::Completed if discarded => {}
-            ResponseStatus::Completed | ResponseStatus::Incomplete { .. } if productive => {
+            ResponseStatus::Cancelled => self.transcript.agent_unheard(|item| self.playout.holds(item)),
+            ResponseStatus::Failed { class: ErrorClass::Fatal, .. } => self.end(now, EndReason::ModelRefused),
+            ResponseStatus::Failed { class: ErrorClass::SessionOver, .. } => {
+                self.end(now, EndReason::ModelLost);
+            }
+            _ if void => {} // Nobody waits for it.
+            ResponseStatus::Completed | ResponseStatus::Incomplete { .. } if done == Done::Productive => {
                 self.turns.on_success();
             }
             ResponseStatus::Completed => {
@@ -224,14 +248,10 @@ impl Call {
                 self.turns.on_empty();
             }
             ResponseStatus::Incomplete { .. } => self.on_response_failed(now, PAUSE_AFTER_FAILURE),
-            ResponseStatus::Failed { class, .. } => match class {
-                ErrorClass::Fatal => self.end(now, EndReason::ModelRefused),
-                ErrorClass::SessionOver => self.end(now, EndReason::ModelLost),
-                ErrorClass::RetryResponse => self.on_response_failed(now, PAUSE_AFTER_RATE_LIMIT),
-                ErrorClass::Benign | ErrorClass::ResponseBusy | ErrorClass::BadRequest => {
-                    self.on_response_failed(now, PAUSE_AFTER_FAILURE);
-                }
-            },
+            ResponseStatus::Failed { class: ErrorClass::RetryResponse, .. } => {
+                self.on_response_failed(now, PAUSE_AFTER_RATE_LIMIT);
+            }
+            ResponseStatus::Failed { .. } => self.on_response_failed(now, PAUSE_AFTER_FAILURE),
         }
     }
 
@@ -247,9 +267,7 @@ impl Call {
         match error.class {
             ErrorClass::Fatal => self.end(now, EndReason::ModelRefused),
             ErrorClass::SessionOver => self.end(now, EndReason::ModelLost),
-            ErrorClass::ResponseBusy => {
-                self.turns.on_refused(about, true);
-            }
+            ErrorClass::ResponseBusy => self.turns.on_busy(about),
             ErrorClass::Benign => {
                 self.outbox.note(Note::BenignError);
                 if about.starts_with("commit-")
@@ -260,7 +278,7 @@ impl Call {
             }
             ErrorClass::RetryResponse | ErrorClass::BadRequest => {
                 self.outbox.note(Note::BadRequest);
-                if self.turns.on_refused(about, false) {
+                if self.turns.on_refused(about) {
                     self.on_response_failed(now, PAUSE_AFTER_FAILURE);
                 }
             }
@@ -296,7 +314,13 @@ impl Call {
             return;
         }
         self.turns.on_progress(now, true);
+        let void = self.turns.is_discarded(response.as_str());
         match self.tools.ask(now, response, item, call.clone(), name, arguments) {
+            Asked::Again => {}
+            _ if void => self.answer_tool(now, &call, super::tools::error(SPOKEN_OVER)),
+            Asked::EndCall if self.turns.caller_speaks() => {
+                self.answer_tool(now, &call, super::tools::error(SPOKEN_OVER));
+            }
             Asked::Run(request) => self.outbox.push(Output::CallTool(request)),
             Asked::Answer(output) => self.answer_tool(now, &call, output),
             Asked::EndCall => self.want_to_leave(now, EndReason::AgentEnded, call),

@@ -9,6 +9,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use secrecy::ExposeSecret;
 use voicebridge::app::{self, App, Signals, check};
 use voicebridge::config::{Config, Need, VARIABLES};
+use voicebridge::demo::{self, DemoOptions};
 use voicebridge::simulate::cli::SimulateCommand;
 use voicebridge::telemetry::LogFormat;
 use voicebridge::{api, simulate, telemetry};
@@ -32,7 +33,9 @@ enum Command {
     Migrate,
     /// Looks at settings, database, model and Twilio account, and says what to fix.
     Check,
-    /// Stands in for Twilio or for the model.
+    /// A whole call on this machine with simulated far ends, checked.
+    Demo(DemoOptions),
+    /// The far ends by themselves: a caller as Twilio brings one, a model as `OpenAI` offers one.
     #[command(subcommand)]
     Simulate(SimulateCommand),
     /// Prints the `OpenAPI` document.
@@ -90,6 +93,10 @@ async fn run(CommandLine { config, command }: CommandLine) -> anyhow::Result<Exi
             telemetry::init_logging(config.log_format, "error")?;
             let good = check::check(&config, |finding| println!("{finding}")).await;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Demo(options) => {
+            telemetry::init_logging(LogFormat::Text, "warn")?;
+            return Ok(if demo::run(options).await? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Simulate(command) => {
             telemetry::init_logging(LogFormat::Text, "warn")?;

@@ -110,6 +110,11 @@ impl ApiError {
         )
     }
 
+    /// Known, and not allowed.
+    pub fn forbidden(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, code, message)
+    }
+
     /// Path or method exists for others.
     #[must_use]
     pub fn method_not_allowed() -> Self {

@@ -8,6 +8,7 @@ pub mod error;
 pub mod extract;
 pub mod layers;
 pub mod leads;
+pub mod media_stream;
 pub mod operations;
 pub mod settings;
 pub mod stream_token;
@@ -128,7 +129,11 @@ pub fn openapi_json() -> String {
 }
 
 fn open_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().merge(twilio::router()).merge(call_status::router()).merge(operations::router())
+    OpenApiRouter::new()
+        .merge(twilio::router())
+        .merge(media_stream::router())
+        .merge(call_status::router())
+        .merge(operations::router())
 }
 
 fn keyed_routes() -> OpenApiRouter<Api> {

@@ -181,12 +181,11 @@ async fn agent_for(
 
 /// Why this node does not take the call: what the caller hears, and a word for the log.
 fn refusal(api: &Api, agent: &Agent) -> Option<(&'static str, &'static str)> {
-    let live = usize::try_from(api.metrics.calls_live.get()).unwrap_or_default();
     if !agent.enabled {
         Some((NOBODY, "agent_disabled"))
     } else if api.tasks.is_stopping() {
         Some((BUSY, "draining"))
-    } else if live >= api.settings.max_calls {
+    } else if !api.bridge.has_room() {
         Some((BUSY, "max_calls"))
     } else {
         None

@@ -19,7 +19,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::settings::{PublicUrl, Settings};
 use crate::api::{self, Api};
-use crate::bridge::Bridge;
+use crate::bridge::model_socket::ModelEndpoint;
+use crate::bridge::profile::Defaults;
+use crate::bridge::{self, Bridge};
 use crate::config::{Config, Database};
 use crate::shutdown::Tasks;
 use crate::store::Store;
@@ -75,7 +77,7 @@ impl App {
         store.migrate().await.context("cannot bring the database schema up to date")?;
 
         let (tasks, metrics) = (Tasks::new(), Metrics::new());
-        let bridge = bridge(&config, &store, &tasks, &metrics);
+        let bridge = bridge(&config, &store, &tasks, &metrics)?;
         // With a public URL something passes requests of others on to us.
         let open_metrics = addr.ip().is_loopback() && config.public_url.is_none();
         let public_url = match config.public_url {
@@ -181,8 +183,33 @@ pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Privat
 }
 
 /// Live calls, with what they need.
-fn bridge(_: &Config, _: &Store, _: &Tasks, _: &Metrics) -> Bridge {
-    Bridge
+fn bridge(config: &Config, store: &Store, tasks: &Tasks, metrics: &Metrics) -> anyhow::Result<Bridge> {
+    // No redirects: a function's secret header is for the server that was named.
+    let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    Ok(Bridge::new(bridge::Parts {
+        store: store.clone(),
+        metrics: metrics.clone(),
+        tasks: tasks.clone(),
+        endpoint: endpoint(config),
+        defaults: defaults(config),
+        http: http.build().context("cannot make an HTTP client")?,
+        node: config.node.clone(),
+        max_calls: config.max_calls,
+    }))
+}
+
+/// Where model sessions come from.
+fn endpoint(config: &Config) -> ModelEndpoint {
+    ModelEndpoint::new(config.openai.realtime_url.clone(), config.openai.api_key.clone())
+}
+
+/// What agents use that name nothing of their own.
+fn defaults(config: &Config) -> Defaults {
+    Defaults {
+        model: config.openai.model.clone(),
+        transcription_model: config.openai.transcription_model.clone(),
+        audio_format: config.openai.audio_format,
+    }
 }
 
 /// Answers requests until `http` is stopped.

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Executor};
+use sqlx::{ConnectOptions, Connection, Executor, Row};
 
 use crate::ids::CallSid;
 
@@ -92,8 +92,9 @@ impl Store {
 // next borrower would write inside it, be told "done", and lose everything at the end. Outside a transaction `now()` is
 // the start of this very statement. An error here closes the connection, which is right as well.
 async fn leave_no_transaction(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    let outside: bool =
-        sqlx::query_scalar("select now() = statement_timestamp()").fetch_one(&mut *connection).await?;
+    // Raw, because a prepared statement is bound and executed at two moments, of which `now()` takes the first.
+    let row = sqlx::raw_sql("select now() = statement_timestamp()").fetch_one(&mut *connection).await?;
+    let outside: bool = row.try_get(0)?;
     if !outside {
         sqlx::query("rollback").execute(&mut *connection).await?;
         tracing::debug!("a connection came back inside a transaction; rolled back");

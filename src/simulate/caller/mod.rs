@@ -1,16 +1,31 @@
 //! The Twilio side of calls: webhooks, media streams, a playout buffer and somebody who listens and speaks.
 
+mod actor;
+mod call;
+mod ear;
+mod playout;
+mod protocol;
 mod report;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod twiml;
+mod webhook;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use crate::audio::g711;
 
 use super::network::Network;
 use super::scenario::Scenario;
 
+pub use call::run_call;
 pub use report::{
     AudioAfterClear, CallReport, ClearReport, EndedBy, MarkReport, MarkReturn, StreamEnd, StreamReport,
     Stretch, UtteranceReport,
@@ -27,7 +42,7 @@ pub struct CallerOptions {
     pub auth_token: Option<SecretString>,
     /// `AC…`.
     pub account_sid: String,
-    /// `CA…`; chosen from the seed when absent.
+    /// `CA…`; a new one when absent.
     pub call_sid: Option<String>,
     /// The caller's number in E.164.
     pub from: String,
@@ -35,8 +50,10 @@ pub struct CallerOptions {
     pub to: String,
     /// What the caller does.
     pub scenario: Scenario,
-    /// Decides ids and jitter.
+    /// Decides jitter, and with `random_ms` the scenarios.
     pub seed: u64,
+    /// Each of many calls follows a random scenario of its own, about this long.
+    pub random_ms: Option<u64>,
     /// The way between Twilio and the bridge.
     pub network: Network,
     /// How Twilio spells its messages.
@@ -78,6 +95,7 @@ impl CallerOptions {
             to: "+14155550100".into(),
             scenario,
             seed: 1,
+            random_ms: None,
             network: Network::default(),
             spelling: Spelling::default(),
             status_url: None,
@@ -89,19 +107,60 @@ impl CallerOptions {
     }
 }
 
-/// Places one call and lives through it. Whatever goes wrong is in the report.
-pub async fn run_call(options: CallerOptions) -> CallReport {
-    CallReport { from: options.from, to: options.to, ..CallReport::default() }
+/// Places `count` calls, `stagger` apart, each with its own number, ids, jitter and, if asked for, scenario.
+///
+/// Reports come in the order of the calls.
+pub async fn run_many(count: usize, stagger: Duration, options: &CallerOptions) -> Vec<CallReport> {
+    let started = Instant::now();
+    let mut calls = JoinSet::new();
+    for number in 0..count {
+        let mut options = options.numbered(number as u64);
+        if count > 1 {
+            options.call_sid = None;
+        }
+        calls.spawn(async move {
+            sleep_until(started + stagger * number as u32).await;
+            (number, run_call(options).await)
+        });
+    }
+    let mut reports = calls.join_all().await;
+    reports.sort_by_key(|(number, _)| *number);
+    reports.into_iter().map(|(_, report)| report).collect()
 }
 
-/// Places `count` calls, `stagger` apart, each with its own number, ids and jitter.
-///
-/// With a scenario named `random…` each call gets a scenario of its own. Reports come in the order of the calls.
-pub async fn run_many(count: usize, stagger: Duration, options: &CallerOptions) -> Vec<CallReport> {
-    let _ = stagger;
-    let mut reports = Vec::new();
-    for _ in 0..count {
-        reports.push(run_call(options.clone()).await);
+impl CallerOptions {
+    /// The same for call `number` of many.
+    pub fn numbered(&self, number: u64) -> Self {
+        let seed = self.seed.wrapping_add(number);
+        let scenario = match self.random_ms {
+            Some(length_ms) => Scenario::random(seed, length_ms),
+            None => self.scenario.clone(),
+        };
+        Self { seed, scenario, from: next_number(&self.from, number), ..self.clone() }
     }
-    reports
+}
+
+/// The telephone number so many after `first`; `first` itself when it is no number.
+fn next_number(first: &str, number: u64) -> String {
+    let digits = first.strip_prefix('+').and_then(|digits| digits.parse::<u64>().ok());
+    digits.map_or_else(|| first.into(), |digits| format!("+{}", digits + number))
+}
+
+/// What the caller heard, as one piece of audio.
+#[derive(Debug, Default)]
+struct Recording {
+    on: bool,
+    ulaw: Vec<u8>,
+}
+
+impl Recording {
+    fn add(&mut self, heard: &playout::Heard) {
+        if self.on {
+            let from = (heard.at.as_micros() / 125) as usize;
+            if self.ulaw.len() < from {
+                self.ulaw.resize(from, g711::SILENCE);
+            }
+            self.ulaw.extend_from_slice(&heard.bytes);
+        }
+    }
 }

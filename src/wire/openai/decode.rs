@@ -6,9 +6,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::errors::classify;
 use crate::ids::{InvalidId, ItemId, ResponseId, ToolCallId};
 use crate::wire::json::{Count, Text};
-use crate::wire::model::{AudioFormat, ItemKind, ModelError, ModelEvent, ResponseStatus, SessionEcho, Usage};
+use crate::wire::model::{
+    AudioFormat, ErrorClass, ItemKind, ModelError, ModelEvent, ResponseStatus, SessionEcho, Usage,
+};
 
 /// A server event we could not read.
 #[derive(Debug, thiserror::Error)]
@@ -206,8 +209,10 @@ fn response_done<'a>(response: &Value) -> Result<ModelEvent<'a>, DecodeError> {
         Some("incomplete") => ResponseStatus::Incomplete { reason: word(&details["reason"]) },
         Some(other) => {
             let error = read_error(&details["error"]);
+            let class = error.class;
             let code = [error.code, error.kind].into_iter().find(|word| !word.is_empty());
-            ResponseStatus::Failed { code: code.unwrap_or_else(|| other.to_owned()), message: error.message }
+            let code = code.unwrap_or_else(|| other.to_owned());
+            ResponseStatus::Failed { code, message: error.message, class }
         }
     };
     let usage = response["usage"].as_object().map(|_| &response["usage"]).map(|usage| Usage {
@@ -248,11 +253,14 @@ fn read_format(format: &Value) -> Option<AudioFormat> {
 
 fn read_error(error: &Value) -> ModelError {
     let some = |member: &str| error[member].as_str().map(str::to_owned);
-    ModelError {
+    let mut read = ModelError {
         kind: word(&error["type"]),
         code: word(&error["code"]),
         message: some("message").unwrap_or_else(|| word(error)),
         param: some("param"),
         event_id: some("event_id"),
-    }
+        class: ErrorClass::default(),
+    };
+    read.class = classify(&read);
+    read
 }

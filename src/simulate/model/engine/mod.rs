@@ -143,7 +143,9 @@ impl Engine {
         let faults = &options.faults;
         if let Some(code) = &faults.refuse_after_upgrade {
             self.send_error(&Refusal::new(code, "the simulated service refuses this client", None), None);
-            self.close = Some(Close::Code(3000, format!("invalid_request_error.{code}")));
+            // Dossier 5.3.
+            let close = if code == "beta_api_shape_disabled" { 4000 } else { 3000 };
+            self.close = Some(Close::Code(close, format!("invalid_request_error.{code}")));
             return;
         }
         for (after_ms, close) in [

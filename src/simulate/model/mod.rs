@@ -11,6 +11,8 @@ mod report;
 pub mod script;
 mod server;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -25,7 +25,7 @@ pub enum SimulateCommand {
     /// Serve as OpenAI's Realtime API would, until interrupted. Prints a JSON report.
     ///
     /// Runs voice activity detection on the audio it receives, answers from a script and refuses what the real
-    /// service refuses. Set OPENAI_REALTIME_URL to the address it prints.
+    /// service refuses. Set `OPENAI_REALTIME_URL` to the address it prints.
     Model(ModelArgs),
 }
 
@@ -248,15 +248,11 @@ fn session_summary(session: &SessionReport) -> String {
 #[expect(clippy::print_stdout, reason = "the report is the command's output")]
 fn write_report(target: Option<&Path>, report: &impl Serialize) -> anyhow::Result<()> {
     let json = serde_json::to_string_pretty(report)?;
-    match target {
-        Some(path) => {
-            std::fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))
-        }
-        None => {
-            println!("{json}");
-            Ok(())
-        }
-    }
+    let Some(path) = target else {
+        println!("{json}");
+        return Ok(());
+    };
+    std::fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

@@ -101,7 +101,7 @@ impl CallerOptions {
             status_url: None,
             dial_status: "completed".into(),
             patience: Duration::from_secs(30),
-            longest: Duration::from_secs(3600),
+            longest: Duration::from_hours(1),
             record: None,
         }
     }

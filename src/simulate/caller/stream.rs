@@ -102,7 +102,7 @@ pub(super) async fn run_stream(line: Line<'_>, stream: &Stream) -> (StreamReport
     let mut writing = JoinSet::new();
     writing.spawn(write_all(sink, messages));
     let seed = line.options.seed;
-    let mut live = Live {
+    let mut open = Live {
         writer: Writer::new(stream_sid.clone(), line.options.spelling),
         stream_sid,
         playout: Playout::default(),
@@ -121,9 +121,9 @@ pub(super) async fn run_stream(line: Line<'_>, stream: &Stream) -> (StreamReport
         report,
         line,
     };
-    live.begin(stream);
-    let (ended, outcome) = live.run().await;
-    live.finish(ended, outcome, writing).await
+    open.begin(stream);
+    let (ended, outcome) = open.run().await;
+    open.finish(ended, outcome, writing).await
 }
 
 /// A stream that is open.

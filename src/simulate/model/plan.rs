@@ -69,8 +69,7 @@ pub(super) fn plan(
                 at = say(&mut steps, options, random, format, number, (text, bytes, cut), at);
             }
             Part::Call { arguments, .. } => {
-                let middle =
-                    (arguments.len() / 2..).find(|&index| arguments.is_char_boundary(index)).unwrap_or(0);
+                let middle = arguments.floor_char_boundary(arguments.len() / 2);
                 let (first, second) = arguments.split_at(middle);
                 for piece in [first, second].into_iter().filter(|piece| !piece.is_empty()) {
                     at += ARGUMENTS_EVERY;

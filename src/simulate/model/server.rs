@@ -22,7 +22,7 @@ use super::report::ModelReport;
 
 /// What a real session may last.
 // Dossier 1.3.
-const LONGEST_SESSION: Duration = Duration::from_secs(60 * 60);
+const LONGEST_SESSION: Duration = Duration::from_hours(1);
 /// An upgrade that takes longer is given up.
 const UPGRADE_WITHIN: Duration = Duration::from_secs(10);
 /// A peer that does not finish closing is left.
@@ -105,7 +105,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     };
     let engine = {
         let mut engines = lock(&shared.engines);
-        let expires = jiff::Timestamp::now().as_second() + LONGEST_SESSION.as_secs() as i64;
+        let expires = jiff::Timestamp::now().as_second() + LONGEST_SESSION.as_secs().cast_signed();
         let mut options = Arc::clone(&shared.options);
         if let Some(code) = asked.refusal_after_upgrade(&options) {
             Arc::make_mut(&mut options).faults.refuse_after_upgrade = Some(code.into());

@@ -224,6 +224,8 @@ impl Scenario {
     }
 
     /// A conversation of about `length_ms`, different for each seed and always the same for one.
+    ///
+    /// Some interruptions come too late for a short answer; the report then counts their waiting as missed.
     #[must_use]
     pub fn random(seed: u64, length_ms: u64) -> Self {
         const QUESTIONS: [&str; 5] =

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::ear::Ear;
 use super::playout::ms;
 use super::report::UtteranceReport;
-use crate::simulate::scenario::{Scenario, ScenarioError, Step, Utterance};
+use crate::simulate::scenario::{Scenario, Step, Utterance};
 use crate::simulate::speech;
 use crate::simulate::wav::Wav;
 
@@ -92,12 +92,6 @@ pub(super) enum PrepareError {
     Read { path: String, source: std::io::Error },
     #[error("{path}: {source}")]
     Wav { path: String, source: crate::simulate::wav::WavError },
-}
-
-impl From<PrepareError> for ScenarioError {
-    fn from(error: PrepareError) -> Self {
-        Self::Step { number: 0, problem: error.to_string() }
-    }
 }
 
 fn load(utterance: &Utterance, voice: &str) -> Result<Vec<u8>, PrepareError> {

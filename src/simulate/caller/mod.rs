@@ -136,7 +136,9 @@ impl CallerOptions {
             Some(length_ms) => Scenario::random(seed, length_ms),
             None => self.scenario.clone(),
         };
-        Self { seed, scenario, from: next_number(&self.from, number), ..self.clone() }
+        // One file holds what one caller heard.
+        let record = self.record.clone().filter(|_| number == 0);
+        Self { seed, scenario, record, from: next_number(&self.from, number), ..self.clone() }
     }
 }
 

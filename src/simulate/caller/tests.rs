@@ -341,6 +341,15 @@ async fn a_stall_leaves_a_hole_or_ends_in_a_burst() {
 }
 
 #[tokio::test]
+async fn what_is_sent_while_twilio_does_not_read_arrives_afterwards() {
+    let bridge = Bridge::start(Manner::SpeakAndClose).await;
+    let report = run_call(bridge.options(vec![Step::StopReading { ms: 300 }])).await;
+    let stream = &report.streams[0];
+    assert!(stream.stretches[0].since_ms >= 300.0, "{:?}", stream.stretches);
+    assert_eq!((stream.heard_bytes, report.violations.len()), (4800, 0));
+}
+
+#[tokio::test]
 async fn a_caller_does_not_wait_for_ever() {
     let bridge = Bridge::start(Manner::Listen).await;
     let mut options = bridge.options(Vec::new());

@@ -16,8 +16,8 @@ pub(super) struct Heard {
     pub(super) text: String,
     /// The recording.
     pub(super) phrase: Option<&'static str>,
-    /// How well the best recording fits; 1 is perfect.
-    pub(super) score: f64,
+    /// How well the best recording fits; 1 is perfect. `None` when nothing was compared.
+    pub(super) score: Option<f64>,
 }
 
 /// A recording's profile.
@@ -53,12 +53,12 @@ pub(super) fn recognise(levels: &[f32]) -> Heard {
         .max_by(|(a, _), (b, _)| a.total_cmp(b));
     match best {
         Some((score, phrase)) if score >= FITS => {
-            Heard { text: phrase.text.into(), phrase: Some(phrase.id), score }
+            Heard { text: phrase.text.into(), phrase: Some(phrase.id), score: Some(score) }
         }
         best => Heard {
             text: describe(heard.shape.len() as u64 * FRAME_MS),
             phrase: None,
-            score: best.map_or(0.0, |(score, _)| score.max(0.0)),
+            score: best.map(|(score, _)| score),
         },
     }
 }
@@ -169,7 +169,7 @@ mod tests {
     fn every_recording_is_recognised_as_it_is() {
         for phrase in callers() {
             let heard = hear_ulaw(&phrase.ulaw().unwrap());
-            assert_eq!(heard.phrase, Some(phrase.id), "{} by {}: {}", phrase.id, phrase.voice, heard.score);
+            assert_eq!(heard.phrase, Some(phrase.id), "{} by {}: {:?}", phrase.id, phrase.voice, heard.score);
             assert_eq!(heard.text, phrase.text);
         }
     }
@@ -182,7 +182,7 @@ mod tests {
                 assert_eq!(
                     heard.phrase,
                     Some(phrase.id),
-                    "{} by {}: {}",
+                    "{} by {}: {:?}",
                     phrase.id,
                     phrase.voice,
                     heard.score
@@ -233,7 +233,7 @@ mod tests {
                 let heard = hear_ulaw(&audio);
                 assert_eq!(
                     heard.phrase, None,
-                    "{damage}: {} by {}: {}",
+                    "{damage}: {} by {}: {:?}",
                     phrase.id, phrase.voice, heard.score
                 );
                 assert!(heard.text.ends_with("s of speech)"), "{}", heard.text);
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn silence_is_no_recording() {
         let heard = recognise(&[SILENCE_DB; 50]);
-        assert_eq!((heard.phrase, heard.score), (None, 0.0));
+        assert_eq!((heard.phrase, heard.score), (None, Some(0.0)));
         assert_eq!(recognise(&[]).phrase, None);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::StatusCode;
@@ -68,8 +68,11 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
             () = shared.stop.cancelled() => break,
             Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
             accepted = listener.accept() => {
-                // Running out of file descriptors passes; the next accept tells.
-                let Ok((stream, peer)) = accepted else { continue };
+                let Ok((stream, peer)) = accepted else {
+                    // Running out of file descriptors passes.
+                    sleep(Duration::from_millis(20)).await;
+                    continue;
+                };
                 sessions.spawn(connection(stream, peer, Arc::clone(&shared)));
             }
         }

@@ -37,7 +37,7 @@ impl Client {
 
     fn with_session(options: ModelOptions, more: &Value) -> Self {
         let mut client = Self::connected(options);
-        let tool = |name: &str| json!({"type": "function", "name": name, "parameters": {"type": "object"}});
+        let tool = |name: &str| json!({"type": "function", "name": name, "description": "", "parameters": {"type": "object"}});
         let mut session = json!({
             "type": "realtime",
             "audio": {

@@ -146,3 +146,63 @@ fn the_same_seed_and_the_same_events_give_the_same_session() {
     assert_eq!(run(3), run(3));
     assert_ne!(run(3), run(4));
 }
+
+/// A call with everything in it: greeting, turn, interruption, truncation, function, keys, errors.
+fn eventful() -> Client {
+    let faults = Faults { late_deltas: 2, ..Faults::default() };
+    let transcripts = Transcripts { fail_every: 3, ..Transcripts::default() };
+    let mut client =
+        Client::on_the_phone(ModelOptions { faults, transcripts, speed: 2.0, ..ModelOptions::default() });
+    client.send(&json!({"type": CREATE}));
+    client.wait(3000);
+    client.say("hours-question");
+    client.quiet(1500);
+    client.say("sunday-question");
+    client.quiet(1500);
+    client.say("order-question");
+    client.quiet(2500);
+    let items = client.report().items;
+    let call = items.iter().find(|item| item.kind == "function_call").unwrap();
+    let call_id = client.log.iter().find_map(|(_, event)| event["call_id"].as_str()).unwrap().to_owned();
+    assert_eq!(call.name.as_deref(), Some("look_up_order"));
+    let output = json!({"type": "function_call_output", "call_id": call_id, "output": "{}"});
+    client.send(&json!({"type": "conversation.item.create", "item": output}));
+    client.send(&json!({"type": "conversation.item.truncate", "item_id": items[0].id, "content_index": 0, "audio_end_ms": 5}));
+    client.send(&json!({"type": "conversation.item.delete", "item_id": items[1].id}));
+    client.send(&json!({"type": "nonsense"}));
+    client.wait(3000);
+    client
+}
+
+#[test]
+fn every_event_is_one_that_an_independent_reader_understands() {
+    use async_openai::types::realtime::RealtimeServerEvent;
+    let client = eventful();
+    let mut kinds = std::collections::BTreeSet::new();
+    for (_, event) in &client.log {
+        let kind = event["type"].as_str().unwrap();
+        kinds.insert(kind);
+        if let Err(error) = serde_json::from_value::<RealtimeServerEvent>(as_published(event)) {
+            panic!("{kind}: {error} in {event}");
+        }
+    }
+    assert!(kinds.len() > 25, "{kinds:?}");
+}
+
+/// The published types allow fewer nulls than the wire shows, and want audio that only `retrieved` items have.
+fn as_published(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let kept = members.iter().filter(|(_, member)| !member.is_null());
+            let mut kept: serde_json::Map<_, _> =
+                kept.map(|(name, member)| (name.clone(), as_published(member))).collect();
+            if value["type"] == "input_audio" {
+                kept.insert("audio".into(), json!(""));
+                kept.entry("transcript").or_insert(json!(""));
+            }
+            Value::Object(kept)
+        }
+        Value::Array(list) => list.iter().map(as_published).collect(),
+        other => other.clone(),
+    }
+}

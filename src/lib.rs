@@ -16,3 +16,4 @@ pub mod bridge;
 pub mod api;
 pub mod config;
 pub mod app;
+pub mod demo;

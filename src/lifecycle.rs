@@ -1,1 +1,180 @@
-//! (skeleton)
+//! One call event in, all its records out, at once.
+//!
+//! Whatever happens to a call is appended to `calls.event_sequence` exactly once and projected onto the columns that say
+//! where the call is. One statement does all of it, so a dropped handler leaves either nothing or everything. Events may
+//! come late, twice and in any order: what is final stays. No other code writes these columns.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value, json};
+
+use crate::call::end::EndReason;
+use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumberId, StreamSid};
+use crate::store::Store;
+pub use crate::store::calls::Recorded;
+use crate::store::calls::{self, Change};
+use crate::store::leases::FencingToken;
+
+/// The call an event is about. Whichever event comes first creates its record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallRef {
+    /// The call.
+    pub call_sid: CallSid,
+    /// Whose it is.
+    pub organization: OrganizationId,
+    /// Who answers.
+    pub agent: AgentId,
+}
+
+/// Something that happened to a call.
+#[derive(Debug, Clone)]
+pub enum CallEvent {
+    /// A call arrived.
+    Incoming {
+        /// Which of our numbers was called, where it is one of ours.
+        phone_number: Option<PhoneNumberId>,
+        /// As the carrier sent it; need not be a number.
+        from: String,
+        /// As the carrier sent it; need not be a number.
+        to: String,
+    },
+    /// Its media stream started.
+    StreamStarted {
+        /// The stream.
+        stream_sid: StreamSid,
+        /// Who carries it.
+        node: String,
+        /// The right to do so.
+        token: FencingToken,
+    },
+    /// Audio has flown both ways.
+    Connected {
+        /// The right to say so.
+        token: FencingToken,
+    },
+    /// The caller goes to people.
+    Transferred {
+        /// The right to say so.
+        token: FencingToken,
+        /// To whom, where a number is known.
+        to: Option<String>,
+        /// Why, in the agent's words.
+        reason: String,
+        /// What has been said so far, in the agent's words.
+        summary: String,
+    },
+    /// The call is over.
+    Ended {
+        /// The right to say so.
+        token: FencingToken,
+        /// Why. The first cause wins.
+        reason: EndReason,
+        /// How long the stream lasted.
+        duration: Duration,
+        /// What else there is to say: the members of the end-of-call report beside `call`.
+        report: Map<String, Value>,
+    },
+}
+
+/// Puts an event on record. May be repeated at will; a call of another organisation is left alone.
+pub async fn record(
+    store: &Store,
+    call: &CallRef,
+    at: Timestamp,
+    event: &CallEvent,
+) -> sqlx::Result<Recorded> {
+    calls::append(store, change(call, at, event)).await
+}
+
+/// What an event means for the records. The names of events and members are part of the data model.
+fn change<'a>(call: &'a CallRef, at: Timestamp, event: &CallEvent) -> Change<'a> {
+    let base = Change {
+        call_sid: &call.call_sid,
+        organization: call.organization,
+        agent: call.agent,
+        phone_number: None,
+        at,
+        kind: "",
+        details: json!({}),
+        known_by: Vec::new(),
+        routing_status: "direct_to_agent",
+        data: json!({}),
+        token: None,
+        end: None,
+    };
+    match event {
+        CallEvent::Incoming { phone_number, from, to } => Change {
+            phone_number: *phone_number,
+            kind: "incoming_call",
+            details: json!({"from": from, "to": to}),
+            known_by: vec![json!([{"type": "incoming_call"}])],
+            ..base
+        },
+        CallEvent::StreamStarted { stream_sid, node, token } => Change {
+            kind: "stream_started",
+            details: json!({"stream_sid": stream_sid, "node": node, "token": token.0}),
+            known_by: vec![json!([{"type": "stream_started", "details": {"stream_sid": stream_sid}}])],
+            token: Some(*token),
+            ..base
+        },
+        CallEvent::Connected { token } => Change {
+            kind: "connected",
+            known_by: vec![json!([{"type": "connected"}])],
+            token: Some(*token),
+            ..base
+        },
+        CallEvent::Transferred { token, to, reason, summary } => Change {
+            kind: "transferred",
+            details: json!({"to": to, "reason": reason, "summary": summary}),
+            known_by: vec![json!([{"type": "transferred"}])],
+            token: Some(*token),
+            ..base
+        },
+        CallEvent::Ended { token, reason, duration, report } => {
+            let report = end_of_call_report(call, at, *reason, *duration, report);
+            let known_by = vec![json!([{"type": COMPLETED}]), json!([{"type": FAILED}])];
+            let base =
+                Change { known_by, token: Some(*token), end: Some((reason.next_step(), *reason)), ..base };
+            if reason.is_success() {
+                let details = report.clone();
+                Change { kind: COMPLETED, details, data: report, routing_status: "completed", ..base }
+            } else {
+                let details = json!({"reason": reason.as_str()});
+                Change { kind: FAILED, details, data: report, ..base }
+            }
+        }
+    }
+}
+
+/// Type of the event that ends a call which did what it was for.
+const COMPLETED: &str = "agent_call_completed";
+/// Type of the event that ends a call in which something failed.
+const FAILED: &str = "call_failed";
+
+/// The report has one shape for all calls, so that one query reads them all: `call.status`, `call.duration` in seconds
+/// begun, and beside `call` whatever the call itself reports. Members are spelled as in VAPI's reports, which shall go to
+/// the same column.
+fn end_of_call_report(
+    call: &CallRef,
+    ended_at: Timestamp,
+    reason: EndReason,
+    duration: Duration,
+    report: &Map<String, Value>,
+) -> Value {
+    let mut whole = report.clone();
+    let started_at =
+        SignedDuration::try_from(duration).ok().and_then(|duration| ended_at.checked_sub(duration).ok());
+    whole.insert(
+        "call".into(),
+        json!({
+            "sid": call.call_sid,
+            "status": if reason.is_success() { "completed" } else { "failed" },
+            "duration": duration.as_millis().div_ceil(1000) as u64,
+            "startedAt": started_at,
+            "endedAt": ended_at,
+            "endedReason": reason.as_str(),
+        }),
+    );
+    Value::Object(whole)
+}

@@ -1,1 +1,118 @@
-fn main() {}
+//! The command line.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use secrecy::ExposeSecret;
+use voicebridge::app::{self, App, check};
+use voicebridge::config::{Config, Need, VARIABLES};
+use voicebridge::demo::{self, DemoOptions};
+use voicebridge::simulate::cli::SimulateCommand;
+use voicebridge::telemetry::LogFormat;
+use voicebridge::{api, simulate, telemetry};
+
+/// Connects phone calls to speech-to-speech models in real time and keeps the truth of what was said.
+#[derive(Parser)]
+#[command(version, subcommand_required = true, arg_required_else_help = true)]
+struct CommandLine {
+    /// TOML file with the same names as the environment, which wins over it.
+    #[arg(long, global = true, env = "VOICEBRIDGE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Takes calls: HTTP, webhooks and media streams.
+    Serve,
+    /// Brings the database schema up to date, and ends.
+    Migrate,
+    /// Looks at settings, database, model and Twilio account, and says what to fix.
+    Check,
+    /// A whole call on this machine with simulated far ends, checked.
+    Demo(DemoOptions),
+    /// The far ends by themselves: a caller as Twilio brings one, a model as `OpenAI` offers one.
+    #[command(subcommand)]
+    Simulate(SimulateCommand),
+    /// Prints the `OpenAPI` document.
+    Openapi,
+}
+
+fn main() -> ExitCode {
+    let help = format!("{}\nSee `voicebridge <command> --help` for one command.", settings_help());
+    let matches = CommandLine::command().after_help(help).get_matches();
+    let result = CommandLine::from_arg_matches(&matches).map_err(anyhow::Error::from).and_then(run);
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("voicebridge: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(CommandLine { config, command }: CommandLine) -> anyhow::Result<ExitCode> {
+    let file = config.as_deref();
+    match command {
+        Command::Serve => {
+            let config = Config::load(file, Need::Calls)?;
+            telemetry::init_logging(config.log_format, &config.log_filter)?;
+            let running = App::start(config).await?;
+            if running.admin_key_is_new {
+                // Not through the log: logs are kept and read by others.
+                eprintln!(
+                    "API key of this run (set VOICEBRIDGE_ADMIN_KEY to keep one): {}",
+                    running.admin_key.expose_secret()
+                );
+            }
+            running.run().await?;
+        }
+        Command::Migrate => {
+            let config = Config::load(file, Need::Database)?;
+            telemetry::init_logging(config.log_format, &config.log_filter)?;
+            let (store, cluster) = app::open_store(&config).await?;
+            let migrated = store.migrate().await.context("cannot bring the database schema up to date");
+            store.close().await;
+            if let Some(cluster) = cluster {
+                cluster.stop().await?;
+            }
+            migrated?;
+            println!("the database schema is up to date");
+        }
+        Command::Check => {
+            let config = Config::load(file, Need::Calls)?;
+            telemetry::init_logging(config.log_format, "error")?;
+            let good = check::check(&config, |finding| println!("{finding}")).await;
+            return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Demo(options) => {
+            telemetry::init_logging(LogFormat::Text, "warn")?;
+            return Ok(if demo::run(options).await? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Simulate(command) => {
+            telemetry::init_logging(LogFormat::Text, "warn")?;
+            app::install_tls();
+            simulate::cli::run(command).await?;
+        }
+        Command::Openapi => println!("{}", api::openapi_json()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All settings as a table.
+fn settings_help() -> String {
+    let mut help = String::from("Settings (environment, or the file given by --config):\n");
+    for variable in VARIABLES {
+        let default = match variable.default {
+            "" => String::new(),
+            default => format!(" [default: {default}]"),
+        };
+        let _ = writeln!(help, "  {:<27} {}{default}", variable.name, variable.meaning);
+    }
+    help
+}

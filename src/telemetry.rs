@@ -1,1 +1,469 @@
-//! (skeleton)
+//! Logging set-up, the numbers we count, and their text for `/metrics`.
+
+use std::fmt::Write as _;
+use std::ops::Deref;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::text;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use tracing_subscriber::EnvFilter;
+
+/// Content type of [`Metrics::encode`].
+pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+// Added latency: 50 us is what one frame costs, a 20 ms frame late by 20 ms is audible as a gap, 500 ms is broken.
+const ADDED_LATENCY_S: [f64; 13] =
+    [0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5];
+// Set-up of a model session and waits of a caller: below 0.2 s nobody notices, above 10 s the call is given up.
+const WAITING_S: [f64; 12] = [0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0];
+// A turn has to be durable within a second.
+const SAVING_S: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0];
+
+/// What this process counts. Clones count into the same numbers; every `Metrics` made by [`Metrics::new`] has its own.
+///
+/// The fields of [`Counters`] are reached directly: `metrics.barge_ins.inc()`.
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Counters>);
+
+/// One of a thing for each direction of the audio.
+#[derive(Debug, Default)]
+pub struct Directions<T> {
+    /// From the caller to the model.
+    pub caller: T,
+    /// From the model to the caller.
+    pub agent: T,
+}
+
+/// Why a frame of audio was not passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FrameDrop {
+    /// The message was larger than a frame may be.
+    TooLarge,
+    /// The payload was not audio.
+    NotAudio,
+    /// The model's audio of a response that was already interrupted.
+    Interrupted,
+    /// A bounded queue was full.
+    QueueFull,
+}
+
+/// How a function that the model called came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ToolOutcome {
+    /// It answered.
+    Answered,
+    /// It answered with an error, or could not be reached.
+    Failed,
+    /// It took too long.
+    TimedOut,
+    /// The arguments did not fit, or there is no such function.
+    Refused,
+    /// The call ended first.
+    Cancelled,
+}
+
+impl FrameDrop {
+    /// The label's value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::NotAudio => "not_audio",
+            Self::Interrupted => "interrupted",
+            Self::QueueFull => "queue_full",
+        }
+    }
+}
+
+impl ToolOutcome {
+    /// The label's value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Refused => "refused",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl EncodeLabelValue for FrameDrop {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> std::fmt::Result {
+        encoder.write_str(self.as_str())
+    }
+}
+
+impl EncodeLabelValue for ToolOutcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> std::fmt::Result {
+        encoder.write_str(self.as_str())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WhyLabel {
+    why: FrameDrop,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: ToolOutcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabel {
+    direction: &'static str,
+}
+
+/// The handles behind [`Metrics`]: counting one is an atomic addition, no look-up.
+#[derive(Debug)]
+pub struct Counters {
+    /// Calls whose media stream started.
+    pub calls_started: Counter,
+    /// Calls that are live.
+    pub calls_live: Gauge,
+    /// Frames of audio passed on.
+    pub frames: Directions<Counter>,
+    /// Twilio messages that were malformed or unknown.
+    pub twilio_messages_ignored: Counter,
+    /// Times a caller spoke over the agent.
+    pub barge_ins: Counter,
+    /// Times unheard audio was taken out of the model's memory.
+    pub truncations: Counter,
+    /// Times a model session was replaced during a call.
+    pub reconnects: Counter,
+    /// Seconds between receiving a frame and handing it to the other socket. Waiting on purpose does not count.
+    pub added_latency: Directions<Histogram>,
+    /// Seconds from asking for a model session to its being ready.
+    pub model_ready_seconds: Histogram,
+    /// Seconds from the caller's last sound to the first sound of the answer.
+    pub turn_response_seconds: Histogram,
+    /// Turns that became durable.
+    pub transcript_turns_saved: Counter,
+    /// Seconds from the end of a turn to its being durable.
+    pub transcript_save_seconds: Histogram,
+    /// Writes to the store that had to be tried again.
+    pub store_retries: Counter,
+    calls_ended: Family<ReasonLabel, Counter>,
+    frames_dropped: Family<WhyLabel, Counter>,
+    tool_calls: Family<OutcomeLabel, Counter>,
+    registry: Registry,
+}
+
+impl Deref for Metrics {
+    type Target = Counters;
+
+    fn deref(&self) -> &Counters {
+        &self.0
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All numbers at zero, in a registry of their own.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("voicebridge");
+        let frames: Family<DirectionLabel, Counter> = Family::default();
+        let added_latency: Family<DirectionLabel, Histogram> =
+            Family::new_with_constructor(|| Histogram::new(ADDED_LATENCY_S));
+        registry.register("frames", "Frames of audio passed on", frames.clone());
+        registry.register_with_unit(
+            "added_latency",
+            "Time between receiving a frame and handing it to the other socket",
+            Unit::Seconds,
+            added_latency.clone(),
+        );
+        let counters = Counters {
+            calls_started: counter(&mut registry, "calls_started", "Calls whose media stream started"),
+            calls_live: gauge(&mut registry, "calls_live", "Calls that are live"),
+            frames: both(|direction| frames.get_or_create(&DirectionLabel { direction }).clone()),
+            twilio_messages_ignored: counter(
+                &mut registry,
+                "twilio_messages_ignored",
+                "Twilio messages that were malformed or unknown",
+            ),
+            barge_ins: counter(&mut registry, "barge_ins", "Times a caller spoke over the agent"),
+            truncations: counter(
+                &mut registry,
+                "truncations",
+                "Times unheard audio was taken out of the model's memory",
+            ),
+            reconnects: counter(
+                &mut registry,
+                "reconnects",
+                "Times a model session was replaced during a call",
+            ),
+            added_latency: both(|direction| {
+                added_latency.get_or_create(&DirectionLabel { direction }).clone()
+            }),
+            model_ready_seconds: seconds(
+                &mut registry,
+                "model_ready",
+                "Time from asking for a model session to its being ready",
+                &WAITING_S,
+            ),
+            turn_response_seconds: seconds(
+                &mut registry,
+                "turn_response",
+                "Time from the caller's last sound to the first sound of the answer",
+                &WAITING_S,
+            ),
+            transcript_turns_saved: counter(
+                &mut registry,
+                "transcript_turns_saved",
+                "Turns that became durable",
+            ),
+            transcript_save_seconds: seconds(
+                &mut registry,
+                "transcript_save",
+                "Time from the end of a turn to its being durable",
+                &SAVING_S,
+            ),
+            store_retries: counter(
+                &mut registry,
+                "store_retries",
+                "Writes to the store that had to be tried again",
+            ),
+            calls_ended: family(&mut registry, "calls_ended", "Calls that ended, by their one reason"),
+            frames_dropped: family(&mut registry, "frames_dropped", "Frames of audio not passed on, and why"),
+            tool_calls: family(&mut registry, "tool_calls", "Functions the model called, by outcome"),
+            registry,
+        };
+        Self(Arc::new(counters))
+    }
+
+    /// Counts a call that ended. `reason` is one of the closed list of stored words.
+    pub fn call_ended(&self, reason: &'static str) {
+        self.calls_ended.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Counts a frame that was not passed on.
+    pub fn frame_dropped(&self, why: FrameDrop) {
+        self.frames_dropped.get_or_create(&WhyLabel { why }).inc();
+    }
+
+    /// Counts a function the model called.
+    pub fn tool_called(&self, outcome: ToolOutcome) {
+        self.tool_calls.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// All numbers as `OpenMetrics` text, which Prometheus reads.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = String::with_capacity(8 * 1024);
+        if text::encode(&mut text, &self.registry).is_err() {
+            // Writing to a String cannot fail; if a metric ever refuses to be written, the scrape says so.
+            let _ = writeln!(text, "# a metric could not be written");
+        }
+        text
+    }
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
+}
+
+fn seconds(registry: &mut Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    let histogram = Histogram::new(buckets.iter().copied());
+    registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+    histogram
+}
+
+fn family<L>(registry: &mut Registry, name: &str, help: &str) -> Family<L, Counter>
+where
+    L: Clone + std::hash::Hash + Eq + EncodeLabelSet + std::fmt::Debug + Send + Sync + 'static,
+{
+    let family = Family::default();
+    registry.register(name, help, family.clone());
+    family
+}
+
+fn both<T>(make: impl Fn(&'static str) -> T) -> Directions<T> {
+    Directions { caller: make("caller"), agent: make("agent") }
+}
+
+/// Observes a duration in seconds.
+pub trait ObserveDuration {
+    /// Adds one observation.
+    fn observe_duration(&self, duration: Duration);
+}
+
+impl ObserveDuration for Histogram {
+    fn observe_duration(&self, duration: Duration) {
+        self.observe(duration.as_secs_f64());
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, for machines.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("use text or json".into()),
+        }
+    }
+}
+
+/// Logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    /// The filter cannot be read.
+    #[error("must be a log filter such as info or info,voicebridge=debug")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// Something else in this process has set it up.
+    #[error("logging is set up already")]
+    Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Whether a log filter can be read.
+pub fn check_filter(filter: &str) -> Result<(), LoggingError> {
+    EnvFilter::builder().parse(filter)?;
+    Ok(())
+}
+
+/// Sends log lines to standard error from now on. `filter` is in the syntax of `RUST_LOG`, such as
+/// `info,voicebridge=debug`.
+pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
+    let filter = EnvFilter::builder().parse(filter)?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    }
+    .map_err(LoggingError::Twice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line<'a>(text: &'a str, start: &str) -> &'a str {
+        text.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("no {start} in\n{text}"))
+    }
+
+    #[test]
+    fn counts_are_written_under_prometheus_names() {
+        let metrics = Metrics::new();
+        metrics.calls_started.inc();
+        metrics.calls_live.inc();
+        metrics.call_ended("agent_ended");
+        metrics.call_ended("agent_ended");
+        metrics.frames.caller.inc_by(50);
+        metrics.frames.agent.inc();
+        metrics.frame_dropped(FrameDrop::NotAudio);
+        metrics.tool_called(ToolOutcome::TimedOut);
+        let text = metrics.encode();
+        for expected in [
+            "voicebridge_calls_started_total 1",
+            "voicebridge_calls_live 1",
+            "voicebridge_calls_ended_total{reason=\"agent_ended\"} 2",
+            "voicebridge_frames_total{direction=\"caller\"} 50",
+            "voicebridge_frames_total{direction=\"agent\"} 1",
+            "voicebridge_frames_dropped_total{why=\"not_audio\"} 1",
+            "voicebridge_tool_calls_total{outcome=\"timed_out\"} 1",
+        ] {
+            assert_eq!(line(&text, expected), expected);
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn every_number_is_there_from_the_start() {
+        let text = Metrics::new().encode();
+        for name in [
+            "calls_started_total 0",
+            "calls_live 0",
+            "frames_total{direction=\"caller\"} 0",
+            "frames_total{direction=\"agent\"} 0",
+            "twilio_messages_ignored_total 0",
+            "barge_ins_total 0",
+            "truncations_total 0",
+            "reconnects_total 0",
+            "transcript_turns_saved_total 0",
+            "store_retries_total 0",
+            "added_latency_seconds_count{direction=\"caller\"} 0",
+            "added_latency_seconds_count{direction=\"agent\"} 0",
+            "model_ready_seconds_count 0",
+            "turn_response_seconds_count 0",
+            "transcript_save_seconds_count 0",
+        ] {
+            line(&text, &format!("voicebridge_{name}"));
+        }
+    }
+
+    #[test]
+    fn added_latency_is_told_apart_from_fifty_microseconds_to_half_a_second() {
+        let metrics = Metrics::new();
+        metrics.added_latency.caller.observe_duration(Duration::from_micros(40));
+        metrics.added_latency.caller.observe_duration(Duration::from_millis(400));
+        metrics.added_latency.caller.observe_duration(Duration::from_secs(1));
+        let text = metrics.encode();
+        let bucket = |le: &str| {
+            let prefix =
+                format!("voicebridge_added_latency_seconds_bucket{{le=\"{le}\",direction=\"caller\"}} ");
+            line(&text, &prefix).rsplit(' ').next().unwrap().to_owned()
+        };
+        assert_eq!(bucket("0.00005"), "1");
+        assert_eq!(bucket("0.2"), "1");
+        assert_eq!(bucket("0.5"), "2");
+        assert_eq!(bucket("+Inf"), "3");
+    }
+
+    #[test]
+    fn two_sets_of_metrics_do_not_share_numbers_and_clones_do() {
+        let (one, other) = (Metrics::new(), Metrics::new());
+        one.clone().barge_ins.inc();
+        assert_eq!((one.barge_ins.get(), other.barge_ins.get()), (1, 0));
+    }
+
+    #[test]
+    fn a_log_format_is_text_or_json() {
+        assert_eq!("text".parse(), Ok(LogFormat::Text));
+        assert_eq!("json".parse(), Ok(LogFormat::Json));
+        assert!("xml".parse::<LogFormat>().is_err());
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_read_is_refused() {
+        assert!(matches!(init_logging(LogFormat::Text, "voicebridge=loudest"), Err(LoggingError::Filter(_))));
+    }
+}

@@ -67,7 +67,7 @@ pub struct VoiceSettings {
 }
 
 impl Default for VoiceSettings {
-    /// For speech on a telephone line: between idle noise (around -60) and quiet speakers (around -35), chosen by ear.
+    /// For speech on a telephone line: between idle noise (around -60) and quiet speakers (around -35).
     fn default() -> Self {
         Self { threshold: Decibels(-45.0), attack_ms: 30, hangover_ms: 500 }
     }

@@ -1,1 +1,376 @@
-//! (skeleton)
+//! Live calls: the sockets, clocks and tasks around [`crate::call::Call`].
+
+mod driver;
+pub mod http_tools;
+mod lobby;
+pub mod model_socket;
+pub mod profile;
+mod scribe;
+mod socket;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tracing::{Instrument as _, info, info_span, warn};
+use uuid::Uuid;
+
+use crate::call::Call;
+use crate::ids::{AgentId, CallSid};
+use crate::lifecycle::CallRef;
+use crate::shutdown::Tasks;
+use crate::store::Store;
+use crate::store::agents::{self, Agent};
+use crate::store::leases::{self, ClaimedCall};
+use crate::telemetry::{Metrics, ObserveDuration as _};
+use crate::wire::{openai, twilio};
+
+use driver::{Driver, ModelSide};
+use http_tools::HttpTools;
+use lobby::{Lobby, Opened, Opening};
+use model_socket::{ModelEndpoint, OpenError};
+use profile::Defaults;
+use scribe::Subject;
+use socket::{Received, Socket, limits};
+
+/// tungstenite fills it with zeros before each read: a caller's frame is 350 bytes.
+const READ_BUFFER_BYTES: usize = 4 * 1024;
+/// Messages up to this size can be skipped; a larger one breaks the stream.
+const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
+/// About half a minute of audio that Twilio does not take: it is not listening.
+const MAX_UNSENT_BYTES: usize = 512 * 1024;
+/// Twilio sends `connected` and `start` right after the handshake.
+const START_WITHIN: Duration = Duration::from_secs(5);
+/// A claim in the database must not hold the caller up; with an offer of our own we can do without.
+const CLAIM_WITHIN: Duration = Duration::from_secs(2);
+
+/// Why a stream is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The token was never offered, was used, or was replaced.
+    #[error("this stream was not offered, or has been claimed already")]
+    UnknownToken,
+    /// The server is being stopped.
+    #[error("the server takes no new calls")]
+    Stopping,
+    /// As many calls are live as may be.
+    #[error("the server carries as many calls as it may")]
+    Full,
+    /// The offer cannot be looked up.
+    #[error("the database cannot be reached")]
+    Unavailable,
+}
+
+/// A stream that may be connected.
+pub struct Admission {
+    claimed: Option<ClaimedCall>,
+    prepared: Option<(Arc<Agent>, Opening)>,
+    _place: Place,
+}
+
+/// What all calls of this node share.
+#[derive(Clone)]
+pub struct Bridge(Arc<Shared>);
+
+impl std::fmt::Debug for Bridge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bridge")
+            .field("node", &self.0.node)
+            .field("live_calls", &self.live_calls())
+            .finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    store: Store,
+    metrics: Metrics,
+    tasks: Tasks,
+    endpoint: ModelEndpoint,
+    defaults: Defaults,
+    http: reqwest::Client,
+    lobby: Lobby,
+    node: String,
+    max_calls: usize,
+    places: Arc<AtomicUsize>,
+}
+
+/// One of the calls this node may carry at a time; given back when dropped.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What a bridge is made of.
+pub struct Parts {
+    /// Records.
+    pub store: Store,
+    /// Numbers.
+    pub metrics: Metrics,
+    /// Where calls run.
+    pub tasks: Tasks,
+    /// Where sessions come from.
+    pub endpoint: ModelEndpoint,
+    /// For agents that name nothing of their own.
+    pub defaults: Defaults,
+    /// For the agents' functions. Must not follow redirects: it sends secrets.
+    pub http: reqwest::Client,
+    /// Name of this node in leases.
+    pub node: String,
+    /// Calls at a time.
+    pub max_calls: usize,
+}
+
+impl Bridge {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let Parts { store, metrics, tasks, endpoint, defaults, http, node, max_calls } = parts;
+        let (lobby, places) = (Lobby::default(), Arc::default());
+        Self(Arc::new(Shared {
+            store,
+            metrics,
+            tasks,
+            endpoint,
+            defaults,
+            http,
+            lobby,
+            node,
+            max_calls,
+            places,
+        }))
+    }
+
+    /// Calls that are live, streams that are just connecting included.
+    #[must_use]
+    pub fn live_calls(&self) -> usize {
+        self.0.places.load(Ordering::Acquire)
+    }
+
+    /// True when another call would be let in.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        !self.0.tasks.is_stopping() && self.live_calls() < self.0.max_calls
+    }
+
+    /// Opens the model's session for a call whose stream will come with this token. Returns at once.
+    pub fn prepare(&self, token: &str, call_sid: &CallSid, agent: &Arc<Agent>) {
+        let Some((opened, expiry)) = self.0.lobby.expect(token, Arc::clone(agent)) else {
+            warn!(call.id = %call_sid, "too many calls are being set up; this one opens its session with its stream");
+            return;
+        };
+        let (bridge, agent) = (self.clone(), Arc::clone(agent));
+        let span = info_span!("prepare", call.id = %call_sid);
+        let work = async move {
+            bridge.open(&agent, opened).await;
+            expiry.run(bridge.0.tasks.hang_up()).await;
+        };
+        self.0.tasks.spawn(work.instrument(span));
+    }
+
+    async fn open(&self, agent: &Agent, opened: Opened) {
+        let asked_at = Instant::now();
+        let (model, settings) = profile::settings(agent, &self.0.defaults);
+        let result = self.0.endpoint.open(&model, settings.session).await;
+        if result.is_ok() {
+            self.0.metrics.model_ready_seconds.observe_duration(asked_at.elapsed());
+        }
+        drop(opened.send(result)); // Nobody waits when the call is gone already.
+    }
+
+    /// Decides before the handshake whether a stream may connect. Each token is good for one stream.
+    pub async fn admit(&self, token: Option<&str>) -> Result<Admission, Refusal> {
+        let expected = token.is_some_and(|token| self.0.lobby.expects(token));
+        // A caller who was answered before the stop began is still let in.
+        if self.0.tasks.is_stopping() && !expected {
+            return Err(Refusal::Stopping);
+        }
+        let place = self.take_place().ok_or(Refusal::Full)?;
+        let Some(token) = token else {
+            return Ok(Admission { claimed: None, prepared: None, _place: place });
+        };
+        let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        let claimed = timeout(CLAIM_WITHIN, leases::claim(&self.0.store, &digest, &self.0.node)).await;
+        match claimed {
+            Ok(Ok(Some(claimed))) => {
+                let prepared = self.0.lobby.claim(token);
+                Ok(Admission { claimed: Some(claimed), prepared, _place: place })
+            }
+            Ok(Ok(None)) => Err(Refusal::UnknownToken),
+            Ok(Err(_)) | Err(_) => Err(Refusal::Unavailable),
+        }
+    }
+
+    fn take_place(&self) -> Option<Place> {
+        let taken = self.0.places.fetch_update(Ordering::AcqRel, Ordering::Acquire, |live| {
+            (live < self.0.max_calls).then_some(live + 1)
+        });
+        taken.is_ok().then(|| Place(Arc::clone(&self.0.places)))
+    }
+
+    /// Carries the call of an upgraded connection to its end, in a task of its own.
+    pub fn carry<S>(&self, io: impl Future<Output = Option<S>> + Send + 'static, admission: Admission)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let bridge = self.clone();
+        self.0.tasks.spawn(async move {
+            let Some(io) = io.await else { return };
+            let config = limits(READ_BUFFER_BYTES, MAX_MESSAGE_BYTES, MAX_UNSENT_BYTES);
+            let stream = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
+            bridge.carry_stream(Socket::new(stream), admission).await;
+        });
+    }
+
+    async fn carry_stream<S>(&self, mut socket: Socket<S>, admission: Admission)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Ok(Some(start)) = timeout(START_WITHIN, wait_for_start(&mut socket)).await else {
+            warn!("a media stream connected and did not start");
+            return;
+        };
+        let span = info_span!("call", call.id = %start.call_sid);
+        async {
+            let (agent, opening) = admission.prepared.unzip();
+            match self.identify(&start, admission.claimed, agent).await {
+                Ok((claimed, agent)) => self.carry_call(socket, start, claimed, agent, opening).await,
+                Err(problem) => {
+                    warn!(%problem, "the media stream is turned away");
+                    let _ = timeout(START_WITHIN, socket.close()).await;
+                }
+            }
+        }
+        .instrument(span)
+        .await;
+    }
+
+    /// Which call and which agent a stream belongs to.
+    async fn identify(
+        &self,
+        start: &twilio::Start,
+        claimed: Option<ClaimedCall>,
+        prepared: Option<Arc<Agent>>,
+    ) -> Result<(ClaimedCall, Arc<Agent>), Unidentified> {
+        let store = &self.0.store;
+        if let Some(claimed) = claimed {
+            if claimed.call_sid != start.call_sid {
+                return Err(Unidentified::ForeignToken);
+            }
+            let agent = match prepared {
+                Some(agent) => agent,
+                None => Arc::new(agents::agent(store, claimed.agent).await?.ok_or(Unidentified::NoAgent)?),
+            };
+            return Ok((claimed, agent));
+        }
+        let agent = match start.custom_parameters.get("agent_id") {
+            Some(id) => {
+                let id = Uuid::parse_str(id).map_err(|_| Unidentified::NoAgent)?;
+                agents::agent(store, AgentId(id)).await?
+            }
+            None => agents::default_agent(store).await?,
+        };
+        let agent = agent.filter(|agent| agent.enabled).ok_or(Unidentified::NoAgent)?;
+        let claimed =
+            leases::claim_unoffered(store, &start.call_sid, agent.organization_id, agent.id, &self.0.node)
+                .await?;
+        Ok((claimed.ok_or(Unidentified::Taken)?, Arc::new(agent)))
+    }
+
+    async fn carry_call<S>(
+        &self,
+        twilio: Socket<S>,
+        start: twilio::Start,
+        claimed: ClaimedCall,
+        agent: Arc<Agent>,
+        prepared: Option<Opening>,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let shared = &self.0;
+        let (_, settings) = profile::settings(&agent, &shared.defaults);
+        let opening = prepared.unwrap_or_else(|| self.start_opening(&agent));
+        let subject = Subject {
+            call: CallRef {
+                call_sid: start.call_sid.clone(),
+                organization: claimed.organization,
+                agent: claimed.agent,
+            },
+            token: claimed.fencing_token,
+            stream_sid: start.stream_sid.clone(),
+            node: shared.node.clone(),
+            stream_started: Timestamp::now(),
+        };
+        let (scribe, writer) = scribe::scribe(subject, shared.store.clone(), shared.metrics.clone());
+        shared.tasks.spawn(writer.run());
+        shared.metrics.calls_started.inc();
+        shared.metrics.calls_live.inc();
+        info!(agent = %agent.id, format = %settings.session.format, "media stream started");
+        let driver = Driver {
+            call: Call::new(settings, openai::CAPABILITIES),
+            stream_sid: start.stream_sid,
+            twilio,
+            model: ModelSide::Opening(opening),
+            tools: HttpTools::new(shared.http.clone(), shared.metrics.clone(), start.call_sid, &agent.tools),
+            scribe,
+            metrics: shared.metrics.clone(),
+            hang_up: shared.tasks.hang_up().clone(),
+            started: Instant::now(),
+        };
+        let reason = driver.run().await;
+        shared.metrics.calls_live.dec();
+        shared.metrics.call_ended(reason.as_str());
+        info!(reason = reason.as_str(), "call ended");
+    }
+
+    fn start_opening(&self, agent: &Arc<Agent>) -> Opening {
+        let (opened, opening) = oneshot::channel();
+        let (bridge, agent) = (self.clone(), Arc::clone(agent));
+        self.0.tasks.spawn(async move { bridge.open(&agent, opened).await });
+        opening
+    }
+}
+
+/// Opens and closes a session as an agent without wishes would, to see whether calls could be answered.
+pub async fn probe(endpoint: &ModelEndpoint, defaults: &Defaults) -> Result<(), OpenError> {
+    endpoint.probe(&defaults.model, profile::bare_session(defaults)).await
+}
+
+/// Why a stream belongs to no call we know.
+#[derive(Debug, thiserror::Error)]
+enum Unidentified {
+    #[error("its token was offered to another call")]
+    ForeignToken,
+    #[error("there is no such agent, or it is disabled")]
+    NoAgent,
+    #[error("the call has a stream already, or belongs to another organisation")]
+    Taken,
+    #[error("the database cannot be reached: {0}")]
+    Store(#[from] sqlx::Error),
+}
+
+async fn wait_for_start<S>(socket: &mut Socket<S>) -> Option<twilio::Start>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        match socket.receive().await {
+            Received::Text(text) => {
+                if let Ok(twilio::Inbound::Start(start)) = twilio::decode(&text) {
+                    return Some(*start);
+                }
+            }
+            Received::Binary => {}
+            Received::Closed { .. } => return None,
+        }
+    }
+}

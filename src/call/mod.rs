@@ -1,7 +1,415 @@
 //! A live call as a plain value: it takes what happened, in order, and hands out what must be done, in order.
 //!
-//! It never waits, reads a clock or touches a socket.
+//! It never waits, reads a clock or touches a socket. Drivers call [`Call::handle_input`] with the time, then take
+//! [`Call::poll_output`] until it is empty, then sleep until [`Call::poll_timeout`] or the next input.
 
 pub mod end;
 pub mod settings;
+pub mod setup;
+pub mod tools;
+pub mod timing;
+mod heard_text;
 pub mod transcript;
+mod timers;
+mod caller_audio;
+mod playout;
+mod turns;
+pub mod outbox;
+mod model_side;
+mod ending;
+
+use crate::audio::g711::SILENCE;
+use crate::audio::resample::{Downlink, Uplink};
+use crate::clock::CallTime;
+use crate::ids::ItemId;
+use crate::wire::model::{Capabilities, ModelCommand, ModelEvent, NewItem, Purpose};
+use crate::wire::{payload, twilio};
+
+use caller_audio::{CallerAudio, Taken};
+use end::EndReason;
+use ending::{Leaving, Phase};
+use outbox::{Note, Outbox, Output};
+use playout::{Playout, Step};
+use settings::Settings;
+use timers::{Timer, Timers};
+use timing::Timing;
+use tools::{ToolResult, Tools};
+use transcript::Transcript;
+use turns::Turns;
+
+/// So many unusable frames in a row end the stream: it is not one of ours.
+const MAX_BAD_FRAMES: u32 = 10;
+/// A pause this long after a key ends the caller's entry; `#` ends it at once.
+const KEYPAD_PAUSE: std::time::Duration = std::time::Duration::from_millis(1500);
+/// Longest entry on the keypad.
+const MAX_KEYS: usize = 32;
+/// Silence is handed to the model in pieces of this many bytes, so that no message becomes huge.
+const SILENCE_PIECE: [u8; 8000] = [SILENCE; 8000];
+
+/// What can happen to a call, in the order the driver saw it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input<'a> {
+    /// Twilio said something.
+    Twilio(twilio::Inbound<'a>),
+    /// A message of the stream could not be read.
+    UnreadableMessage,
+    /// A message of the stream was larger than any audio frame.
+    OversizeMessage,
+    /// The media stream broke without a `stop`.
+    StreamClosed,
+    /// The model's session is as asked ([`setup::Setup`]).
+    ModelReady,
+    /// The model said something.
+    Model(ModelEvent<'a>),
+    /// The model's socket closed.
+    ModelClosed,
+    /// A function answered.
+    ToolFinished(ToolResult),
+    /// The call must end, for a reason from outside.
+    HangUp(EndReason),
+    /// The time of [`Call::poll_timeout`] has come.
+    Timeout,
+}
+
+/// One live call.
+#[derive(Debug)]
+pub struct Call {
+    settings: Settings,
+    capabilities: Capabilities,
+    phase: Phase,
+    leaving: Option<Leaving>,
+    /// The model can still be heard.
+    model_open: bool,
+    outbox: Outbox,
+    timers: Timers,
+    caller_audio: CallerAudio,
+    uplink: Uplink,
+    downlink: Downlink,
+    /// The item whose audio is arriving.
+    arriving: Option<ItemId>,
+    playout: Playout,
+    turns: Turns,
+    transcript: Transcript,
+    tools: Tools,
+    timing: Timing,
+    keys: String,
+    keys_due: Option<CallTime>,
+    nudges: u32,
+    /// The caller's turn that is being spoken.
+    open_turn: Option<ItemId>,
+    last_activity: CallTime,
+    last_message: CallTime,
+    bad_frames: u32,
+    caller_heard: bool,
+    connected: bool,
+    event_ids: u32,
+    /// Decoded audio of the message at hand.
+    received: Vec<u8>,
+    converted: Vec<u8>,
+}
+
+impl Call {
+    /// A call whose media stream has just started and whose model is not ready yet.
+    #[must_use]
+    pub fn new(settings: Settings, capabilities: Capabilities) -> Self {
+        let format = settings.session.format;
+        let mut call = Self {
+            capabilities,
+            phase: Phase::Connecting,
+            leaving: None,
+            model_open: false,
+            outbox: Outbox::default(),
+            timers: Timers::default(),
+            caller_audio: CallerAudio::default(),
+            uplink: Uplink::new(format),
+            downlink: Downlink::new(format),
+            arriving: None,
+            playout: Playout::new(settings.playout_lead),
+            turns: Turns::new(),
+            transcript: Transcript::default(),
+            tools: Tools::new(settings.tools.clone()),
+            timing: Timing::default(),
+            keys: String::new(),
+            keys_due: None,
+            nudges: 0,
+            open_turn: None,
+            last_activity: CallTime::ZERO,
+            last_message: CallTime::ZERO,
+            bad_frames: 0,
+            caller_heard: false,
+            connected: false,
+            event_ids: 0,
+            received: Vec::new(),
+            converted: Vec::new(),
+            settings,
+        };
+        call.plan();
+        call
+    }
+
+    /// Takes what happened. Never fails: whatever a peer does is state, and at worst a reason to end.
+    pub fn handle_input(&mut self, now: CallTime, input: Input<'_>) {
+        if self.phase.is_ended() {
+            return;
+        }
+        match input {
+            Input::Twilio(message) => self.on_twilio(now, message),
+            Input::UnreadableMessage => self.outbox.note(Note::MessageIgnored),
+            Input::OversizeMessage => self.on_bad_frame(now),
+            Input::StreamClosed => self.end(now, EndReason::StreamLost),
+            Input::ModelReady => self.on_ready(now),
+            Input::Model(event) => self.on_model(now, event),
+            Input::ModelClosed => self.on_model_closed(now),
+            Input::ToolFinished(result) => self.on_tool_result(now, result),
+            Input::HangUp(reason) => self.end(now, reason),
+            Input::Timeout => {}
+        }
+        while let Some(timer) = self.timers.pop_due(now) {
+            self.on_timer(now, timer);
+        }
+        self.settle(now);
+        self.plan();
+    }
+
+    /// The next thing to do, until there is none. [`Output::Ended`] is the last of a call.
+    pub fn poll_output(&mut self) -> Option<Output<'_>> {
+        self.outbox.poll()
+    }
+
+    /// When to come back with [`Input::Timeout`] if nothing happens before.
+    #[must_use]
+    pub fn poll_timeout(&self) -> CallTime {
+        self.timers.next()
+    }
+
+    /// True when [`Output::Ended`] has been queued.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.phase.is_ended()
+    }
+
+    fn on_twilio(&mut self, now: CallTime, message: twilio::Inbound<'_>) {
+        if self.phase.is_over() {
+            return;
+        }
+        self.last_message = now;
+        match message {
+            twilio::Inbound::Media(media) => self.on_caller_audio(now, &media),
+            twilio::Inbound::Mark { name } => {
+                self.playout.on_mark(now, &name);
+            }
+            twilio::Inbound::Dtmf { digit } => self.on_key(now, digit),
+            twilio::Inbound::Stop => self.end(now, EndReason::CallerHungUp),
+            twilio::Inbound::Connected => {}
+            // A second start would be another stream on the same socket: there is no such thing.
+            twilio::Inbound::Start(_) | twilio::Inbound::Unknown { .. } => {
+                self.outbox.note(Note::MessageIgnored);
+            }
+        }
+    }
+
+    fn on_caller_audio(&mut self, now: CallTime, media: &twilio::Media<'_>) {
+        self.received.clear();
+        if payload::decode_into(media.payload, &mut self.received).is_err() {
+            self.on_bad_frame(now);
+            return;
+        }
+        self.bad_frames = 0;
+        if self.received.is_empty() {
+            return;
+        }
+        self.caller_heard = true;
+        match self.caller_audio.take(now, media.timestamp_ms, &self.received) {
+            Taken::Kept => {}
+            Taken::KeptWithLoss => self.outbox.note(Note::FrameNotKept),
+            Taken::Send { gap_ms } => {
+                if gap_ms > 0 {
+                    self.outbox.note(Note::GapFilled);
+                    self.append_silence(gap_ms);
+                }
+                if self.settings.session.format == crate::audio::AudioFormat::Pcmu {
+                    self.outbox.append_base64(media.payload);
+                } else {
+                    self.converted.clear();
+                    self.uplink.push(&self.received, &mut self.converted);
+                    self.append_converted();
+                }
+            }
+        }
+    }
+
+    fn on_bad_frame(&mut self, now: CallTime) {
+        self.last_message = now;
+        self.bad_frames += 1;
+        self.outbox.note(Note::FrameDropped);
+        if self.bad_frames >= MAX_BAD_FRAMES {
+            self.end(now, EndReason::StreamInvalid);
+        }
+    }
+
+    fn append_silence(&mut self, ms: u64) {
+        let mut bytes = (ms * 8) as usize;
+        while bytes > 0 {
+            let piece = bytes.min(SILENCE_PIECE.len());
+            self.append_ulaw(&SILENCE_PIECE[..piece]);
+            bytes -= piece;
+        }
+    }
+
+    fn append_ulaw(&mut self, ulaw: &[u8]) {
+        self.converted.clear();
+        self.uplink.push(ulaw, &mut self.converted);
+        self.append_converted();
+    }
+
+    fn append_converted(&mut self) {
+        if !self.converted.is_empty() {
+            self.outbox.append_bytes(&self.converted);
+        }
+    }
+
+    fn on_key(&mut self, now: CallTime, digit: char) {
+        self.last_activity = now;
+        self.nudges = 0;
+        if self.keys.len() < MAX_KEYS {
+            self.keys.push(digit);
+        }
+        self.keys_due = Some(now + KEYPAD_PAUSE);
+        if digit == '#' {
+            self.tell_keys(now);
+        }
+    }
+
+    fn tell_keys(&mut self, now: CallTime) {
+        if self.phase != Phase::Talking {
+            return; // The keys are told when the model is ready.
+        }
+        self.keys_due = None;
+        let keys = std::mem::take(&mut self.keys);
+        if keys.is_empty() {
+            return;
+        }
+        let text = format!("(The caller pressed {keys} on the keypad.)");
+        let event_id = self.event_id("keypad");
+        let Ok(id) = ItemId::parse(&event_id) else { return };
+        self.transcript.keypad(now, &id, &text);
+        self.outbox.model(ModelCommand::CreateItem { event_id, item: NewItem::UserText { id, text } });
+        self.turns.want(Purpose::Keypad, None);
+    }
+
+    fn on_timer(&mut self, now: CallTime, timer: Timer) {
+        match timer {
+            Timer::SendAudio | Timer::FinishItem => {} // Done by `settle` after every input.
+            Timer::FillStall => {
+                let ms = self.caller_audio.fill_stall(now);
+                self.outbox.note(Note::GapFilled);
+                self.append_silence(ms);
+            }
+            Timer::ModelReady => self.end(now, EndReason::ModelUnavailable),
+            Timer::Response => {
+                if !self.turns.let_go_of_interrupted() {
+                    self.end(now, EndReason::ModelStalled);
+                }
+            }
+            Timer::MissingAnswer => self.turns.answer_is_missing(),
+            Timer::Retry => self.turns.retry_now(),
+            Timer::Transcript => self.transcript.close_overdue(now),
+            Timer::Keypad => self.tell_keys(now),
+            Timer::Tool => self.on_tools_overdue(now),
+            Timer::DeadAir => self.on_dead_air(now),
+            Timer::MaxDuration => self.end(now, EndReason::MaxDuration),
+            Timer::Farewell => self.leave(now),
+            Timer::StreamSilence => self.end(now, EndReason::StreamLost),
+            Timer::Linger => self.finish(),
+        }
+    }
+
+    fn on_dead_air(&mut self, now: CallTime) {
+        if self.nudges >= self.settings.max_nudges {
+            self.end(now, EndReason::Silence);
+            return;
+        }
+        self.nudges += 1;
+        self.last_activity = now;
+        let ask =
+            "Nobody has spoken for a while. Ask in one short sentence whether the caller is still there.";
+        let instructions = self.with_instructions(ask);
+        self.turns.want(Purpose::Nudge, Some(instructions));
+    }
+
+    /// What follows from the state, whatever brought it about.
+    fn settle(&mut self, now: CallTime) {
+        if self.phase.is_ended() {
+            return;
+        }
+        for heard in self.playout.take_heard(now) {
+            self.transcript.agent_heard(now, &heard.item, heard.heard_ms, heard.evidence);
+        }
+        self.ask_for_response(now);
+        self.send_audio(now);
+        self.leave_when_said(now);
+        for entry in self.transcript.take_changes() {
+            self.outbox.push(Output::Transcript(entry));
+        }
+        self.finish_when_complete();
+    }
+
+    fn send_audio(&mut self, now: CallTime) {
+        while let Some(step) = self.playout.poll(now) {
+            match step {
+                Step::Mark(name) => self.outbox.mark(name),
+                Step::Audio { item, ulaw } => {
+                    self.outbox.media(ulaw);
+                    let turn = self.timing.on_sent(now, item);
+                    let latency = turn.as_ref().and_then(timing::Turn::response_latency);
+                    self.transcript.agent_started(now, item, latency);
+                    if let Some(turn) = turn {
+                        self.outbox.push(Output::Measured(turn));
+                    }
+                    if self.caller_heard && !std::mem::replace(&mut self.connected, true) {
+                        self.outbox.push(Output::Connected);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sets every timer that follows from the state.
+    fn plan(&mut self) {
+        let talking = self.phase == Phase::Talking;
+        let waiting = if talking || self.phase == Phase::Connecting { Some(()) } else { None };
+        let settings = &self.settings;
+        let timers = &mut self.timers;
+        timers.set(Timer::SendAudio, self.playout.next_send().filter(|_| talking));
+        timers.set(Timer::FinishItem, self.playout.finish_at().filter(|_| talking));
+        timers.set(
+            Timer::FillStall,
+            self.caller_audio.stalls_at().filter(|_| talking && self.turns.caller_speaks()),
+        );
+        timers.set(Timer::Response, self.turns.stalled_at(settings.response_within).filter(|_| talking));
+        timers.set(Timer::MissingAnswer, self.turns.answer_due().filter(|_| talking));
+        timers.set(Timer::Retry, self.turns.retry_at().filter(|_| talking));
+        timers.set(Timer::Transcript, self.transcript.text_due().filter(|_| talking));
+        timers.set(Timer::Keypad, self.keys_due.filter(|_| talking));
+        timers.set(Timer::Tool, self.tools.deadline().filter(|_| talking));
+        let quiet = talking && self.turns.is_idle() && self.tools.is_idle();
+        let dead_air = self.last_activity.max(self.playout.quiet_at()) + settings.nudge_after;
+        timers.set(Timer::DeadAir, quiet.then_some(dead_air));
+        let ready_by = CallTime::ZERO + settings.model_ready_within;
+        timers.set(Timer::ModelReady, (self.phase == Phase::Connecting).then_some(ready_by));
+        timers.set(Timer::MaxDuration, waiting.map(|()| CallTime::ZERO + settings.max_duration));
+        timers.set(Timer::StreamSilence, waiting.map(|()| self.last_message + settings.stream_silence));
+        timers.set(Timer::Farewell, self.leaving.as_ref().map(|leaving| leaving.by));
+        timers.set(Timer::Linger, self.phase.linger_until());
+    }
+
+    /// A response's own instructions replace the session's, so they repeat them.
+    fn with_instructions(&self, more: &str) -> String {
+        format!("{}\n\n{more}", self.settings.session.instructions)
+    }
+
+    fn event_id(&mut self, what: &str) -> String {
+        self.event_ids += 1;
+        format!("{what}-{}", self.event_ids)
+    }
+}

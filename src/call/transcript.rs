@@ -1,7 +1,17 @@
 //! What was said, in conversation order, cut to what was heard.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::heard_text;
 use crate::clock::CallTime;
 use crate::ids::{ItemId, ToolCallId};
+use crate::wire::model::ItemKind;
+
+/// Items of one call; what a model adds beyond that is not recorded. An hour of quick turns has fewer than half.
+const MAX_ITEMS: usize = 4096;
+/// Longest text of one item; the rest of it is not recorded. An hour of speech is shorter.
+const MAX_TEXT_BYTES: usize = 64 * 1024;
 
 /// Whose words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,4 +94,409 @@ pub struct Entry {
     pub tool_name: Option<String>,
     /// The function's call, for [`Role::Tool`].
     pub tool_call: Option<ToolCallId>,
+}
+
+/// What became of an item's sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Sound {
+    /// Nothing was said of it yet.
+    #[default]
+    Pending,
+    /// Heard to the end.
+    Heard { ms: u64, evidence: Evidence },
+    /// The caller spoke over it.
+    Cut { heard_ms: u64, received_ms: u64, evidence: Evidence },
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    kind: Option<ItemKind>,
+    previous: Option<ItemId>,
+    announced: u32,
+    text: String,
+    text_final: bool,
+    sound: Sound,
+    at: CallTime,
+    audio_start: Option<CallTime>,
+    audio_end: Option<CallTime>,
+    /// For a caller's turn: when to stop waiting for its text.
+    text_due: Option<CallTime>,
+    latency_ms: Option<u64>,
+    tool: Option<(String, ToolCallId, String)>,
+    written: Option<Entry>,
+}
+
+/// The conversation of one call. Items stand in the order the model keeps them in, whenever their text arrives.
+#[derive(Debug, Default)]
+pub(super) struct Transcript {
+    slots: BTreeMap<ItemId, Slot>,
+    order: Vec<ItemId>,
+    announced: u32,
+    dirty: bool,
+    /// Stands in for the slots of items that are too many.
+    spare: Slot,
+}
+
+impl Transcript {
+    /// An item took its place right after `previous`; first, if there is none. Saying it again changes nothing.
+    pub(super) fn place(
+        &mut self,
+        now: CallTime,
+        item: &ItemId,
+        kind: Option<ItemKind>,
+        previous: Option<ItemId>,
+    ) {
+        let slot = self.slot(now, item);
+        slot.kind = kind.or(slot.kind);
+        if previous.as_ref() != Some(item) && slot.previous != previous {
+            slot.previous = previous;
+            self.reorder();
+        }
+    }
+
+    /// The caller's turn is part of the conversation; unless its text is there or awaited, it is due by `text_due`.
+    pub(super) fn committed(
+        &mut self,
+        now: CallTime,
+        item: &ItemId,
+        previous: Option<ItemId>,
+        text_due: CallTime,
+    ) {
+        self.place(now, item, Some(ItemKind::User), previous);
+        let slot = self.slot(now, item);
+        if !slot.text_final {
+            slot.text_due.get_or_insert(text_due);
+        }
+    }
+
+    /// The caller began to speak; `at` is on the stream's clock.
+    pub(super) fn speech_started(&mut self, now: CallTime, item: &ItemId, at: CallTime) {
+        let slot = self.slot(now, item);
+        slot.kind = Some(ItemKind::User);
+        slot.audio_start = Some(at);
+        slot.at = at;
+    }
+
+    /// The caller fell silent; the text is due by `text_due`.
+    pub(super) fn speech_stopped(&mut self, now: CallTime, item: &ItemId, at: CallTime, text_due: CallTime) {
+        let slot = self.slot(now, item);
+        slot.kind = Some(ItemKind::User);
+        slot.audio_end = Some(at);
+        if !slot.text_final {
+            slot.text_due = Some(text_due);
+        }
+    }
+
+    /// Part of the caller's text; the rest is awaited a while longer.
+    pub(super) fn user_delta(&mut self, now: CallTime, item: &ItemId, text: &str) {
+        let slot = self.slot(now, item);
+        if !slot.text_final {
+            append(&mut slot.text, text);
+        }
+    }
+
+    /// The caller's words; `None` when they could not be written down.
+    pub(super) fn user_text(&mut self, now: CallTime, item: &ItemId, text: Option<&str>) {
+        let slot = self.slot(now, item);
+        slot.kind = Some(ItemKind::User);
+        if slot.text_final && text.is_none() {
+            return;
+        }
+        slot.text.clear();
+        append(&mut slot.text, text.unwrap_or_default());
+        slot.text_final = true;
+        slot.text_due = None;
+        self.dirty = true;
+    }
+
+    /// There was no turn after all: the model had nothing to commit.
+    pub(super) fn forget(&mut self, item: &ItemId) {
+        if self.slots.get(item).is_none_or(|slot| slot.written.is_some()) {
+            return;
+        }
+        let Some(forgotten) = self.slots.remove(item) else { return };
+        for slot in self.slots.values_mut().filter(|slot| slot.previous.as_ref() == Some(item)) {
+            slot.previous.clone_from(&forgotten.previous);
+        }
+        self.order.retain(|other| other != item);
+        self.dirty = true;
+    }
+
+    /// More of the agent's words.
+    pub(super) fn agent_delta(&mut self, now: CallTime, item: &str, text: &str) {
+        let Some(slot) = self.agent_slot(now, item) else { return };
+        if !slot.text_final {
+            append(&mut slot.text, text);
+        }
+    }
+
+    /// All of the agent's words.
+    pub(super) fn agent_text(&mut self, now: CallTime, item: &ItemId, text: &str) {
+        let slot = self.slot(now, item);
+        slot.kind = Some(ItemKind::Assistant);
+        slot.text.clear();
+        append(&mut slot.text, text);
+        slot.text_final = true;
+        self.dirty = true;
+    }
+
+    /// The first sound of an agent's item was sent.
+    pub(super) fn agent_started(&mut self, now: CallTime, item: &str, latency: Option<Duration>) {
+        let Some(slot) = self.agent_slot(now, item) else { return };
+        if slot.audio_start.is_none() {
+            slot.audio_start = Some(now);
+            slot.at = now;
+            slot.latency_ms = latency.map(|latency| latency.as_millis() as u64);
+        }
+    }
+
+    /// The caller heard an agent's item to its end.
+    pub(super) fn agent_heard(&mut self, now: CallTime, item: &ItemId, ms: u64, evidence: Evidence) {
+        self.agent_sound(now, item, Sound::Heard { ms, evidence });
+    }
+
+    /// The caller heard only part of an agent's item.
+    pub(super) fn agent_cut(
+        &mut self,
+        now: CallTime,
+        item: &ItemId,
+        heard_ms: u64,
+        received_ms: u64,
+        evidence: Evidence,
+    ) {
+        self.agent_sound(now, item, Sound::Cut { heard_ms, received_ms, evidence });
+    }
+
+    fn agent_sound(&mut self, now: CallTime, item: &ItemId, sound: Sound) {
+        let slot = self.slot(now, item);
+        slot.kind = Some(ItemKind::Assistant);
+        slot.sound = sound;
+        slot.audio_end = Some(now);
+        self.dirty = true;
+    }
+
+    /// No sound will come any more for the agent's items that have none: their words were not heard. `plays` names
+    /// the items whose sound is on its way to the caller.
+    pub(super) fn agent_unheard(&mut self, plays: impl Fn(&ItemId) -> bool) {
+        for (item, slot) in &mut self.slots {
+            let silent = slot.kind == Some(ItemKind::Assistant) && slot.sound == Sound::Pending;
+            if silent && !slot.text.is_empty() && !plays(item) {
+                slot.sound = Sound::Cut { heard_ms: 0, received_ms: 0, evidence: Evidence::Clock };
+                self.dirty = true;
+            }
+        }
+    }
+
+    /// No more text will come for the agent's items that stand now.
+    pub(super) fn agent_texts_are_final(&mut self) {
+        for slot in self.slots.values_mut().filter(|slot| slot.kind == Some(ItemKind::Assistant)) {
+            slot.text_final = true;
+        }
+        self.dirty = true;
+    }
+
+    /// A function was called and has answered.
+    pub(super) fn tool(
+        &mut self,
+        now: CallTime,
+        item: &ItemId,
+        name: &str,
+        call: &ToolCallId,
+        arguments: &str,
+        output: &str,
+    ) {
+        let slot = self.slot(now, item);
+        slot.kind = Some(ItemKind::FunctionCall);
+        slot.tool = Some((name.to_owned(), call.clone(), arguments.to_owned()));
+        slot.text.clear();
+        append(&mut slot.text, output);
+        slot.text_final = true;
+        self.dirty = true;
+    }
+
+    /// The caller pressed keys; we added the item ourselves, at the end.
+    pub(super) fn keypad(&mut self, now: CallTime, item: &ItemId, text: &str) {
+        let last = self.order.last().cloned();
+        self.place(now, item, Some(ItemKind::User), last);
+        self.user_text(now, item, Some(text));
+    }
+
+    /// When to call [`Self::close_overdue`].
+    pub(super) fn text_due(&self) -> Option<CallTime> {
+        self.slots.values().filter_map(|slot| slot.text_due).min()
+    }
+
+    /// Closes the caller's turns whose text is overdue.
+    pub(super) fn close_overdue(&mut self, now: CallTime) {
+        let overdue = self.slots.values_mut().filter(|slot| slot.text_due.is_some_and(|due| due <= now));
+        for slot in overdue {
+            slot.text_due = None;
+            slot.text_final = true;
+            self.dirty = true;
+        }
+    }
+
+    /// True while the text of a caller's turn is awaited, a turn that is being spoken included.
+    pub(super) fn awaits_text(&self) -> bool {
+        self.slots.values().any(|slot| slot.kind == Some(ItemKind::User) && !slot.text_final)
+    }
+
+    /// Closes everything; whatever was not final is final now.
+    pub(super) fn close(&mut self) {
+        self.agent_unheard(|_| false);
+        for slot in self.slots.values_mut() {
+            slot.text_final = true;
+            slot.text_due = None;
+        }
+        self.dirty = true;
+    }
+
+    /// Entries that are finished and differ from what was handed out before, in conversation order.
+    pub(super) fn take_changes(&mut self) -> Vec<Entry> {
+        if !std::mem::take(&mut self.dirty) {
+            return Vec::new();
+        }
+        let mut changes = Vec::new();
+        for (index, item) in self.order.iter().enumerate() {
+            let Some(slot) = self.slots.get_mut(item) else { continue };
+            let Some(mut entry) = slot.entry(item, index as u32 + 1) else { continue };
+            if let Some(written) = &slot.written {
+                entry.revision = written.revision;
+                if entry == *written {
+                    continue;
+                }
+                entry.revision += 1;
+            }
+            slot.written = Some(entry.clone());
+            changes.push(entry);
+        }
+        changes
+    }
+
+    fn agent_slot(&mut self, now: CallTime, item: &str) -> Option<&mut Slot> {
+        if !self.slots.contains_key(item) {
+            self.slot(now, &ItemId::parse(item).ok()?);
+        }
+        let slot = self.slots.get_mut(item)?; // None: there are too many.
+        slot.kind = Some(ItemKind::Assistant);
+        Some(slot)
+    }
+
+    /// The item's slot; a new one stands at the end until it is placed.
+    fn slot(&mut self, now: CallTime, item: &ItemId) -> &mut Slot {
+        if !self.slots.contains_key(item) {
+            if self.slots.len() == MAX_ITEMS {
+                self.spare = Slot::default();
+                return &mut self.spare;
+            }
+            self.announced += 1;
+            let slot = Slot {
+                announced: self.announced,
+                previous: self.order.last().cloned(),
+                at: now,
+                ..Slot::default()
+            };
+            self.slots.insert(item.clone(), slot);
+            self.order.push(item.clone());
+        }
+        self.slots.get_mut(item).expect("it was just made")
+    }
+
+    /// Rebuilds the order: every item right after the one it names, the latest announced first where several name the
+    /// same; items whose predecessor is not known stand at the end.
+    fn reorder(&mut self) {
+        let mut after: BTreeMap<Option<&ItemId>, Vec<&ItemId>> = BTreeMap::new();
+        let mut by_announcement: Vec<_> = self.slots.iter().collect();
+        by_announcement.sort_by_key(|(_, slot)| slot.announced);
+        for (item, slot) in &by_announcement {
+            after.entry(slot.previous.as_ref()).or_default().push(item);
+        }
+        let mut order = Vec::with_capacity(self.slots.len());
+        let known = |item: &ItemId| self.slots.contains_key(item);
+        let mut roots: Vec<&ItemId> = after.get(&None).cloned().unwrap_or_default();
+        roots.reverse();
+        for (item, slot) in &by_announcement {
+            if slot.previous.as_ref().is_some_and(|previous| !known(previous)) {
+                roots.push(item);
+            }
+        }
+        for root in roots {
+            let mut stack = vec![root];
+            while let Some(item) = stack.pop() {
+                order.push(item.clone());
+                stack.extend(after.get(&Some(item)).into_iter().flatten());
+            }
+        }
+        // Items that name each other in a circle have no place of their own: they keep the order they came in.
+        for (item, _) in by_announcement {
+            if order.len() < self.slots.len() && !order.contains(item) {
+                order.push(item.clone());
+            }
+        }
+        self.dirty |= order != self.order;
+        self.order = order;
+    }
+}
+
+/// Adds to a text what it has room for.
+fn append(text: &mut String, more: &str) {
+    let room = MAX_TEXT_BYTES.saturating_sub(text.len());
+    text.push_str(&more[..more.floor_char_boundary(room)]);
+}
+
+impl Slot {
+    fn entry(&self, item: &ItemId, sequence: u32) -> Option<Entry> {
+        if !self.text_final {
+            return None;
+        }
+        let mut entry = Entry {
+            item: item.clone(),
+            sequence,
+            revision: 1,
+            role: Role::User,
+            content: self.text.trim().to_owned(),
+            generated: None,
+            interrupted: false,
+            transcribed: !self.text.trim().is_empty(),
+            at: self.at,
+            audio_start: self.audio_start,
+            audio_end: self.audio_end,
+            heard_until_ms: None,
+            evidence: None,
+            response_latency_ms: self.latency_ms,
+            tool_name: None,
+            tool_call: None,
+        };
+        match self.kind? {
+            ItemKind::User => {}
+            ItemKind::Assistant => self.describe_agent(&mut entry)?,
+            ItemKind::FunctionCall => {
+                let (name, call, arguments) = self.tool.clone()?;
+                entry.role = Role::Tool;
+                (entry.tool_name, entry.tool_call, entry.generated) =
+                    (Some(name), Some(call), Some(arguments));
+                entry.transcribed = true;
+            }
+            ItemKind::System | ItemKind::FunctionOutput | ItemKind::Other => return None,
+        }
+        Some(entry)
+    }
+
+    fn describe_agent(&self, entry: &mut Entry) -> Option<()> {
+        entry.role = Role::Assistant;
+        match self.sound {
+            // Words without sound were not heard: they are recorded once it is certain that no sound comes.
+            Sound::Pending => return None,
+            Sound::Heard { ms, evidence } => {
+                (entry.heard_until_ms, entry.evidence) = (Some(ms), Some(evidence));
+            }
+            Sound::Cut { heard_ms, received_ms, evidence } => {
+                entry.interrupted = true;
+                heard_text::cut(self.text.trim(), heard_ms, received_ms).clone_into(&mut entry.content);
+                entry.generated = Some(self.text.trim().to_owned());
+                (entry.heard_until_ms, entry.evidence) = (Some(heard_ms), Some(evidence));
+            }
+        }
+        Some(())
+    }
 }

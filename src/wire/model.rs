@@ -160,6 +160,8 @@ pub enum ResponseStatus {
         code: String,
         /// For logs.
         message: String,
+        /// What it asks of us.
+        class: ErrorClass,
     },
 }
 
@@ -187,10 +189,12 @@ pub struct ModelError {
     pub param: Option<String>,
     /// Our event that caused it.
     pub event_id: Option<String>,
+    /// What it asks of us, judged by the code.
+    pub class: ErrorClass,
 }
 
 /// What an error asks of us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ErrorClass {
     /// Expected in races; note it and go on.
     Benign,
@@ -203,6 +207,7 @@ pub enum ErrorClass {
     /// Trying again cannot help: key, money, model, our own mistake of shape.
     Fatal,
     /// Our request was wrong. Fatal for the first `session.update`, otherwise note it and go on.
+    #[default]
     BadRequest,
 }
 

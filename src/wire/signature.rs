@@ -172,3 +172,200 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
         _ => (authority, None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORIGIN: &str = "https://mycompany.com";
+    const PATH: &str = "/myapp.php?foo=1&bar=2";
+    const CALL: &[(&str, &str)] = &[
+        ("CallSid", "CA1234567890ABCDE"),
+        ("Caller", "+14158675309"),
+        ("Digits", "1234"),
+        ("From", "+14158675309"),
+        ("To", "+18005551212"),
+    ];
+    const CALL_SIGNATURE: &str = "RSOYDt4T1cUTdK1PDd93/VVr8B8=";
+    const BODY: &str = r#"{"property": "value", "boolean": true}"#;
+    const BODY_HASH: &str = "0a1ff7634d9ab3b95db5c9a2dfe9416e41502b283a80c7cf19632632f96e6620";
+    const EMPTY_HASH: &str = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+
+    // Published with Twilio's helper libraries and documentation; numbers as in the Twilio dossier, 4.6.
+    #[test]
+    fn the_published_signatures_of_forms_are_accepted() {
+        let with = |more: &[(&'static str, &'static str)]| [CALL, more].concat();
+        let participant = with(&[("ReasonConferenceEnded", "test"), ("Reason", "Participant")]);
+        let mut docs = CALL.to_vec();
+        docs[1].1 = "+14158675310";
+        docs[3].1 = "+14158675310";
+        let digits = &[
+            ("Sid", "CA123"),
+            ("SidAccount", "AC123"),
+            ("Digits", "5678"),
+            ("Digits", "1234"),
+            ("Digits", "1234"),
+        ];
+        let address =
+            &[("MessagingBinding.Address", "+1325xxxxxxx"), ("MessagingBinding.Address", "+1415xxxxxxx")];
+        let reversed = &[address[1], address[0]];
+        for (number, origin, params, signature) in [
+            (1, ORIGIN, CALL, CALL_SIGNATURE),
+            (2, "https://mycompany.com:1234", CALL, CALL_SIGNATURE),
+            (3, ORIGIN, CALL, "kvajT1Ptam85bY51eRf/AJRuM3w="),
+            (4, "http://mycompany.com:1234", CALL, "Zmvh+3yNM1Phv2jhDCwEM3q5ebU="),
+            (5, "http://mycompany.com", CALL, "0ZXoZLH/DfblKGATFgpif+LLRf4="),
+            (6, ORIGIN, digits, "IK+Dwps556ElfBT0I3Rgjkr1wJU="),
+            (7, ORIGIN, address, "83O6e2vORAoJHUNzJjDWN1jz+BA="),
+            (7, ORIGIN, reversed, "83O6e2vORAoJHUNzJjDWN1jz+BA="),
+            (11, "https://user:pass@mycompany.com", CALL, "CukzLTc1tT5dXEDIHm/tKBanW10="),
+            (12, "https://user:pass@mycompany.com", CALL, "ZQFR1PTIZXF2MXB8ZnKCvnnA+rI="),
+            (13, "https://user@mycompany.com", CALL, "2YRLlVAflCqxaNicjMpJcSTgzSs="),
+            (13, "https://user@mycompany.com", CALL, "aZfj4hyX1MLZhSS6QIL18Vn2/RA="),
+            (15, ORIGIN, &participant, "vOEb5UThFn24KEfnOFLQY2AE5FY="),
+            (16, "http://mycompany.com", &participant, "n2xBNyzSW7rfYStDtOFiFMv7qNo="),
+            (17, ORIGIN, &[("property", "value"), ("boolean", "true")], "NBdBDr/T/lgjI+tlgpXjKZQZs/k="),
+            (18, "https://example.com", &docs, "L/OH5YylLD5NRKLltdqwSvS0BnU="),
+        ] {
+            assert_eq!(
+                validator(origin).check_form(PATH, params, Some(signature)),
+                Ok(()),
+                "vector {number}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_published_signature_over_an_escaped_apostrophe_is_accepted() {
+        let path = format!("{PATH}&Body=It's+amazing");
+        let signature = "TfZzewPq8wqrGlMfyAud8+/IvJ0=";
+        assert_eq!(validator(ORIGIN).check_form(&path, CALL, Some(signature)), Ok(()));
+    }
+
+    #[test]
+    fn the_published_signatures_of_json_are_accepted() {
+        for (path, body, signature) in [
+            (format!("{PATH}&bodySHA256={BODY_HASH}"), BODY, "a9nBmqA0ju/hNViExpshrM61xv4="),
+            (format!("/myapp.php?bodySHA256={BODY_HASH}"), BODY, "y77kIzt2vzLz71DgmJGsen2scGs="),
+            (format!("{PATH}&bodySHA256={EMPTY_HASH}"), "{}", "Ldidvp12m26NI7eqEvxnEpkd9Hc="),
+        ] {
+            assert_eq!(
+                validator(ORIGIN).check_json(&path, body.as_bytes(), Some(signature)),
+                Ok(()),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn json_needs_the_signed_hash_of_its_body() {
+        let path = format!("{PATH}&bodySHA256={BODY_HASH}");
+        let signature = Some("a9nBmqA0ju/hNViExpshrM61xv4=");
+        let validator = validator(ORIGIN);
+        assert_eq!(validator.check_json(&path, b"{}", signature), Err(Rejected::Body));
+        let unhashed = sign_plain(&format!("{ORIGIN}{PATH}"));
+        assert_eq!(validator.check_json(PATH, BODY.as_bytes(), Some(&unhashed)), Err(Rejected::Body));
+        assert_eq!(
+            validator.check_json(PATH, BODY.as_bytes(), Some(CALL_SIGNATURE)),
+            Err(Rejected::Mismatch)
+        );
+    }
+
+    #[test]
+    fn another_url_content_token_or_nothing_is_rejected() {
+        let check = |path: &str, params: &[(&str, &str)], signature| {
+            validator(ORIGIN).check_form(path, params, signature)
+        };
+        let signature = Some(CALL_SIGNATURE);
+        assert_eq!(check(PATH, CALL, None), Err(Rejected::Unsigned));
+        assert_eq!(check(PATH, CALL, Some("")), Err(Rejected::Mismatch));
+        assert_eq!(
+            check(&format!("{PATH}&somethingUnexpected=true"), CALL, signature),
+            Err(Rejected::Mismatch)
+        );
+        assert_eq!(check(PATH, &CALL[1..], signature), Err(Rejected::Mismatch));
+        // Names are ordered byte by byte; this is what another order would give.
+        let participant = [CALL, &[("Reason", "Participant"), ("ReasonConferenceEnded", "test")]].concat();
+        assert_eq!(check(PATH, &participant, Some("95+Bu0JVPi0r/SsESZCVf0dWAjw=")), Err(Rejected::Mismatch));
+        // Over plain HTTP the port belongs to the URL.
+        let http = validator("http://mycompany.com:1234").check_form(
+            PATH,
+            CALL,
+            Some("0ZXoZLH/DfblKGATFgpif+LLRf4="),
+        );
+        assert_eq!(http, Err(Rejected::Mismatch));
+        let other = Validator::new(vec!["54321".into()], ORIGIN);
+        assert_eq!(other.check_form(PATH, CALL, signature), Err(Rejected::Mismatch));
+        assert_eq!(Validator::new(vec![], ORIGIN).check_form(PATH, CALL, signature), Err(Rejected::Mismatch));
+    }
+
+    #[test]
+    fn any_of_several_tokens_may_have_signed() {
+        let validator = Validator::new(vec!["54321".into(), "12345".into()], "https://mycompany.com/");
+        assert_eq!(validator.check_form(PATH, CALL, Some(CALL_SIGNATURE)), Ok(()));
+    }
+
+    #[test]
+    fn a_stream_is_signed_under_its_wss_address_with_or_without_slash_and_port() {
+        let check = |origin: &str, path: &str, signed: &str| {
+            validator(origin).check_websocket(path, Some(&sign_plain(signed))).is_ok()
+        };
+        for signed in [
+            "wss://example.com/media",
+            "wss://example.com/media/",
+            "wss://example.com:443/media",
+            "wss://example.com:443/media/",
+        ] {
+            assert!(check("https://example.com", "/media", signed), "{signed}");
+            assert!(check("https://example.com", "/media/", signed), "{signed}");
+        }
+        assert!(check("https://example.com:8443", "/media", "wss://example.com:8443/media"));
+        assert!(check("https://example.com:8443", "/media", "wss://example.com/media"));
+        assert!(check("http://127.0.0.1:8080", "/media", "ws://127.0.0.1:8080/media"));
+        assert!(check("http://[::1]:8080", "/media", "ws://[::1]:8080/media"));
+        assert!(!check("https://example.com", "/media", "https://example.com/media"));
+        assert!(!check("https://example.com", "/media", "wss://example.com/other"));
+        assert!(!check("https://example.com", "/media", "wss://example.com:80/media"));
+        assert_eq!(validator("https://example.com").check_websocket("/media", None), Err(Rejected::Unsigned));
+    }
+
+    // Ours, not published: they only say that nothing has changed.
+    #[test]
+    fn signatures_stay_what_they_were() {
+        for (url, signature) in [
+            ("wss://example.com/media", "7PR3qMkpDyEJtMrVOY/LDyNq8J8="),
+            ("wss://example.com/media/", "T+WBXwUXC0/CyoZ1DA+p9ilZORs="),
+            ("wss://example.com:443/media", "zyyJQiPZXIGCLy3HYdHEfry0yDg="),
+            ("wss://example.com:8443/media", "zIjoqZ3nlEc7ZXcQZKHvFkTIEFQ="),
+            ("https://example.com/media", "6HZQ7Cq/dSYDCAiy3qRA6PZfACI="),
+            (
+                "https://example.com/voice/incoming?CallSid=CA1234567890ABCDE&From=%2B14158675309",
+                "nRdIZZOFrX/eDEt78bwh5O/0nAM=",
+            ),
+        ] {
+            assert_eq!(sign_plain(url), signature, "{url}");
+        }
+        let url = "https://example.com/voice/incoming";
+        assert_eq!(sign("12345", url, CALL), "6dFUXAvCSaf5Jcnnkr13miwQvLg=");
+        let odd = [("CallSid", "CA1"), ("Digits", ""), ("From", "+1 415")];
+        assert_eq!(sign("12345", url, &odd), "E3snAPw7wln7cpzKgNt2W7MalbA=");
+        let get = "/voice/incoming?CallSid=CA1234567890ABCDE&From=%2B14158675309";
+        assert_eq!(
+            validator("https://example.com").check_get(get, Some("nRdIZZOFrX/eDEt78bwh5O/0nAM=")),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn tokens_are_not_printed() {
+        assert!(!format!("{:?}", validator(ORIGIN)).contains("12345"));
+    }
+
+    fn validator(public_url: &str) -> Validator {
+        Validator::new(vec!["12345".into()], public_url)
+    }
+
+    fn sign_plain(url: &str) -> String {
+        sign::<&str, &str>("12345", url, &[])
+    }
+}

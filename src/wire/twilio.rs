@@ -85,14 +85,14 @@ pub enum DecodeError {
     Json(#[from] serde_json::Error),
     /// The event cannot do without this member.
     #[error("message without {0}")]
-    Missing(&'static str),
+    MissingMember(&'static str),
     /// An id we could not send back or store.
     #[error(transparent)]
     InvalidId(#[from] InvalidId),
     /// Audio is spelled with escapes. [`super::json::unescaped`] helps.
     #[error("audio is spelled with escapes")]
     Escaped,
-    /// Audio that the caller does not hear or speak through us: a bidirectional stream has one track.
+    /// Audio of another track than the caller's, which a bidirectional stream does not have.
     #[error("media of a track other than inbound")]
     ForeignTrack,
     /// Media Streams have one format.
@@ -108,16 +108,16 @@ pub enum DecodeError {
 /// Allocates nothing for media.
 pub fn decode(text: &str) -> Result<Inbound<'_>, DecodeError> {
     let message: Message<'_> = serde_json::from_str(text)?;
-    let event = message.event.0.ok_or(DecodeError::Missing("event"))?;
+    let event = message.event.0.ok_or(DecodeError::MissingMember("event"))?;
     match &*event {
-        "media" => message.media.ok_or(DecodeError::Missing("media"))?.read(),
+        "media" => message.media.ok_or(DecodeError::MissingMember("media"))?.read(),
         "mark" => {
             let name = message.mark.and_then(|mark| mark.name.0);
-            Ok(Inbound::Mark { name: name.ok_or(DecodeError::Missing("mark.name"))? })
+            Ok(Inbound::Mark { name: name.ok_or(DecodeError::MissingMember("mark.name"))? })
         }
         "connected" => Ok(Inbound::Connected),
-        "start" => message.start.ok_or(DecodeError::Missing("start"))?.read(message.stream_sid),
-        "dtmf" => message.dtmf.ok_or(DecodeError::Missing("dtmf"))?.read(),
+        "start" => message.start.ok_or(DecodeError::MissingMember("start"))?.read(message.stream_sid),
+        "dtmf" => message.dtmf.ok_or(DecodeError::MissingMember("dtmf"))?.read(),
         "stop" => Ok(Inbound::Stop),
         _ => Ok(Inbound::Unknown { event }),
     }
@@ -182,9 +182,9 @@ impl<'a> MediaMember<'a> {
         if self.track.0.is_some_and(|track| track != "inbound" && track != "inbound_track") {
             return Err(DecodeError::ForeignTrack);
         }
-        match self.payload.0.ok_or(DecodeError::Missing("media.payload"))? {
+        match self.payload.0.ok_or(DecodeError::MissingMember("media.payload"))? {
             Cow::Borrowed(payload) => Ok(Inbound::Media(Media {
-                timestamp_ms: self.timestamp.0.ok_or(DecodeError::Missing("media.timestamp"))?,
+                timestamp_ms: self.timestamp.0.ok_or(DecodeError::MissingMember("media.timestamp"))?,
                 payload,
             })),
             Cow::Owned(_) => Err(DecodeError::Escaped),
@@ -246,8 +246,10 @@ impl StartMember<'_> {
             }
         }
         Ok(Inbound::Start(Box::new(Start {
-            stream_sid: StreamSid::parse(&stream_sid.ok_or(DecodeError::Missing("streamSid"))?)?,
-            call_sid: CallSid::parse(&self.call_sid.filled().ok_or(DecodeError::Missing("start.callSid"))?)?,
+            stream_sid: StreamSid::parse(&stream_sid.ok_or(DecodeError::MissingMember("streamSid"))?)?,
+            call_sid: CallSid::parse(
+                &self.call_sid.filled().ok_or(DecodeError::MissingMember("start.callSid"))?,
+            )?,
             account_sid: self.account_sid.0.unwrap_or_default().into_owned(),
             custom_parameters,
         })))
@@ -262,7 +264,7 @@ struct DtmfMember<'a> {
 
 impl DtmfMember<'_> {
     fn read<'a>(self) -> Result<Inbound<'a>, DecodeError> {
-        let text = self.digit.0.ok_or(DecodeError::Missing("dtmf.digit"))?;
+        let text = self.digit.0.ok_or(DecodeError::MissingMember("dtmf.digit"))?;
         match text.as_bytes() {
             [key @ (b'0'..=b'9' | b'*' | b'#' | b'A'..=b'D' | b'a'..=b'd')] => {
                 Ok(Inbound::Dtmf { digit: key.to_ascii_uppercase().into() })
@@ -366,7 +368,7 @@ mod tests {
             ("", "message is not the JSON we expect"),
             ("[]", "message is not the JSON we expect"),
             ("{\"event\":\"media\"", "message is not the JSON we expect"),
-            (r#"{"event":"media","media":[1]}"#, "message is not the JSON we expect"),
+            (r#"{"event":"media","media":5}"#, "message is not the JSON we expect"),
             ("{}", "message without event"),
             (r#"{"event":5}"#, "message without event"),
             (r#"{"event":"media"}"#, "message without media"),

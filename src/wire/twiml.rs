@@ -175,3 +175,75 @@ fn clean(text: &str) -> Cow<'_, str> {
     let allowed = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{FFFD}' | '\u{10000}'..);
     if text.chars().all(allowed) { text.into() } else { text.chars().filter(|&c| allowed(c)).collect() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_connected_to_a_stream_and_goes_on_after_it() {
+        let connect = ConnectStream {
+            action: "https://bridge.example/twiml/stream-ended",
+            url: "wss://bridge.example/media-stream/token",
+            parameters: &[("agent_id", "7"), ("note", "a<b & \"c\"")],
+            fallback: "https://bridge.example/twiml/stream-ended?a=1&b=2",
+        };
+        insta::assert_snapshot!(connect.document().unwrap(), @r#"<?xml version="1.0" encoding="UTF-8"?><Response><Connect action="https://bridge.example/twiml/stream-ended"><Stream url="wss://bridge.example/media-stream/token"><Parameter name="agent_id" value="7"/><Parameter name="note" value="a&lt;b &amp; &quot;c&quot;"/></Stream></Connect><Redirect>https://bridge.example/twiml/stream-ended?a=1&amp;b=2</Redirect></Response>"#);
+        let bare = ConnectStream { parameters: &[], ..connect };
+        assert!(
+            bare.document()
+                .unwrap()
+                .contains(r#"<Stream url="wss://bridge.example/media-stream/token"/></Connect>"#)
+        );
+    }
+
+    #[test]
+    fn a_parameter_of_500_characters_is_refused() {
+        let document = |value: &str| {
+            ConnectStream { action: "a", url: "u", parameters: &[("name", value)], fallback: "f" }.document()
+        };
+        assert!(document(&"ü".repeat(495)).is_ok());
+        let error = document(&"ü".repeat(496)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "stream parameter \"name\": name and value have 500 characters, which must be below 500"
+        );
+    }
+
+    #[test]
+    fn a_person_is_dialed_after_a_sentence() {
+        let number = PhoneNumber::parse("+14155550123").unwrap();
+        let dial = Dial {
+            number: &number,
+            timeout: Duration::from_secs(20),
+            action: "https://bridge.example/twiml/dial-ended",
+            say: Some("One moment, I'll connect you."),
+            caller_id: Some(&number),
+        };
+        insta::assert_snapshot!(dial.document(), @r#"<?xml version="1.0" encoding="UTF-8"?><Response><Say>One moment, I&apos;ll connect you.</Say><Dial action="https://bridge.example/twiml/dial-ended" timeout="20" answerOnBridge="true" callerId="+14155550123"><Number>+14155550123</Number></Dial></Response>"#);
+        let short = Dial { timeout: Duration::from_secs(1), say: None, caller_id: None, ..dial }.document();
+        assert!(short.contains(r#"<Response><Dial action="https://bridge.example/twiml/dial-ended" timeout="5" answerOnBridge="true"><Number>"#));
+    }
+
+    #[test]
+    fn the_small_documents_are_what_they_say() {
+        let content = |document: String| {
+            let rest = document.strip_prefix(r#"<?xml version="1.0" encoding="UTF-8"?><Response>"#).unwrap();
+            rest.strip_suffix("</Response>").unwrap().to_owned()
+        };
+        assert_eq!(content(say_and_hang_up("We are closed.")), "<Say>We are closed.</Say><Hangup/>");
+        assert_eq!(content(hang_up()), "<Hangup/>");
+        assert_eq!(content(reject(RejectReason::Busy)), r#"<Reject reason="busy"/>"#);
+        assert_eq!(content(reject(RejectReason::Rejected)), r#"<Reject reason="rejected"/>"#);
+        assert_eq!(content(empty()), "");
+    }
+
+    #[test]
+    fn text_cannot_break_out_of_its_element_and_forbidden_characters_are_dropped() {
+        let document = say_and_hang_up("</Say><Dial>1</Dial>\0\u{8}\u{1F}\u{FFFE}ok 🦀\n&");
+        assert!(
+            document.contains("<Say>&lt;/Say&gt;&lt;Dial&gt;1&lt;/Dial&gt;ok 🦀\n&amp;</Say>"),
+            "{document}"
+        );
+    }
+}

@@ -130,7 +130,7 @@ pub async fn run_many(count: usize, stagger: Duration, options: &CallerOptions) 
 
 impl CallerOptions {
     /// The same for call `number` of many.
-    fn numbered(&self, number: u64) -> Self {
+    pub fn numbered(&self, number: u64) -> Self {
         let seed = self.seed.wrapping_add(number);
         let scenario = match self.random_ms {
             Some(length_ms) => Scenario::random(seed, length_ms),

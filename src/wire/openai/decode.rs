@@ -6,9 +6,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::errors::classify;
 use crate::ids::{InvalidId, ItemId, ResponseId, ToolCallId};
 use crate::wire::json::{Count, Text};
-use crate::wire::model::{AudioFormat, ItemKind, ModelError, ModelEvent, ResponseStatus, SessionEcho, Usage};
+use crate::wire::model::{
+    AudioFormat, ErrorClass, ItemKind, ModelError, ModelEvent, ResponseStatus, SessionEcho, Usage,
+};
 
 /// A server event we could not read.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +21,7 @@ pub enum DecodeError {
     Json(#[from] serde_json::Error),
     /// The event cannot do without this member.
     #[error("event without {0}")]
-    Missing(&'static str),
+    MissingMember(&'static str),
     /// An id we could not send back or store.
     #[error(transparent)]
     InvalidId(#[from] InvalidId),
@@ -33,7 +36,7 @@ pub enum DecodeError {
 /// not know are [`ModelEvent::Ignored`]. Allocates nothing for audio.
 pub fn decode(text: &str) -> Result<ModelEvent<'_>, DecodeError> {
     let event: Event<'_> = serde_json::from_str(text)?;
-    let kind = event.kind.0.clone().ok_or(DecodeError::Missing("type"))?;
+    let kind = event.kind.0.clone().ok_or(DecodeError::MissingMember("type"))?;
     Ok(match &*kind {
         "response.output_audio.delta" => ModelEvent::Audio {
             response: borrowed(event.response_id, "response_id")?,
@@ -127,11 +130,13 @@ struct Event<'a> {
 
 impl Event<'_> {
     fn item(&self) -> Result<ItemId, DecodeError> {
-        Ok(ItemId::parse(self.item_id.0.as_deref().ok_or(DecodeError::Missing("item_id"))?)?)
+        Ok(ItemId::parse(self.item_id.0.as_deref().ok_or(DecodeError::MissingMember("item_id"))?)?)
     }
 
     fn response_id(&self) -> Result<ResponseId, DecodeError> {
-        Ok(ResponseId::parse(self.response_id.0.as_deref().ok_or(DecodeError::Missing("response_id"))?)?)
+        Ok(ResponseId::parse(
+            self.response_id.0.as_deref().ok_or(DecodeError::MissingMember("response_id"))?,
+        )?)
     }
 
     fn previous(&self) -> Result<Option<ItemId>, DecodeError> {
@@ -141,7 +146,7 @@ impl Event<'_> {
 }
 
 fn borrowed<'a>(member: Text<'a>, name: &'static str) -> Result<&'a str, DecodeError> {
-    match member.0.ok_or(DecodeError::Missing(name))? {
+    match member.0.ok_or(DecodeError::MissingMember(name))? {
         Cow::Borrowed(text) => Ok(text),
         Cow::Owned(_) => Err(DecodeError::Escaped),
     }
@@ -154,7 +159,7 @@ fn part(raw: Option<&RawValue>) -> Value {
 }
 
 fn id<'a>(object: &'a Value, name: &'static str) -> Result<&'a str, DecodeError> {
-    object["id"].as_str().ok_or(DecodeError::Missing(name))
+    object["id"].as_str().ok_or(DecodeError::MissingMember(name))
 }
 
 fn word(value: &Value) -> String {
@@ -190,8 +195,8 @@ fn tool_call<'a>(event: &Event<'_>, kind: Cow<'a, str>) -> Result<ModelEvent<'a>
     Ok(ModelEvent::ToolCall {
         response: event.response_id()?,
         item: ItemId::parse(id(&item, "item.id")?)?,
-        call: ToolCallId::parse(item["call_id"].as_str().ok_or(DecodeError::Missing("item.call_id"))?)?,
-        name: item["name"].as_str().ok_or(DecodeError::Missing("item.name"))?.to_owned(),
+        call: ToolCallId::parse(item["call_id"].as_str().ok_or(DecodeError::MissingMember("item.call_id"))?)?,
+        name: item["name"].as_str().ok_or(DecodeError::MissingMember("item.name"))?.to_owned(),
         arguments: word(&item["arguments"]),
     })
 }
@@ -204,8 +209,10 @@ fn response_done<'a>(response: &Value) -> Result<ModelEvent<'a>, DecodeError> {
         Some("incomplete") => ResponseStatus::Incomplete { reason: word(&details["reason"]) },
         Some(other) => {
             let error = read_error(&details["error"]);
+            let class = error.class;
             let code = [error.code, error.kind].into_iter().find(|word| !word.is_empty());
-            ResponseStatus::Failed { code: code.unwrap_or_else(|| other.to_owned()), message: error.message }
+            let code = code.unwrap_or_else(|| other.to_owned());
+            ResponseStatus::Failed { code, message: error.message, class }
         }
     };
     let usage = response["usage"].as_object().map(|_| &response["usage"]).map(|usage| Usage {
@@ -246,11 +253,14 @@ fn read_format(format: &Value) -> Option<AudioFormat> {
 
 fn read_error(error: &Value) -> ModelError {
     let some = |member: &str| error[member].as_str().map(str::to_owned);
-    ModelError {
+    let mut read = ModelError {
         kind: word(&error["type"]),
         code: word(&error["code"]),
         message: some("message").unwrap_or_else(|| word(error)),
         param: some("param"),
         event_id: some("event_id"),
-    }
+        class: ErrorClass::default(),
+    };
+    read.class = classify(&read);
+    read
 }

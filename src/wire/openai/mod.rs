@@ -3,8 +3,12 @@
 //! Every model name, voice and transcription model is the user's text: they come and go.
 
 mod decode;
+#[cfg(test)]
+mod decode_tests;
 mod encode;
 mod errors;
+
+use std::fmt::Write as _;
 
 use super::model::Capabilities;
 
@@ -26,7 +30,7 @@ pub fn url(base: &str, model: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             url.push(byte.into());
         } else {
-            url.push_str(&format!("%{byte:02X}"));
+            write!(url, "%{byte:02X}").expect("writing to a string cannot fail");
         }
     }
     url

@@ -1,0 +1,106 @@
+//! Axum's extractors and answers with our envelope.
+
+use axum::extract::{FromRequest, FromRequestParts};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::api::error::ApiError;
+
+/// A JSON body.
+#[derive(FromRequest)]
+#[from_request(via(axum::Json), rejection(ApiError))]
+pub struct Json<T>(pub T);
+
+/// Parameters in the path.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(ApiError))]
+pub struct Path<T>(pub T);
+
+/// Parameters in the query.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(ApiError))]
+pub struct Query<T>(pub T);
+
+/// Envelope of an answer.
+#[derive(Serialize, ToSchema)]
+pub struct Success<T> {
+    /// Always true.
+    #[schema(example = true)]
+    pub success: bool,
+    /// What was asked for.
+    pub data: T,
+}
+
+/// Envelope of a part of a list.
+#[derive(Serialize, ToSchema)]
+pub struct Listing<T> {
+    /// Always true.
+    #[schema(example = true)]
+    pub success: bool,
+    /// This part of the list.
+    pub data: Vec<T>,
+    /// Where in the list it is.
+    pub pagination: Pagination,
+}
+
+/// Where in a list one is.
+#[derive(Serialize, ToSchema)]
+pub struct Pagination {
+    /// Most entries in one answer.
+    pub limit: u32,
+    /// Entries left out before.
+    pub offset: u64,
+    /// Entries in the whole list.
+    pub total: u64,
+}
+
+/// Which part of a list is wanted.
+#[derive(Debug, Clone, Copy, serde::Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct PageQuery {
+    /// Most entries, 1 to 200.
+    #[serde(default = "default_limit")]
+    #[param(default = 50, minimum = 1, maximum = 200)]
+    pub limit: u32,
+    /// Entries to leave out first.
+    #[serde(default)]
+    #[param(default = 0)]
+    pub offset: u64,
+}
+
+const MOST: u32 = 200;
+
+const fn default_limit() -> u32 {
+    50
+}
+
+impl PageQuery {
+    /// Refuses limits outside the range.
+    pub fn checked(self) -> Result<Self, ApiError> {
+        if (1..=MOST).contains(&self.limit) {
+            Ok(self)
+        } else {
+            Err(ApiError::bad_request("invalid_query", format!("limit must be 1 to {MOST}")))
+        }
+    }
+}
+
+impl<T: Serialize> IntoResponse for Success<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self).into_response()
+    }
+}
+
+impl<T: Serialize> IntoResponse for Listing<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self).into_response()
+    }
+}
+
+impl<T> Success<T> {
+    /// An answer.
+    pub const fn new(data: T) -> Self {
+        Self { success: true, data }
+    }
+}

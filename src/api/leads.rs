@@ -1,0 +1,267 @@
+//! People we talk to.
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::api::Api;
+use crate::api::error::{ApiError, Failure, Failures};
+use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
+use crate::ids::{CallSid, PhoneNumber};
+use crate::store::leads::{self, Lead, LeadPatch, NewLead};
+
+// Longest texts, in characters. Names and addresses beyond these are mistakes, notes are for people to read.
+const NAME: usize = 200;
+const EMAIL: usize = 254;
+const STATUS: usize = 50;
+const NOTES: usize = 20_000;
+
+/// Routes of leads.
+pub fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list_leads, create_lead))
+        .routes(routes!(lead, update_lead))
+        .routes(routes!(link_call, unlink_call))
+}
+
+/// A person to add.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateLead {
+    /// Name.
+    #[serde(default)]
+    pub name: String,
+    /// Telephone with `+` and country code.
+    #[schema(example = "+14155550123")]
+    pub phone: String,
+    /// E-mail address.
+    #[serde(default)]
+    pub email: Option<String>,
+    /// Where you stand with this person; `new` when absent.
+    #[serde(default)]
+    pub lead_status: Option<String>,
+    /// Free text.
+    #[serde(default)]
+    pub notes: String,
+    /// How promising.
+    #[serde(default)]
+    pub score: Option<i32>,
+}
+
+/// What to change. A member that is absent stays; `null` empties it where it may be empty.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+#[derive(Default)]
+pub struct UpdateLead {
+    /// Name.
+    pub name: Option<String>,
+    /// Telephone with `+` and country code.
+    pub phone: Option<String>,
+    /// E-mail address.
+    #[serde(deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    pub email: Option<Option<String>>,
+    /// Where you stand with this person.
+    pub lead_status: Option<String>,
+    /// When you last spoke.
+    #[serde(deserialize_with = "present")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_contacted_at: Option<Option<Timestamp>>,
+    /// Free text.
+    pub notes: Option<String>,
+    /// How promising.
+    #[serde(deserialize_with = "present")]
+    #[schema(value_type = Option<i32>)]
+    pub score: Option<Option<i32>>,
+}
+
+/// The call to link.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LinkCall {
+    /// The carrier's id of the call.
+    #[schema(example = "CA00000000000000000000000000000001")]
+    pub call_sid: String,
+}
+
+/// Leads, newest first.
+#[utoipa::path(
+    get, path = "/api/leads", tag = "leads", params(PageQuery),
+    responses((status = 200, description = "Part of the list", body = Listing<Lead>), Failures),
+    security(("bearer" = []), ("api_key" = [])),
+)]
+async fn list_leads(
+    State(api): State<Api>,
+    Query(page): Query<PageQuery>,
+) -> Result<Listing<Lead>, ApiError> {
+    let PageQuery { limit, offset } = page.checked()?;
+    let (data, total) = leads::list(&api.store, api.organization().await?, limit, offset).await?;
+    Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
+}
+
+/// Adds a lead.
+#[utoipa::path(
+    post, path = "/api/leads", tag = "leads", request_body = CreateLead,
+    responses((status = 201, description = "The new lead", body = Success<Lead>, headers(("Location" = String, description = "The lead"))), Failures),
+    security(("bearer" = []), ("api_key" = [])),
+)]
+async fn create_lead(
+    State(api): State<Api>,
+    Json(body): Json<CreateLead>,
+) -> Result<impl IntoResponse, ApiError> {
+    let new = body.checked()?;
+    let lead = leads::create(&api.store, api.organization().await?, &new).await?;
+    let location = format!("/api/leads/{}", lead.id);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Success::new(lead)))
+}
+
+/// A lead and the call it is linked to.
+#[utoipa::path(
+    get, path = "/api/leads/{id}", tag = "leads", params(("id" = i64, Path, description = "The lead")),
+    responses((status = 200, description = "The lead as it is now", body = Success<Lead>), Failures),
+    security(("bearer" = []), ("api_key" = [])),
+)]
+async fn lead(State(api): State<Api>, Path(id): Path<i64>) -> Result<Success<Lead>, ApiError> {
+    found(leads::lead(&api.store, api.organization().await?, id).await?)
+}
+
+/// Changes what the body names.
+#[utoipa::path(
+    patch, path = "/api/leads/{id}", tag = "leads", params(("id" = i64, Path, description = "The lead")),
+    request_body = UpdateLead,
+    responses((status = 200, description = "The lead as it is now", body = Success<Lead>), Failures),
+    security(("bearer" = []), ("api_key" = [])),
+)]
+async fn update_lead(
+    State(api): State<Api>,
+    Path(id): Path<i64>,
+    Json(body): Json<UpdateLead>,
+) -> Result<Success<Lead>, ApiError> {
+    let patch = body.checked()?;
+    found(leads::update(&api.store, api.organization().await?, id, &patch).await?)
+}
+
+/// Links a lead to a call. A call belongs to at most one lead.
+#[utoipa::path(
+    post, path = "/api/leads/{id}/link-call", tag = "leads",
+    params(("id" = i64, Path, description = "The lead")), request_body = LinkCall,
+    responses(
+        (status = 200, description = "The lead as it is now", body = Success<Lead>),
+        (status = 409, description = "The call belongs to another lead, or the lead is in another live call", body = Failure),
+        Failures,
+    ),
+    security(("bearer" = []), ("api_key" = [])),
+)]
+async fn link_call(
+    State(api): State<Api>,
+    Path(id): Path<i64>,
+    Json(body): Json<LinkCall>,
+) -> Result<Success<Lead>, ApiError> {
+    let call_sid =
+        CallSid::parse(&body.call_sid).map_err(|error| ApiError::invalid(format!("call_sid: {error}")))?;
+    let organization = api.organization().await?;
+    Ok(Success::new(leads::link_call(&api.store, organization, id, &call_sid).await?))
+}
+
+/// Takes the call off a lead. Twice is as good as once.
+#[utoipa::path(
+    delete, path = "/api/leads/{id}/link-call", tag = "leads",
+    params(("id" = i64, Path, description = "The lead")),
+    responses((status = 200, description = "The lead as it is now", body = Success<Lead>), Failures),
+    security(("bearer" = []), ("api_key" = [])),
+)]
+async fn unlink_call(State(api): State<Api>, Path(id): Path<i64>) -> Result<Success<Lead>, ApiError> {
+    found(leads::unlink_call(&api.store, api.organization().await?, id).await?)
+}
+
+fn found(lead: Option<Lead>) -> Result<Success<Lead>, ApiError> {
+    lead.map(Success::new).ok_or_else(|| ApiError::not_found("there is no such lead"))
+}
+
+impl CreateLead {
+    fn checked(self) -> Result<NewLead, ApiError> {
+        let mut problems = Problems::default();
+        let phone = problems.phone(&self.phone);
+        problems.length("name", &self.name, 0, NAME);
+        problems.length("notes", &self.notes, 0, NOTES);
+        problems.email(self.email.as_deref());
+        if let Some(status) = &self.lead_status {
+            problems.length("lead_status", status, 1, STATUS);
+        }
+        let Some(phone) = phone else { return Err(problems.into_error()) };
+        problems.none()?;
+        let Self { name, email, lead_status, notes, score, .. } = self;
+        Ok(NewLead { name, phone, email, lead_status, notes, score })
+    }
+}
+
+impl UpdateLead {
+    fn checked(self) -> Result<LeadPatch, ApiError> {
+        let mut problems = Problems::default();
+        let phone = self.phone.as_deref().and_then(|phone| problems.phone(phone));
+        for (field, text, least, most) in [
+            ("name", &self.name, 0, NAME),
+            ("notes", &self.notes, 0, NOTES),
+            ("lead_status", &self.lead_status, 1, STATUS),
+        ] {
+            if let Some(text) = text {
+                problems.length(field, text, least, most);
+            }
+        }
+        problems.email(self.email.as_ref().and_then(Option::as_deref));
+        problems.none()?;
+        let Self { name, email, lead_status, last_contacted_at, notes, score, .. } = self;
+        Ok(LeadPatch { name, phone, email, lead_status, last_contacted_at, notes, score })
+    }
+}
+
+/// What is wrong with the members of a body, all of it.
+#[derive(Default)]
+struct Problems(Vec<Value>);
+
+impl Problems {
+    fn note(&mut self, field: &str, problem: &str) {
+        self.0.push(json!({ "field": field, "problem": problem }));
+    }
+
+    fn phone(&mut self, text: &str) -> Option<PhoneNumber> {
+        PhoneNumber::parse(text).map_err(|error| self.note("phone", &error.to_string())).ok()
+    }
+
+    fn length(&mut self, field: &str, text: &str, least: usize, most: usize) {
+        if !(least..=most).contains(&text.chars().count()) {
+            self.note(field, &format!("must have {least} to {most} characters"));
+        }
+    }
+
+    fn email(&mut self, email: Option<&str>) {
+        let Some(email) = email else { return };
+        self.length("email", email, 3, EMAIL);
+        // More is for the mail server to say.
+        if email.split('@').filter(|part| !part.is_empty()).count() != 2
+            || email.contains(char::is_whitespace)
+        {
+            self.note("email", "must look like name@example.com");
+        }
+    }
+
+    fn none(self) -> Result<(), ApiError> {
+        if self.0.is_empty() { Ok(()) } else { Err(self.into_error()) }
+    }
+
+    fn into_error(self) -> ApiError {
+        ApiError::invalid("some members cannot be what they are; see details")
+            .with_details(Value::Array(self.0))
+    }
+}
+
+/// Tells a member that is `null` from one that is absent.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}

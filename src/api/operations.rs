@@ -1,0 +1,93 @@
+//! For those who run it: is it alive, is it ready, what does it count, what can it be asked.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use serde::Serialize;
+use tokio::time::timeout;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::api::Api;
+use crate::api::error::{ApiError, Failures};
+use crate::api::extract::Success;
+use crate::telemetry::METRICS_CONTENT_TYPE;
+
+/// A load balancer asks every few seconds and wants an answer before it asks again.
+const PING_WITHIN: Duration = Duration::from_secs(2);
+
+/// Routes that anybody may ask.
+pub fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(healthz)).routes(routes!(readyz)).routes(routes!(openapi_json))
+}
+
+/// The route of the numbers.
+pub fn metrics_router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(metrics))
+}
+
+/// The process.
+#[derive(Serialize, ToSchema)]
+pub struct Health {
+    /// Always `ok`: a process that cannot answer does not.
+    #[schema(example = "ok")]
+    pub status: &'static str,
+    /// Name of this process.
+    pub node: String,
+    /// Version of the program.
+    pub version: &'static str,
+}
+
+/// Whether calls can be taken.
+#[derive(Serialize, ToSchema)]
+pub struct Readiness {
+    /// Always `ready`; otherwise the answer is 503.
+    #[schema(example = "ready")]
+    pub status: &'static str,
+    /// Calls that are live on this node.
+    pub calls_live: i64,
+    /// Calls that may be live on this node.
+    pub max_calls: usize,
+}
+
+/// The process is alive. Asks nobody else.
+#[utoipa::path(get, path = "/healthz", tag = "operations", responses((status = 200, description = "Alive", body = Success<Health>), Failures))]
+async fn healthz(State(api): State<Api>) -> Success<Health> {
+    Success::new(Health { status: "ok", node: api.settings.node.clone(), version: env!("CARGO_PKG_VERSION") })
+}
+
+/// New calls can be taken: the database answers and the server is not being stopped.
+#[utoipa::path(get, path = "/readyz", tag = "operations", responses((status = 200, description = "Ready", body = Success<Readiness>), Failures))]
+async fn readyz(State(api): State<Api>) -> Result<Success<Readiness>, ApiError> {
+    if api.tasks.is_stopping() {
+        return Err(ApiError::unavailable("draining", "the server is being stopped and takes no new calls"));
+    }
+    let unreachable = || ApiError::unavailable("database_unavailable", "the database cannot be reached");
+    timeout(PING_WITHIN, api.store.ping()).await.map_err(|_| unreachable())?.map_err(|_| unreachable())?;
+    let calls_live = api.metrics.calls_live.get();
+    Ok(Success::new(Readiness { status: "ready", calls_live, max_calls: api.settings.max_calls }))
+}
+
+/// What this process counts, in the `OpenMetrics` text that Prometheus reads.
+///
+/// Needs the API key unless the server listens on a loopback address and has no public URL, so that only programs of the
+/// same machine can ask.
+#[utoipa::path(
+    get, path = "/metrics", tag = "operations",
+    responses((status = 200, description = "The numbers", content_type = "application/openmetrics-text", body = String), Failures),
+    security(("bearer" = []), ("api_key" = [])),
+)]
+async fn metrics(State(api): State<Api>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], api.metrics.encode())
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "operations", responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
+async fn openapi_json() -> impl IntoResponse {
+    static DOCUMENT: LazyLock<String> = LazyLock::new(super::openapi_json);
+    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.as_str())
+}

@@ -1,0 +1,258 @@
+//! Twilio asks what to do with a call: when it arrives, and again when its stream has ended.
+//!
+//! Whatever goes wrong here, the answer is TwiML that says something sensible: an error page would have Twilio read its
+//! own error message to the caller.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use jiff::Timestamp;
+use tokio::time::timeout;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::api::Api;
+use crate::api::call_status::{note_callback, note_missing_stream};
+use crate::api::error::{self, ApiError, Failures};
+use crate::api::extract::Path;
+use crate::api::stream_token::StreamToken;
+use crate::api::webhook::{Twiml, Webhook};
+use crate::call::end::NextStep;
+use crate::ids::{AgentId, CallSid, PhoneNumber, PhoneNumberId};
+use crate::lifecycle::{self, CallEvent, CallRef};
+use crate::store::agents::{self, Agent};
+use crate::store::leases::{self, FencingToken, Offer};
+use crate::store::phone_numbers;
+use crate::wire::twiml::{self, ConnectStream, Dial};
+
+/// Where Twilio asks again after the stream.
+const STREAM_ENDED: &str = "/twiml/stream-ended";
+/// Longest to think. Twilio gives up after 15 s (error 11205), and the caller hears nothing until then.
+const WITHIN: Duration = Duration::from_secs(8);
+/// How long the team's telephones ring: about five rings, before most voice mails.
+const RING: Duration = Duration::from_secs(25);
+/// Of a call for which no stream was ever offered. Tokens of offers begin at 1.
+const NO_OFFER: FencingToken = FencingToken(0);
+
+const APOLOGY: &str = "We are sorry, something went wrong on our side. Please call again later.";
+const BUSY: &str = "All our lines are busy right now. Please call again in a few minutes.";
+const NOBODY: &str = "This number cannot take calls right now. Please call again later.";
+const NO_ANSWER: &str = "We are sorry, nobody can take your call right now. Please call again later.";
+const ONE_MOMENT: &str = "One moment please, I am connecting you.";
+
+/// Routes that answer with TwiML.
+pub fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(media_stream_twiml, media_stream_twiml_by_get))
+        .routes(routes!(agent_call_incoming))
+        .routes(routes!(stream_ended))
+}
+
+/// A call has arrived: connects it to the agent of the called number, or to the default agent.
+#[utoipa::path(
+    post, path = "/media-stream-twiml", tag = "twilio",
+    request_body(content = Object, content_type = "application/x-www-form-urlencoded", description = "Parameters as Twilio names them"),
+    responses((status = 200, description = "TwiML", content_type = "text/xml", body = String), Failures),
+    security(("twilio" = [])),
+)]
+async fn media_stream_twiml(State(api): State<Api>, webhook: Webhook) -> Result<Twiml, ApiError> {
+    let call_sid = webhook.call_sid()?;
+    Ok(within(answer(&api, &webhook, &call_sid, None)).await)
+}
+
+/// As the POST, with the parameters in the query.
+#[utoipa::path(
+    get, path = "/media-stream-twiml", tag = "twilio",
+    responses((status = 200, description = "TwiML", content_type = "text/xml", body = String), Failures),
+    security(("twilio" = [])),
+)]
+async fn media_stream_twiml_by_get(state: State<Api>, webhook: Webhook) -> Result<Twiml, ApiError> {
+    media_stream_twiml(state, webhook).await
+}
+
+/// A call has arrived: connects it to this agent.
+#[utoipa::path(
+    post, path = "/api/agent/{id}/call-incoming", tag = "twilio",
+    params(("id" = Uuid, Path, description = "The agent")),
+    request_body(content = Object, content_type = "application/x-www-form-urlencoded", description = "Parameters as Twilio names them"),
+    responses((status = 200, description = "TwiML", content_type = "text/xml", body = String), Failures),
+    security(("twilio" = [])),
+)]
+async fn agent_call_incoming(
+    State(api): State<Api>,
+    Path(agent): Path<Uuid>,
+    webhook: Webhook,
+) -> Result<Twiml, ApiError> {
+    let call_sid = webhook.call_sid()?;
+    Ok(within(answer(&api, &webhook, &call_sid, Some(AgentId(agent)))).await)
+}
+
+/// The stream of a call, or the call to the team after it, has ended: says how the call goes on.
+#[utoipa::path(
+    post, path = "/twiml/stream-ended", tag = "twilio",
+    request_body(content = Object, content_type = "application/x-www-form-urlencoded", description = "Parameters as Twilio names them"),
+    responses((status = 200, description = "TwiML", content_type = "text/xml", body = String), Failures),
+    security(("twilio" = [])),
+)]
+async fn stream_ended(State(api): State<Api>, webhook: Webhook) -> Result<Twiml, ApiError> {
+    let call_sid = webhook.call_sid()?;
+    Ok(within(go_on(&api, &webhook, &call_sid)).await)
+}
+
+/// The answer if it comes in time and without an error, else an apology.
+async fn within(answer: impl Future<Output = sqlx::Result<Twiml>>) -> Twiml {
+    match timeout(WITHIN, answer).await {
+        Ok(Ok(twiml)) => return twiml,
+        Ok(Err(error)) => {
+            error::log(&error);
+            tracing::error!("the caller hears an apology, because the records could not be used");
+        }
+        Err(_) => tracing::error!("the caller hears an apology, because the answer took too long"),
+    }
+    Twiml(twiml::say_and_hang_up(APOLOGY))
+}
+
+/// Puts the call on record and offers its stream, or says why not.
+async fn answer(
+    api: &Api,
+    webhook: &Webhook,
+    call_sid: &CallSid,
+    named: Option<AgentId>,
+) -> sqlx::Result<Twiml> {
+    let Some((agent, phone_number)) = agent_for(api, webhook, named).await? else {
+        note_callback(api, webhook, call_sid, api.organization().await?).await?;
+        tracing::warn!("a call was turned away: there is no such agent, or no enabled default agent");
+        return Ok(Twiml(twiml::say_and_hang_up(NOBODY)));
+    };
+    note_callback(api, webhook, call_sid, agent.organization_id).await?;
+    let call = CallRef { call_sid: call_sid.clone(), organization: agent.organization_id, agent: agent.id };
+    let text = |name| webhook.get(name).unwrap_or_default().to_owned();
+    let incoming = CallEvent::Incoming { phone_number, from: text("From"), to: text("To") };
+    lifecycle::record(&api.store, &call, Timestamp::now(), &incoming).await?;
+
+    if let Some((sentence, why)) = refusal(api, &agent) {
+        tracing::warn!(why, "a call was turned away");
+        let Some(number) = &agent.transfer_number else {
+            return Ok(Twiml(twiml::say_and_hang_up(sentence)));
+        };
+        note_transfer(api, &call, NO_OFFER, number, why).await;
+        return Ok(dial(api, number, ONE_MOMENT));
+    }
+    let token = StreamToken::random();
+    let offer = Offer {
+        call_sid,
+        organization: agent.organization_id,
+        agent: agent.id,
+        direction: webhook.get("Direction"),
+        from: webhook.get("From"),
+        to: webhook.get("To"),
+        token_sha256: token.sha256(),
+    };
+    if leases::offer(&api.store, &offer).await?.is_none() {
+        tracing::error!("a call was turned away: its SID is on record for another organisation");
+        return Ok(Twiml(twiml::say_and_hang_up(NOBODY)));
+    }
+    api.bridge.prepare(token.expose(), call_sid, &agent);
+    Ok(connect(api, &token, &agent))
+}
+
+/// Who answers, and which of our numbers was called. A disabled agent is returned as well.
+async fn agent_for(
+    api: &Api,
+    webhook: &Webhook,
+    named: Option<AgentId>,
+) -> sqlx::Result<Option<(Arc<Agent>, Option<PhoneNumberId>)>> {
+    let own_number = match webhook.our_number().and_then(|text| PhoneNumber::parse(text).ok()) {
+        Some(number) => phone_numbers::by_number(&api.store, &number).await?,
+        None => None,
+    };
+    let agent = match named.or(own_number.map(|number| number.agent_id)) {
+        Some(id) => agents::agent(&api.store, id).await?,
+        None => agents::default_agent(&api.store).await?,
+    };
+    Ok(agent.map(|agent| {
+        let number = own_number.filter(|number| number.organization_id == agent.organization_id);
+        (Arc::new(agent), number.map(|number| number.id))
+    }))
+}
+
+/// Why this node does not take the call: what the caller hears, and a word for the log.
+fn refusal(api: &Api, agent: &Agent) -> Option<(&'static str, &'static str)> {
+    if !agent.enabled {
+        Some((NOBODY, "agent_disabled"))
+    } else if api.tasks.is_stopping() {
+        Some((BUSY, "draining"))
+    } else if !api.bridge.has_room() {
+        Some((BUSY, "max_calls"))
+    } else {
+        None
+    }
+}
+
+fn connect(api: &Api, token: &StreamToken, agent: &Agent) -> Twiml {
+    let after = api.settings.public_url.join(STREAM_ENDED);
+    let url = api.settings.public_url.join_websocket(&format!("/media-stream/{}", token.expose()));
+    let agent_id = agent.id.to_string();
+    let connect =
+        ConnectStream { action: &after, url: &url, parameters: &[("agent_id", &agent_id)], fallback: &after };
+    Twiml(connect.document().expect("an agent's id is far shorter than a parameter may be"))
+}
+
+/// After the stream, or after the team's telephones.
+async fn go_on(api: &Api, webhook: &Webhook, call_sid: &CallSid) -> sqlx::Result<Twiml> {
+    let after = leases::next_action(&api.store, call_sid).await?;
+    let organization = match &after {
+        Some(after) => after.organization,
+        None => api.organization().await?,
+    };
+    note_callback(api, webhook, call_sid, organization).await?;
+    if webhook.call_is_over() {
+        return Ok(Twiml(twiml::hang_up()));
+    }
+    if let Some(status) = webhook.get("DialCallStatus") {
+        let answered = matches!(status, "completed" | "answered");
+        return Ok(Twiml(if answered { twiml::hang_up() } else { twiml::say_and_hang_up(NO_ANSWER) }));
+    }
+    let Some(after) = after else {
+        return Ok(Twiml(twiml::say_and_hang_up(APOLOGY)));
+    };
+    if !after.claimed {
+        note_missing_stream(api, call_sid, &after).await?;
+    }
+    let Some(agent) = agents::agent(&api.store, after.agent).await? else {
+        return Ok(Twiml(twiml::say_and_hang_up(APOLOGY)));
+    };
+    Ok(match (after.next_action.unwrap_or(NextStep::Apologise), &agent.transfer_number) {
+        (NextStep::HangUp, _) => Twiml(twiml::hang_up()),
+        // That the agent put the caller through is on record already, with the agent's own reason.
+        (NextStep::Transfer, Some(number)) => dial(api, number, ONE_MOMENT),
+        (NextStep::Transfer, None) => Twiml(twiml::say_and_hang_up(NO_ANSWER)),
+        (NextStep::Apologise, Some(number)) => {
+            let call =
+                CallRef { call_sid: call_sid.clone(), organization: after.organization, agent: after.agent };
+            let why = after.disconnect_reason.as_deref().unwrap_or("stream_lost");
+            note_transfer(api, &call, after.fencing_token, number, why).await;
+            dial(api, number, &agent.fallback_sentence)
+        }
+        (NextStep::Apologise, None) => Twiml(twiml::say_and_hang_up(&agent.fallback_sentence)),
+    })
+}
+
+/// Puts it on record that we put the caller through to people. Without the record the caller is put through all the same.
+async fn note_transfer(api: &Api, call: &CallRef, token: FencingToken, to: &PhoneNumber, why: &str) {
+    let to = Some(to.expose().to_owned());
+    let event = CallEvent::Transferred { token, to, reason: why.to_owned(), summary: String::new() };
+    if let Err(error) = lifecycle::record(&api.store, call, Timestamp::now(), &event).await {
+        error::log(&error);
+        tracing::warn!(call.id = %call.call_sid, "a transfer is not on record");
+    }
+}
+
+fn dial(api: &Api, number: &PhoneNumber, say: &str) -> Twiml {
+    let action = api.settings.public_url.join(STREAM_ENDED);
+    let dial = Dial { number, timeout: RING, action: &action, say: Some(say), caller_id: None };
+    Twiml(dial.document())
+}

@@ -1,0 +1,172 @@
+//! `voicebridge check`: looks at everything a call will need, and says what to fix.
+
+use std::fmt;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use secrecy::ExposeSecret;
+
+use crate::app::{self, install_tls};
+use crate::bridge;
+use crate::config::{Config, Database, Twilio};
+use crate::store::Store;
+use crate::store::cluster::PrivateCluster;
+
+/// Longest to wait for somebody else's server.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// One thing that was looked at.
+#[derive(Debug)]
+pub struct Finding {
+    /// What was looked at.
+    pub what: &'static str,
+    /// How it is.
+    pub verdict: Verdict,
+}
+
+/// How a thing is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// As it should be.
+    Good(String),
+    /// Calls can be taken, but somebody should know.
+    Note(String),
+    /// Has to be fixed.
+    Bad(String),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (word, text) = match &self.verdict {
+            Verdict::Good(text) => ("ok  ", text),
+            Verdict::Note(text) => ("note", text),
+            Verdict::Bad(text) => ("FIX ", text),
+        };
+        write!(f, "{word}  {:<12} {text}", self.what)
+    }
+}
+
+/// Looks at everything, one after the other, and hands each finding out as it comes. True when nothing has to be fixed.
+pub async fn check(config: &Config, mut tell: impl FnMut(Finding)) -> bool {
+    install_tls();
+    let mut good = true;
+    let mut note = |what, verdict: Verdict| {
+        good &= !matches!(verdict, Verdict::Bad(_));
+        tell(Finding { what, verdict });
+    };
+    note("settings", Verdict::Good("all values can be used".to_owned()));
+    for warning in config.warnings() {
+        note("settings", Verdict::Note(warning));
+    }
+    note("database", database(config).await);
+    note("model", model(config).await);
+    match http_client() {
+        Ok(client) => {
+            note("twilio", twilio(&client, &config.twilio).await);
+            note("public URL", public_url(&client, config).await);
+        }
+        Err(error) => note("network", Verdict::Bad(format!("no HTTP client: {error}"))),
+    }
+    good
+}
+
+async fn database(config: &Config) -> Verdict {
+    let (store, cluster, what) = match &config.database {
+        Database::Url(_) => {
+            let Some(options) = config.database.connect_options() else {
+                return Verdict::Bad("DATABASE_URL cannot be read".to_owned());
+            };
+            (Store::connect(options, 1).await, None, "DATABASE_URL can be reached")
+        }
+        // The one in the data directory may be in use by a server that runs.
+        Database::Private => match PrivateCluster::start_throwaway().await {
+            Ok(cluster) => {
+                let store = Store::connect(cluster.connect_options(), 1).await;
+                (store, Some(cluster), "a private PostgreSQL can be started")
+            }
+            Err(error) => return Verdict::Bad(error.to_string()),
+        },
+    };
+    let answer = match store {
+        Ok(store) => store.ping().await,
+        Err(error) => Err(error),
+    };
+    if let Some(cluster) = cluster
+        && let Err(error) = cluster.stop().await
+    {
+        return Verdict::Bad(error.to_string());
+    }
+    match answer {
+        Ok(()) => Verdict::Good(what.to_owned()),
+        Err(error) => Verdict::Bad(format!("does not answer: {error}")),
+    }
+}
+
+async fn model(config: &Config) -> Verdict {
+    let openai = &config.openai;
+    match bridge::probe(&app::endpoint(config), &app::defaults(config)).await {
+        Ok(()) => {
+            let host = openai.realtime_url.host_str().unwrap_or_default();
+            Verdict::Good(format!("a session with {} at {host} can be opened", openai.model))
+        }
+        Err(error) => Verdict::Bad(format!(
+            "no session with {}: {error}; check OPENAI_API_KEY, OPENAI_REALTIME_URL and OPENAI_REALTIME_MODEL",
+            openai.model
+        )),
+    }
+}
+
+async fn twilio(client: &reqwest::Client, twilio: &Twilio) -> Verdict {
+    let (Some(sid), Some(token)) = (&twilio.account_sid, twilio.auth_tokens.first()) else {
+        return Verdict::Note(
+            "TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN are not both set, not looked at".to_owned(),
+        );
+    };
+    let base = twilio.api_url.as_str().trim_end_matches('/');
+    let url = format!("{base}/2010-04-01/Accounts/{sid}.json");
+    match client.get(url).basic_auth(sid, Some(token.expose_secret())).send().await {
+        Ok(answer) if answer.status().is_success() => Verdict::Good("the account can be used".to_owned()),
+        Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED => Verdict::Bad(
+            "refused: TWILIO_AUTH_TOKEN is not the (first) token of TWILIO_ACCOUNT_SID".to_owned(),
+        ),
+        Ok(answer) if answer.status() == StatusCode::NOT_FOUND => {
+            Verdict::Bad("there is no such account: check TWILIO_ACCOUNT_SID".to_owned())
+        }
+        Ok(answer) => Verdict::Bad(format!("answered {}: try again later", answer.status())),
+        Err(error) => Verdict::Bad(format!("cannot be reached at TWILIO_API_URL: {}", cause(&error))),
+    }
+}
+
+async fn public_url(client: &reqwest::Client, config: &Config) -> Verdict {
+    let Some(url) = &config.public_url else {
+        return Verdict::Note(
+            "PUBLIC_URL is not set: only programs on this machine can place calls".to_owned(),
+        );
+    };
+    match client.get(url.join("/healthz")).send().await {
+        Ok(answer) if answer.status().is_success() => {
+            Verdict::Good(format!("{url} leads to a running server"))
+        }
+        Ok(answer) => Verdict::Note(format!(
+            "{url}/healthz answered {}: when the server runs, check what the proxy or tunnel passes on",
+            answer.status()
+        )),
+        Err(error) => Verdict::Note(format!(
+            "{url} does not answer ({}): right while no server runs, otherwise check DNS, proxy or tunnel",
+            cause(&error)
+        )),
+    }
+}
+
+fn http_client() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder().timeout(WITHIN).redirect(reqwest::redirect::Policy::none()).build()
+}
+
+/// The innermost reason, without the URL.
+fn cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,259 @@
+//! Builds all parts, runs them, drains them.
+//!
+//! Stopping goes from the outside in: no new calls, live calls finish, HTTP stops, the database closes, and a private
+//! PostgreSQL stops last. HTTP goes on while calls finish, because Twilio asks what to do after each stream.
+
+pub mod check;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::serve::ListenerExt;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::api::settings::{PublicUrl, Settings};
+use crate::api::{self, Api};
+use crate::bridge::model_socket::ModelEndpoint;
+use crate::bridge::profile::Defaults;
+use crate::bridge::{self, Bridge};
+use crate::config::{Config, Database};
+use crate::shutdown::Tasks;
+use crate::store::Store;
+use crate::store::cluster::{Durability, PrivateCluster, reachable_dir};
+use crate::telemetry::Metrics;
+
+/// Connections to the database. A request or a turn holds one for about a millisecond.
+const CONNECTIONS: u32 = 16;
+/// How long calls that were told to hang up may take to do so.
+const HANG_UP_WITHIN: Duration = Duration::from_secs(10);
+/// How long HTTP requests may take to finish when everything else has.
+const HTTP_WITHIN: Duration = Duration::from_secs(5);
+
+/// The server.
+#[derive(Debug)]
+pub struct App;
+
+/// A server that is running.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it listens; the port is the real one, also when any port was asked for.
+    pub addr: SocketAddr,
+    /// The origin it puts into TwiML.
+    pub public_url: PublicUrl,
+    /// The API key.
+    pub admin_key: SecretString,
+    /// Whether the key was made up at this start, so that somebody has to be told.
+    pub admin_key_is_new: bool,
+    /// Records.
+    pub store: Store,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Live calls and other background work.
+    pub tasks: Tasks,
+    http: Tasks,
+    cluster: Option<PrivateCluster>,
+    grace_period: Duration,
+}
+
+impl App {
+    /// Starts everything; returns when requests are answered.
+    pub async fn start(config: Config) -> anyhow::Result<Running> {
+        install_tls();
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
+        }
+        // First, because a port that is taken is the most usual mistake and the quickest to find.
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("cannot listen on {} (VOICEBRIDGE_LISTEN)", config.listen))?;
+        let addr = listener.local_addr().context("cannot tell the address that is listened on")?;
+        let (store, cluster) = open_store(&config).await?;
+        store.migrate().await.context("cannot bring the database schema up to date")?;
+
+        let (tasks, metrics) = (Tasks::new(), Metrics::new());
+        let bridge = bridge(&config, &store, &tasks, &metrics)?;
+        // With a public URL something passes requests of others on to us.
+        let open_metrics = addr.ip().is_loopback() && config.public_url.is_none();
+        let public_url = match config.public_url {
+            Some(url) => url,
+            None => PublicUrl::parse(&format!("http://{addr}")).context("no public URL of this address")?,
+        };
+        let admin_key_is_new = config.admin_key.is_none();
+        let admin_key = config.admin_key.unwrap_or_else(random_key);
+        let settings = Settings {
+            public_url: public_url.clone(),
+            twilio_auth_tokens: config.twilio.auth_tokens,
+            admin_key: admin_key.clone(),
+            open_metrics,
+            max_calls: config.max_calls,
+            node: config.node,
+        };
+        let router = api::router(Api::new(settings, store.clone(), bridge, tasks.clone(), metrics.clone()));
+        let http = Tasks::new();
+        serve(&http, listener, router);
+        tracing::info!(%addr, %public_url, "ready for calls");
+        Ok(Running {
+            addr,
+            public_url,
+            admin_key,
+            admin_key_is_new,
+            store,
+            metrics,
+            tasks,
+            http,
+            cluster,
+            grace_period: config.grace_period,
+        })
+    }
+}
+
+impl Running {
+    /// Serves until SIGTERM or SIGINT, then stops; a second signal hangs up what is still live.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let mut signals = Signals::listen().context("cannot listen for signals")?;
+        let stop = signals.next().await;
+        tracing::info!(
+            signal = stop,
+            grace_period_s = self.grace_period.as_secs(),
+            calls_live = self.metrics.calls_live.get(),
+            "no new calls from now on; live ones may finish, a second signal hangs up"
+        );
+        self.stop_unless_hurried(async {
+            signals.next().await;
+        })
+        .await
+    }
+
+    /// Stops: live calls may finish within the grace period.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.stop_unless_hurried(std::future::pending()).await
+    }
+
+    /// As [`Running::stop`], but live calls are ended as soon as `hurry` is done.
+    pub async fn stop_unless_hurried(self, hurry: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let finished = tokio::select! {
+            finished = self.tasks.drain(self.grace_period) => finished,
+            () = hurry => false,
+        };
+        if !finished {
+            tracing::warn!(calls_live = self.metrics.calls_live.get(), "live calls are ended now");
+            self.tasks.force_hang_up();
+            if !self.tasks.drain(HANG_UP_WITHIN).await {
+                tracing::error!(tasks = self.tasks.running(), "some tasks did not end and are abandoned");
+            }
+        }
+        if !self.http.drain(HTTP_WITHIN).await {
+            tracing::warn!("some HTTP requests did not end and are abandoned");
+        }
+        self.store.close().await;
+        if let Some(cluster) = self.cluster {
+            cluster.stop().await.context("the private PostgreSQL did not stop")?;
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// Connects to the database that is configured, or starts the private one.
+pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<PrivateCluster>)> {
+    let (options, cluster) = match &config.database {
+        Database::Url(_) => {
+            let options = config.database.connect_options().context("DATABASE_URL cannot be read")?;
+            (options, None)
+        }
+        Database::Private => {
+            let wanted = config.data_dir.join("postgres");
+            let dir = reachable_dir(&wanted).context("no place for the private PostgreSQL")?;
+            if dir != std::path::absolute(&wanted).context("VOICEBRIDGE_DATA_DIR cannot be resolved")? {
+                tracing::info!(dir = %dir.display(), "the data is kept here, because the server cannot run as root");
+            }
+            let cluster = PrivateCluster::start(&dir, Durability::Full)
+                .await
+                .context("cannot start the private PostgreSQL (DATABASE_URL is not set)")?;
+            (cluster.connect_options(), Some(cluster))
+        }
+    };
+    let store = Store::connect(options, CONNECTIONS).await.context("cannot connect to the database")?;
+    Ok((store, cluster))
+}
+
+/// Live calls, with what they need.
+fn bridge(config: &Config, store: &Store, tasks: &Tasks, metrics: &Metrics) -> anyhow::Result<Bridge> {
+    // No redirects: a function's secret header is for the server that was named.
+    let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    Ok(Bridge::new(bridge::Parts {
+        store: store.clone(),
+        metrics: metrics.clone(),
+        tasks: tasks.clone(),
+        endpoint: endpoint(config),
+        defaults: defaults(config),
+        http: http.build().context("cannot make an HTTP client")?,
+        node: config.node.clone(),
+        max_calls: config.max_calls,
+    }))
+}
+
+/// Where model sessions come from.
+fn endpoint(config: &Config) -> ModelEndpoint {
+    ModelEndpoint::new(config.openai.realtime_url.clone(), config.openai.api_key.clone())
+}
+
+/// What agents use that name nothing of their own.
+fn defaults(config: &Config) -> Defaults {
+    Defaults {
+        model: config.openai.model.clone(),
+        transcription_model: config.openai.transcription_model.clone(),
+        audio_format: config.openai.audio_format,
+    }
+}
+
+/// Answers requests until `http` is stopped.
+fn serve(http: &Tasks, listener: TcpListener, router: axum::Router) {
+    // A frame of audio must not wait for the one before it to be acknowledged.
+    let listener = listener.tap_io(|socket| {
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY could not be set");
+        }
+    });
+    let stop = http.stopping().clone().cancelled_owned();
+    http.spawn(async move {
+        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
+            tracing::error!(%error, "the HTTP server ended");
+        }
+    });
+}
+
+/// One provider of cryptography for everything that speaks TLS. A second time changes nothing.
+pub fn install_tls() {
+    // The error is the provider that is there already: ours.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+fn random_key() -> SecretString {
+    SecretString::from(URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()))
+}
+
+/// The signals that ask for an end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Runs one call to its end: the only place that reads the clock or waits on its behalf.
+//!
+//! One task polls both sockets, the functions and the timer, hands what happened to the call and does what comes out.
+//! Nothing travels through a channel on the way from one socket to the other.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::http_tools::HttpTools;
+use super::lobby::Opening;
+use super::model_socket::{ModelSocket, OpenError};
+use super::scribe::Scribe;
+use super::socket::{Blocked, Received, Socket};
+use crate::call::end::EndReason;
+use crate::call::outbox::{Note, Output};
+use crate::call::{Call, Input};
+use crate::clock::CallTime;
+use crate::ids::StreamSid;
+use crate::telemetry::{FrameDrop, Metrics, ObserveDuration as _};
+use crate::wire::json::unescaped;
+use crate::wire::model::{ModelCommand, ModelEvent};
+use crate::wire::{openai, twilio};
+
+/// Larger messages of a stream are not audio of a call.
+const MAX_STREAM_MESSAGE_BYTES: usize = 64 * 1024;
+/// A caller must not wait for our records: after this the stream is closed anyway.
+const RECORD_END_WITHIN: Duration = Duration::from_secs(1);
+/// A peer that does not take our goodbye is left without it.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+
+/// The model's side of a call.
+pub(super) enum ModelSide {
+    /// Its session is on the way.
+    Opening(Opening),
+    /// It is agreed on.
+    Open(ModelSocket),
+    /// It is gone.
+    Gone,
+}
+
+/// What drives one call.
+pub(super) struct Driver<S> {
+    pub(super) call: Call,
+    pub(super) stream_sid: StreamSid,
+    pub(super) twilio: Socket<S>,
+    pub(super) model: ModelSide,
+    pub(super) tools: HttpTools,
+    pub(super) scribe: Scribe,
+    pub(super) metrics: Metrics,
+    pub(super) hang_up: CancellationToken,
+    pub(super) started: Instant,
+}
+
+/// Something that happened, as the sockets saw it.
+enum Event {
+    Twilio(Received),
+    Model(Received),
+    Opened(Result<ModelSocket, OpenError>),
+    Tool(crate::call::tools::ToolResult),
+    HangUp,
+    Timeout,
+}
+
+/// Audio that a message caused to be sent at once, for the added latency.
+#[derive(Default)]
+struct Relayed {
+    to_model: bool,
+    to_caller: bool,
+}
+
+impl<S> Driver<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Runs the call and returns why it ended.
+    pub(super) async fn run(mut self) -> EndReason {
+        self.scribe.stream_started();
+        let mut told_to_hang_up = false;
+        let timer = sleep_until(self.started);
+        tokio::pin!(timer);
+        loop {
+            let deadline = self.started + self.call.poll_timeout().since_start();
+            if timer.deadline() != deadline {
+                timer.as_mut().reset(deadline);
+            }
+            let event = tokio::select! {
+                received = self.twilio.receive() => Event::Twilio(received),
+                event = next_of_model(&mut self.model) => event,
+                result = self.tools.next() => Event::Tool(result),
+                () = self.hang_up.cancelled(), if !told_to_hang_up => Event::HangUp,
+                () = &mut timer => Event::Timeout,
+            };
+            told_to_hang_up |= matches!(event, Event::HangUp);
+            let received_at = Instant::now();
+            self.take(received_at, event);
+            let mut relayed = Relayed::default();
+            let ended = self.act(&mut relayed).await;
+            self.twilio.flush_now().await;
+            if let ModelSide::Open(model) = &mut self.model {
+                model.flush_now().await;
+            }
+            self.measure(received_at, &relayed);
+            if let Some(reason) = ended {
+                self.say_goodbye().await;
+                return reason;
+            }
+        }
+    }
+
+    fn take(&mut self, at: Instant, event: Event) {
+        let now = CallTime::from(at - self.started);
+        match event {
+            Event::Twilio(Received::Text(text)) if text.len() > MAX_STREAM_MESSAGE_BYTES => {
+                self.call.handle_input(now, Input::OversizeMessage);
+            }
+            Event::Twilio(Received::Text(text)) => self.take_from_twilio(now, &text),
+            Event::Twilio(Received::Binary) => self.call.handle_input(now, Input::UnreadableMessage),
+            Event::Twilio(Received::Closed { why, oversize }) => {
+                debug!(why, "the media stream's socket closed");
+                let input =
+                    if oversize { Input::HangUp(EndReason::StreamInvalid) } else { Input::StreamClosed };
+                self.call.handle_input(now, input);
+            }
+            Event::Model(Received::Text(text)) => self.take_from_model(now, &text),
+            Event::Model(Received::Binary) => {}
+            Event::Model(Received::Closed { why, .. }) => {
+                info!(why, "the model's socket closed");
+                self.model = ModelSide::Gone;
+                self.call.handle_input(now, Input::ModelClosed);
+            }
+            Event::Opened(Ok(socket)) => {
+                self.model = ModelSide::Open(socket);
+                self.call.handle_input(now, Input::ModelReady);
+            }
+            Event::Opened(Err(error)) => {
+                warn!(%error, "there is no model session for this call");
+                self.model = ModelSide::Gone;
+                let reason =
+                    if error.may_pass() { EndReason::ModelUnavailable } else { EndReason::ModelRefused };
+                self.call.handle_input(now, Input::HangUp(reason));
+            }
+            Event::Tool(result) => self.call.handle_input(now, Input::ToolFinished(result)),
+            Event::HangUp => self.call.handle_input(now, Input::HangUp(EndReason::Drained)),
+            Event::Timeout => self.call.handle_input(now, Input::Timeout),
+        }
+    }
+
+    fn take_from_twilio(&mut self, now: CallTime, text: &str) {
+        let error = match twilio::decode(text) {
+            Ok(message) => return self.call.handle_input(now, Input::Twilio(message)),
+            Err(error) => error,
+        };
+        let plain =
+            matches!(error, twilio::DecodeError::Escaped).then(|| unescaped(text).unwrap_or_default());
+        if let Some(Ok(message)) = plain.as_deref().map(twilio::decode) {
+            self.call.handle_input(now, Input::Twilio(message));
+        } else {
+            debug!(%error, "a message of the stream cannot be read");
+            self.call.handle_input(now, Input::UnreadableMessage);
+        }
+    }
+
+    fn take_from_model(&mut self, now: CallTime, text: &str) {
+        match openai::decode(text) {
+            Ok(event) => {
+                if let ModelEvent::Error(error) = &event {
+                    let (code, about) = (&error.code, error.event_id.as_deref().unwrap_or_default());
+                    warn!(code, about, message = error.message, "the model reported an error");
+                }
+                self.call.handle_input(now, Input::Model(event));
+            }
+            Err(openai::DecodeError::Escaped) => {
+                let plain = unescaped(text).unwrap_or_default();
+                if let Ok(event) = openai::decode(&plain) {
+                    self.call.handle_input(now, Input::Model(event));
+                }
+            }
+            Err(error) => debug!(%error, "a message of the model cannot be read"),
+        }
+    }
+
+    /// Does what the call wants done. Returns the reason once it has ended.
+    async fn act(&mut self, relayed: &mut Relayed) -> Option<EndReason> {
+        loop {
+            let output = self.call.poll_output()?;
+            let sent = match output {
+                Output::Twilio(message) => {
+                    relayed.to_caller |= matches!(message, twilio::Outbound::Media { .. });
+                    let mut text = String::with_capacity(1280);
+                    twilio::encode(message, &self.stream_sid, &mut text);
+                    self.twilio.send(text)
+                }
+                Output::Model(command) => {
+                    relayed.to_model |= matches!(command, ModelCommand::AppendAudio(_));
+                    match &mut self.model {
+                        ModelSide::Open(socket) => {
+                            let mut text = String::with_capacity(1500);
+                            openai::encode(&command, &mut text);
+                            socket.send(text)
+                        }
+                        ModelSide::Opening(_) | ModelSide::Gone => Ok(()),
+                    }
+                }
+                Output::Transcript(entry) => {
+                    self.scribe.turn(entry);
+                    Ok(())
+                }
+                Output::CallTool(request) => {
+                    info!(function = request.name, "the model calls a function");
+                    self.tools.start(request);
+                    Ok(())
+                }
+                Output::CancelTool(call) => {
+                    self.tools.cancel(&call);
+                    Ok(())
+                }
+                Output::Connected => {
+                    self.scribe.connected();
+                    Ok(())
+                }
+                Output::Transfer(transfer) => {
+                    self.scribe.transferred(transfer.reason, transfer.summary);
+                    Ok(())
+                }
+                Output::Measured(turn) => {
+                    if let Some(latency) = turn.response_latency() {
+                        self.metrics.turn_response_seconds.observe_duration(latency);
+                    }
+                    Ok(())
+                }
+                Output::Note(note) => {
+                    count(&self.metrics, note);
+                    Ok(())
+                }
+                Output::EndStream(reason) => {
+                    self.end_stream(reason).await;
+                    Ok(())
+                }
+                Output::Ended(reason) => return Some(reason),
+            };
+            if sent == Err(Blocked) {
+                let now = CallTime::from(self.started.elapsed());
+                self.call.handle_input(now, Input::HangUp(EndReason::SlowPeer));
+            }
+        }
+    }
+
+    /// What comes next must be on record before the stream closes, because Twilio asks for it at once.
+    async fn end_stream(&mut self, reason: EndReason) {
+        self.scribe.ended(reason, self.started.elapsed(), RECORD_END_WITHIN).await;
+        let _ = timeout(GOODBYE_WITHIN, self.twilio.close()).await;
+    }
+
+    async fn say_goodbye(&mut self) {
+        if let ModelSide::Open(socket) = &mut self.model {
+            let _ = timeout(GOODBYE_WITHIN, socket.close()).await;
+        }
+    }
+
+    fn measure(&self, received_at: Instant, relayed: &Relayed) {
+        let elapsed = received_at.elapsed();
+        if relayed.to_model {
+            self.metrics.frames.caller.inc();
+            self.metrics.added_latency.caller.observe_duration(elapsed);
+        }
+        if relayed.to_caller {
+            self.metrics.frames.agent.inc();
+            self.metrics.added_latency.agent.observe_duration(elapsed);
+        }
+    }
+}
+
+async fn next_of_model(model: &mut ModelSide) -> Event {
+    match model {
+        ModelSide::Opening(opening) => {
+            let opened = opening.await;
+            Event::Opened(
+                opened.unwrap_or_else(|_| Err(OpenError::Closed("the opening was given up".into()))),
+            )
+        }
+        ModelSide::Open(socket) => Event::Model(socket.receive().await),
+        ModelSide::Gone => std::future::pending().await,
+    }
+}
+
+fn count(metrics: &Metrics, note: Note) {
+    match note {
+        Note::BargeIn => {
+            metrics.barge_ins.inc();
+        }
+        Note::Truncated => {
+            metrics.truncations.inc();
+        }
+        Note::MessageIgnored => {
+            metrics.twilio_messages_ignored.inc();
+        }
+        Note::FrameDropped | Note::ModelAudioInvalid => metrics.frame_dropped(FrameDrop::NotAudio),
+        Note::FrameNotKept => metrics.frame_dropped(FrameDrop::QueueFull),
+        Note::LateAudioDropped => metrics.frame_dropped(FrameDrop::Interrupted),
+        Note::GapFilled => debug!("silence was put into a gap of the caller's audio"),
+        Note::ResponseFailed => warn!("a response failed or had nothing to hear"),
+        Note::BenignError => debug!("an error of the model needs no reaction"),
+        Note::BadRequest => warn!("the model refused something we sent"),
+    }
+}

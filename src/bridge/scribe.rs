@@ -1,0 +1,247 @@
+//! Writes a call's records as they come, in order, without ever making the call wait.
+//!
+//! The call hands records to a bounded queue; a task of its own writes them and tries again while the database is away.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use crate::call::end::EndReason;
+use crate::call::transcript::Entry;
+use crate::ids::StreamSid;
+use crate::lifecycle::{self, CallEvent, CallRef};
+use crate::store::leads::{self, LinkOutcome};
+use crate::store::leases::{self, FencingToken};
+use crate::store::{Store, transcripts};
+use crate::telemetry::{Metrics, ObserveDuration as _};
+
+/// Records of one call that wait for the database: an hour of brisk talk. Full: further ones are dropped and counted,
+/// because a call must not wait for them.
+const QUEUE: usize = 1024;
+/// Turns written by one statement.
+const BATCH: usize = 64;
+/// Proof of life of the node that carries the call.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a record of a finished call is still tried to be written.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What is known of a call for its records.
+#[derive(Debug, Clone)]
+pub(super) struct Subject {
+    pub(super) call: CallRef,
+    pub(super) token: FencingToken,
+    pub(super) stream_sid: StreamSid,
+    pub(super) node: String,
+    pub(super) stream_started: Timestamp,
+}
+
+enum Record {
+    Turn(Entry, Instant),
+    Event(Timestamp, CallEvent),
+    /// The stream ends: what comes next has to be known before it is closed.
+    Ended(Timestamp, CallEvent, oneshot::Sender<()>),
+}
+
+/// The call's end of the queue.
+pub(super) struct Scribe {
+    queue: mpsc::Sender<Record>,
+    subject: Subject,
+    dropped: u64,
+}
+
+/// The other end.
+pub(super) struct Writer {
+    queue: mpsc::Receiver<Record>,
+    subject: Subject,
+    store: Store,
+    metrics: Metrics,
+    linked: bool,
+}
+
+/// A queue for one call and its writer, which has to be run.
+pub(super) fn scribe(subject: Subject, store: Store, metrics: Metrics) -> (Scribe, Writer) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let writer = Writer { queue: receiver, subject: subject.clone(), store, metrics, linked: false };
+    (Scribe { queue: sender, subject, dropped: 0 }, writer)
+}
+
+impl Scribe {
+    pub(super) fn stream_started(&mut self) {
+        let Subject { stream_sid, node, token, .. } = self.subject.clone();
+        self.event(CallEvent::StreamStarted { stream_sid, node, token });
+    }
+
+    pub(super) fn connected(&mut self) {
+        let token = self.subject.token;
+        self.event(CallEvent::Connected { token });
+    }
+
+    pub(super) fn transferred(&mut self, reason: String, summary: String) {
+        let token = self.subject.token;
+        self.event(CallEvent::Transferred { token, to: None, reason, summary });
+    }
+
+    pub(super) fn turn(&mut self, entry: Entry) {
+        self.put(Record::Turn(entry, Instant::now()));
+    }
+
+    /// Puts the end on record and waits, at most for `patience`, until it is durable.
+    pub(super) async fn ended(&mut self, reason: EndReason, duration: Duration, patience: Duration) {
+        let (token, report) = (self.subject.token, serde_json::Map::new());
+        let event = CallEvent::Ended { token, reason, duration, report };
+        let (done, written) = oneshot::channel();
+        self.put(Record::Ended(Timestamp::now(), event, done));
+        if timeout(patience, written).await.is_err() {
+            tracing::warn!(
+                "the end of the call is not on record yet; the carrier may be answered with the fallback"
+            );
+        }
+    }
+
+    fn event(&mut self, event: CallEvent) {
+        self.put(Record::Event(Timestamp::now(), event));
+    }
+
+    fn put(&mut self, record: Record) {
+        if self.queue.try_send(record).is_err() {
+            self.dropped += 1;
+            if self.dropped == 1 {
+                tracing::error!("the queue of records is full; the call goes on without them");
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// Writes until the call has dropped its end of the queue and everything is written.
+    pub(super) async fn run(mut self) {
+        let mut heartbeat = interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        heartbeat.tick().await; // The first is at once, and the claim has just been written.
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                taken = self.queue.recv_many(&mut batch, BATCH) => {
+                    if taken == 0 {
+                        return;
+                    }
+                    self.write(&mut batch).await;
+                }
+                _ = heartbeat.tick() => self.beat().await,
+            }
+        }
+    }
+
+    async fn beat(&self) {
+        match leases::heartbeat(&self.store, &self.subject.call.call_sid, self.subject.token).await {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!("the lease of this call is not ours any more"),
+            Err(error) => tracing::warn!(%error, "the lease of this call could not be renewed"),
+        }
+    }
+
+    /// Writes records in the order they came; neighbouring turns go together.
+    async fn write(&mut self, batch: &mut Vec<Record>) {
+        let mut turns = Vec::new();
+        for record in batch.drain(..) {
+            match record {
+                Record::Turn(entry, since) => turns.push((entry, since)),
+                Record::Event(at, event) => {
+                    self.write_turns(&mut turns).await;
+                    self.write_event(at, &event).await;
+                }
+                Record::Ended(at, event, done) => {
+                    self.write_turns(&mut turns).await;
+                    self.write_event(at, &event).await;
+                    let _ = done.send(()); // Whoever waited may have given up.
+                }
+            }
+        }
+        self.write_turns(&mut turns).await;
+    }
+
+    async fn write_turns(&mut self, turns: &mut Vec<(Entry, Instant)>) {
+        if turns.is_empty() {
+            return;
+        }
+        let (entries, since): (Vec<Entry>, Vec<Instant>) = turns.drain(..).unzip();
+        let Subject { call, stream_started, .. } = &self.subject;
+        let saved = self
+            .persist("turns", || {
+                transcripts::save(&self.store, call.organization, &call.call_sid, *stream_started, &entries)
+            })
+            .await;
+        if saved.is_none() {
+            return;
+        }
+        self.metrics.transcript_turns_saved.inc_by(entries.len() as u64);
+        for since in since {
+            self.metrics.transcript_save_seconds.observe_duration(since.elapsed());
+        }
+        self.link_lead().await;
+    }
+
+    async fn write_event(&self, at: Timestamp, event: &CallEvent) {
+        self.persist("event", || lifecycle::record(&self.store, &self.subject.call, at, event)).await;
+    }
+
+    /// Ties the caller's lead to the call. Never more than a log line if it cannot: the turns are safe.
+    async fn link_lead(&mut self) {
+        if self.linked {
+            return;
+        }
+        let CallRef { call_sid, organization, .. } = &self.subject.call;
+        match leads::link_by_phone(&self.store, *organization, call_sid).await {
+            Ok(outcome) => {
+                self.linked = true;
+                match outcome {
+                    LinkOutcome::Linked { lead, .. } | LinkOutcome::AlreadyLinked { lead } => {
+                        tracing::info!(lead, "lead linked");
+                    }
+                    other => tracing::warn!(outcome = ?other, "no lead was linked to this call"),
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "linking the lead failed; it is tried again with the next turn");
+            }
+        }
+    }
+
+    /// Does it until it works; `None` when it never did.
+    async fn persist<T, F>(&self, what: &'static str, mut attempt: impl FnMut() -> F) -> Option<T>
+    where
+        F: Future<Output = sqlx::Result<T>>,
+    {
+        let started = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match attempt().await {
+                Ok(value) => return Some(value),
+                Err(error) if started.elapsed() > PATIENCE || is_final(&error) => {
+                    tracing::error!(%error, what, "a record could not be written and is lost");
+                    return None;
+                }
+                Err(error) => {
+                    self.metrics.store_retries.inc();
+                    tracing::warn!(%error, what, "a record could not be written; trying again");
+                }
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// The database understood and refused: trying again cannot help.
+fn is_final(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            error.constraint().is_some() || error.code().is_some_and(|c| c.starts_with("22"))
+        }
+        _ => false,
+    }
+}

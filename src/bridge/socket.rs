@@ -1,0 +1,137 @@
+//! One WebSocket, polled for reading and flushed for writing by the same task.
+//!
+//! Writing only fills the socket's own bounded buffer; the bytes leave when the socket is polled. So nothing is lost
+//! when the future that polls is dropped, and a peer that does not read is noticed by a full buffer.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::{Sink, Stream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::CapacityError;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
+
+/// What came out of a socket.
+#[derive(Debug)]
+pub(super) enum Received {
+    /// A text message.
+    Text(Utf8Bytes),
+    /// A binary message, which neither of our peers has a use for.
+    Binary,
+    /// The peer is gone: it closed, or the connection broke.
+    Closed {
+        /// For logs: close code and reason, or the error.
+        why: String,
+        /// The peer sent a message larger than any that could be skipped.
+        oversize: bool,
+    },
+}
+
+/// The peer does not read and the buffer for it is full, or the connection broke while writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the peer does not take what is sent to it")]
+pub(super) struct Blocked;
+
+/// One side's connection.
+pub(super) struct Socket<S> {
+    stream: WebSocketStream<S>,
+    unflushed: bool,
+    closed: bool,
+}
+
+impl<S> Socket<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    pub(super) fn new(stream: WebSocketStream<S>) -> Self {
+        Self { stream, unflushed: false, closed: false }
+    }
+
+    /// Puts a message into the socket's buffer.
+    pub(super) fn send(&mut self, text: String) -> Result<(), Blocked> {
+        if self.closed {
+            return Ok(()); // Its end has been reported, or soon will be.
+        }
+        self.unflushed = true;
+        Pin::new(&mut self.stream).start_send(Message::Text(text.into())).map_err(|_| Blocked)
+    }
+
+    /// Writes what can be written without waiting; the rest follows when [`Self::receive`] is polled.
+    pub(super) async fn flush_now(&mut self) {
+        std::future::poll_fn(|cx| {
+            self.poll_flush(cx);
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// The next message. Cancel-safe. Never ends: after `Closed` it waits for ever.
+    pub(super) async fn receive(&mut self) -> Received {
+        std::future::poll_fn(|cx| self.poll_receive(cx)).await
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) {
+        if self.unflushed && !self.closed {
+            // An error shows itself in reading too, where it is reported.
+            self.unflushed = Pin::new(&mut self.stream).poll_flush(cx).is_pending();
+        }
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        if self.closed {
+            return Poll::Pending;
+        }
+        self.poll_flush(cx);
+        loop {
+            let message = match std::task::ready!(Pin::new(&mut self.stream).poll_next(cx)) {
+                Some(Ok(Message::Text(text))) => return Poll::Ready(Received::Text(text)),
+                Some(Ok(Message::Binary(_))) => return Poll::Ready(Received::Binary),
+                // The answer to a ping is queued by the library and leaves with the next flush.
+                Some(Ok(Message::Ping(_))) => {
+                    self.unflushed = true;
+                    self.poll_flush(cx);
+                    continue;
+                }
+                Some(Ok(Message::Pong(_) | Message::Frame(_))) => continue,
+                Some(Ok(Message::Close(frame))) => Ok(frame),
+                Some(Err(error)) => Err(error),
+                None => Ok(None),
+            };
+            self.closed = true;
+            let oversize = matches!(message, Err(Error::Capacity(CapacityError::MessageTooLong { .. })));
+            let why = match message {
+                Ok(Some(frame)) => format!("close {} {}", frame.code, frame.reason),
+                Ok(None) => "closed".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            return Poll::Ready(Received::Closed { why, oversize });
+        }
+    }
+
+    /// Says goodbye. Waits until it is written; give it a deadline.
+    pub(super) async fn close(&mut self) {
+        if !std::mem::replace(&mut self.closed, true) {
+            let frame = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+            // A peer that is gone already needs no goodbye.
+            let _ = self.stream.close(Some(frame)).await;
+        }
+    }
+}
+
+/// Limits of one side's socket.
+pub(super) fn limits(
+    read_buffer_bytes: usize,
+    max_message_bytes: usize,
+    max_unsent_bytes: usize,
+) -> WebSocketConfig {
+    // tungstenite zero-fills its read buffer before every read, so a large one costs more than it saves.
+    WebSocketConfig::default()
+        .read_buffer_size(read_buffer_bytes)
+        .max_message_size(Some(max_message_bytes))
+        .max_frame_size(Some(max_message_bytes))
+        .write_buffer_size(16 * 1024)
+        .max_write_buffer_size(max_unsent_bytes)
+}

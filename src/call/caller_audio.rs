@@ -1,0 +1,206 @@
+//! The caller's audio on its way to the model: kept until the model is ready, gaps filled, and its two time axes.
+//!
+//! The model counts milliseconds of audio it was given. Twilio counts milliseconds of the stream. They part wherever
+//! audio was missing or silence was added, so every such place is remembered.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::audio::g711::SILENCE;
+use crate::clock::CallTime;
+
+/// mu-law at 8 kHz.
+const BYTES_PER_MS: u64 = 8;
+/// Largest gap that is filled; after a longer one the axes part.
+const MAX_GAP_MS: u64 = 10_000;
+/// Jitter of `media.timestamp` that is no gap.
+const GAP_TOLERANCE_MS: u64 = 20;
+/// Audio kept while the model is not ready: what a caller says before the answer, and no more.
+const MAX_KEPT_BYTES: usize = 5_000 * BYTES_PER_MS as usize;
+/// Silence in the input, during the caller's turn, after which the turn is given silence.
+pub(super) const STALL_AFTER: Duration = Duration::from_millis(750);
+/// Silence given then, enough for the model to close the turn.
+const STALL_SILENCE_MS: u64 = 1_000;
+/// Places where the axes part; more are not needed, because only recent positions are asked for.
+const MAX_BENDS: usize = 64;
+
+/// What to do with a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// Send `gap_ms` of silence and then the frame.
+    Send { gap_ms: u64 },
+    /// It is kept for later.
+    Kept,
+    /// There was no room to keep it without dropping older audio, which was dropped.
+    KeptWithLoss,
+}
+
+/// Axis and hold of one call's caller audio.
+#[derive(Debug, Default)]
+pub(super) struct CallerAudio {
+    ready: bool,
+    kept: VecDeque<u8>,
+    /// Stream position of the first kept byte.
+    kept_from_ms: u64,
+    /// Bytes given to the model.
+    appended_bytes: u64,
+    /// Stream position after the last frame, silence that we added included.
+    stream_ms: Option<u64>,
+    /// (appended ms, stream ms) where the axes part, oldest first.
+    bends: VecDeque<(u64, u64)>,
+    last_frame_at: CallTime,
+    /// When stream position 0 was, by our clock: the latest estimate.
+    stream_zero: CallTime,
+    stalled_ms: u64,
+}
+
+impl CallerAudio {
+    /// A frame of `bytes` bytes that starts at `timestamp_ms` of the stream.
+    pub(super) fn take(&mut self, now: CallTime, timestamp_ms: u64, ulaw: &[u8]) -> Taken {
+        let duration_ms = ulaw.len() as u64 / BYTES_PER_MS;
+        self.last_frame_at = now;
+        self.stalled_ms = 0;
+        let end_ms = timestamp_ms.saturating_add(duration_ms); // The peer may say any number.
+        self.stream_zero = now - Duration::from_millis(end_ms);
+        let expected = self.stream_ms.unwrap_or(timestamp_ms);
+        let gap = timestamp_ms.saturating_sub(expected);
+        let gap_ms = if gap > GAP_TOLERANCE_MS { gap.min(MAX_GAP_MS) } else { 0 };
+        if !self.ready {
+            return self.keep(timestamp_ms, end_ms, gap_ms, ulaw);
+        }
+        if self.stream_ms.is_none() || gap > MAX_GAP_MS || timestamp_ms.saturating_add(GAP_TOLERANCE_MS) < expected {
+            // Not to be made good by silence: from here on the axes have another distance.
+            self.bend(timestamp_ms - gap_ms.min(timestamp_ms));
+        }
+        self.appended_bytes += gap_ms * BYTES_PER_MS + ulaw.len() as u64;
+        self.stream_ms = Some(end_ms);
+        Taken::Send { gap_ms }
+    }
+
+    fn keep(&mut self, timestamp_ms: u64, end_ms: u64, gap_ms: u64, ulaw: &[u8]) -> Taken {
+        if self.kept.is_empty() {
+            self.kept_from_ms = timestamp_ms;
+        }
+        self.kept.extend(std::iter::repeat_n(SILENCE, (gap_ms * BYTES_PER_MS) as usize));
+        self.kept.extend(ulaw);
+        self.stream_ms = Some(end_ms);
+        let excess = self.kept.len().saturating_sub(MAX_KEPT_BYTES);
+        self.kept.drain(..excess);
+        self.kept_from_ms = self.kept_from_ms.saturating_add(excess as u64 / BYTES_PER_MS);
+        if excess > 0 { Taken::KeptWithLoss } else { Taken::Kept }
+    }
+
+    /// The model is ready: what was kept, to be sent first.
+    pub(super) fn release(&mut self) -> Vec<u8> {
+        self.ready = true;
+        let kept = Vec::from(std::mem::take(&mut self.kept));
+        if !kept.is_empty() {
+            self.bend(self.kept_from_ms);
+            self.appended_bytes += kept.len() as u64;
+        }
+        kept
+    }
+
+    /// When an open turn has been without input for too long.
+    pub(super) fn stalls_at(&self) -> Option<CallTime> {
+        let enough = self.stalled_ms >= MAX_GAP_MS;
+        (self.ready && !enough).then(|| self.last_frame_at + STALL_AFTER)
+    }
+
+    /// Gives an open turn silence: how many milliseconds.
+    pub(super) fn fill_stall(&mut self, now: CallTime) -> u64 {
+        self.last_frame_at = now;
+        self.stalled_ms += STALL_SILENCE_MS;
+        self.appended_bytes += STALL_SILENCE_MS * BYTES_PER_MS;
+        // The frames that are missing may still come: the silence stands in for them on the stream's axis.
+        self.stream_ms = self.stream_ms.map(|at| at.saturating_add(STALL_SILENCE_MS));
+        STALL_SILENCE_MS
+    }
+
+    /// The stream's time of a position the model named.
+    pub(super) fn stream_time(&self, appended_ms: u64) -> CallTime {
+        let bend = self.bends.iter().rev().find(|(appended, _)| *appended <= appended_ms);
+        let (appended, stream) = bend.copied().unwrap_or((0, 0));
+        CallTime::from_millis(stream.saturating_add(appended_ms.saturating_sub(appended)))
+    }
+
+    /// The same moment by our own clock.
+    pub(super) fn arrival_time(&self, stream_time: CallTime) -> CallTime {
+        self.stream_zero + stream_time.since_start()
+    }
+
+    fn bend(&mut self, stream_ms: u64) {
+        if self.bends.len() == MAX_BENDS {
+            self.bends.pop_front();
+        }
+        self.bends.push_back((self.appended_bytes / BYTES_PER_MS, stream_ms));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRAME: [u8; 160] = [0x55; 160];
+
+    fn ready() -> CallerAudio {
+        let mut audio = CallerAudio::default();
+        assert!(audio.release().is_empty());
+        audio
+    }
+
+    fn at(ms: u64) -> CallTime {
+        CallTime::from_millis(ms)
+    }
+
+    #[test]
+    fn a_gap_in_the_timestamps_is_filled_and_the_axes_stay_together() {
+        let mut audio = ready();
+        assert_eq!(audio.take(at(25), 5, &FRAME), Taken::Send { gap_ms: 0 });
+        assert_eq!(audio.take(at(45), 25, &FRAME), Taken::Send { gap_ms: 0 });
+        assert_eq!(audio.take(at(265), 245, &FRAME), Taken::Send { gap_ms: 200 });
+        assert_eq!(audio.stream_time(240), at(245), "the first frame did not start at 0");
+    }
+
+    #[test]
+    fn at_most_ten_seconds_are_filled() {
+        let mut audio = ready();
+        audio.take(at(20), 0, &FRAME);
+        assert_eq!(audio.take(at(60_040), 60_020, &FRAME), Taken::Send { gap_ms: 10_000 });
+        assert_eq!(audio.stream_time(10_020), at(60_020), "the axes part by what was not filled");
+        assert_eq!(audio.stream_time(10), at(10));
+    }
+
+    #[test]
+    fn an_open_turn_without_input_is_given_silence_that_stands_in_for_late_frames() {
+        let mut audio = ready();
+        audio.take(at(20), 0, &FRAME);
+        assert_eq!(audio.stalls_at(), Some(at(770)));
+        assert_eq!(audio.fill_stall(at(770)), 1000);
+        assert_eq!(audio.take(at(2020), 2000, &FRAME), Taken::Send { gap_ms: 980 });
+    }
+
+    #[test]
+    fn audio_before_the_model_is_ready_is_kept_up_to_five_seconds() {
+        let mut audio = CallerAudio::default();
+        for n in 0..250 {
+            assert_eq!(audio.take(at(n * 20 + 20), n * 20, &FRAME), Taken::Kept);
+        }
+        assert_eq!(audio.take(at(5020), 5000, &FRAME), Taken::KeptWithLoss);
+        assert_eq!(audio.release().len(), 40_000);
+        assert_eq!(audio.take(at(5040), 5020, &FRAME), Taken::Send { gap_ms: 0 });
+        assert_eq!(audio.stream_time(0), at(20), "20 ms were lost at the start");
+        assert_eq!(audio.stream_time(5000), at(5020));
+    }
+
+    #[test]
+    fn input_that_stays_away_is_filled_for_ten_seconds_and_no_longer() {
+        let mut audio = ready();
+        audio.take(at(20), 0, &FRAME);
+        let mut filled = 0;
+        while let Some(due) = audio.stalls_at() {
+            filled += audio.fill_stall(due);
+        }
+        assert_eq!(filled, 10_000);
+    }
+}

@@ -1,0 +1,159 @@
+//! How a call ends: the last words are played, the stream is closed, the last texts are waited for. Once.
+
+use super::Call;
+use super::end::EndReason;
+use super::outbox::Output;
+use crate::clock::CallTime;
+use crate::ids::ToolCallId;
+use crate::wire::model::ModelCommand;
+
+/// What a function of the call itself answers when its wish was granted.
+const FULFILLED: &str = r#"{"ok":true}"#;
+
+/// Where a call is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The model is not ready.
+    Connecting,
+    /// Both sides can speak.
+    Talking,
+    /// The stream is closed; the last texts are awaited.
+    Lingering { reason: EndReason, until: CallTime },
+    /// Nothing more happens.
+    Ended,
+}
+
+impl Phase {
+    pub(super) fn is_ended(self) -> bool {
+        self == Self::Ended
+    }
+
+    /// The stream is closed.
+    pub(super) fn is_over(self) -> bool {
+        matches!(self, Self::Lingering { .. } | Self::Ended)
+    }
+
+    pub(super) fn linger_until(self) -> Option<CallTime> {
+        if let Self::Lingering { until, .. } = self { Some(until) } else { None }
+    }
+}
+
+/// The agent wants to end the call; its last words are still being played.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    reason: EndReason,
+    /// The function call that asked for it.
+    tool: ToolCallId,
+    /// When to end it anyway.
+    pub(super) by: CallTime,
+}
+
+impl Call {
+    /// The agent wants to end the call. The first wish counts, but a human outweighs a goodbye.
+    pub(super) fn want_to_leave(&mut self, now: CallTime, reason: EndReason, tool: ToolCallId) {
+        let Some(leaving) = &mut self.leaving else {
+            let by = now + self.settings.farewell_within;
+            self.leaving = Some(Leaving { reason, tool, by });
+            return;
+        };
+        let mut settled = tool;
+        if reason == EndReason::Transferred && leaving.reason == EndReason::AgentEnded {
+            leaving.reason = reason;
+            std::mem::swap(&mut leaving.tool, &mut settled);
+        }
+        self.answer_tool(now, &settled, FULFILLED.into());
+    }
+
+    /// The caller speaks again: a goodbye is taken back, a transfer is not.
+    pub(super) fn stay(&mut self, now: CallTime) {
+        let Some(leaving) = self.leaving.take_if(|leaving| leaving.reason == EndReason::AgentEnded) else {
+            return;
+        };
+        let output = super::tools::error(super::model_side::SPOKEN_OVER);
+        self.answer_tool(now, &leaving.tool, output);
+    }
+
+    /// Ends the call once the last words have been heard.
+    pub(super) fn leave_when_said(&mut self, now: CallTime) {
+        let Some(leaving) = &self.leaving else { return };
+        let said = !self.turns.response_runs() && self.playout.is_drained();
+        if said && self.tools.is_idle_but_for(&leaving.tool) {
+            self.leave(now);
+        }
+    }
+
+    /// Ends the call for the reason the agent gave.
+    pub(super) fn leave(&mut self, now: CallTime) {
+        if let Some(reason) = self.leaving.as_ref().map(|leaving| leaving.reason) {
+            self.end(now, reason);
+        }
+    }
+
+    /// Ends the stream now. The first reason counts.
+    pub(super) fn end(&mut self, now: CallTime, reason: EndReason) {
+        if self.phase.is_over() {
+            return;
+        }
+        let ready = self.phase == Phase::Talking;
+        self.drop_arriving();
+        let rest = self.playout.interrupt(now);
+        self.record_interruption(now, &rest);
+        self.outbox.push(Output::EndStream(reason));
+        self.cancel_tools(now);
+        if ready && self.model_open && self.turns.caller_speaks() {
+            let event_id = self.event_id("commit");
+            self.outbox.model(ModelCommand::CommitAudio { event_id });
+        }
+        if let Some(response) =
+            self.turns.running().cloned().filter(|_| self.model_open && self.capabilities.can_cancel)
+        {
+            let event_id = self.event_id("cancel");
+            self.outbox.model(ModelCommand::CancelResponse { event_id, response });
+        }
+        self.leaving = None;
+        self.timers.clear_all();
+        self.phase = Phase::Lingering { reason, until: now + self.settings.linger };
+        if !ready {
+            self.model_open = false; // Nothing was said that could still be written down.
+        }
+    }
+
+    fn cancel_tools(&mut self, now: CallTime) {
+        let fulfilled = self.leaving.as_ref().map(|leaving| leaving.tool.clone());
+        for call in self.tools.running() {
+            if Some(&call) == fulfilled.as_ref() {
+                self.record_tool(now, &call, FULFILLED.into());
+            } else {
+                if self.tools.is_outside(&call) {
+                    self.outbox.push(Output::CancelTool(call.clone()));
+                }
+                self.record_tool(now, &call, super::tools::error("the call ended first"));
+            }
+        }
+    }
+
+    /// The model's socket closed.
+    pub(super) fn on_model_closed(&mut self, now: CallTime) {
+        self.model_open = false;
+        self.end(now, EndReason::ModelLost);
+    }
+
+    /// Ends the lingering when there is nothing left to wait for.
+    pub(super) fn finish_when_complete(&mut self) {
+        if self.phase.linger_until().is_some() && !(self.model_open && self.transcript.awaits_text()) {
+            self.finish();
+        }
+    }
+
+    /// The last act.
+    pub(super) fn finish(&mut self) {
+        let Phase::Lingering { reason, .. } = self.phase else { return };
+        self.transcript.close();
+        for entry in self.transcript.take_changes() {
+            self.outbox.push(Output::Transcript(entry));
+        }
+        self.outbox.push(Output::Ended(reason));
+        self.timers.clear_all();
+        self.phase = Phase::Ended;
+    }
+}

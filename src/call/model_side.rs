@@ -1,0 +1,373 @@
+//! What the model says, and what follows from it.
+
+use std::time::Duration;
+
+use super::Call;
+use super::end::EndReason;
+use super::ending::Phase;
+use super::outbox::{Note, Output};
+use super::playout::Interruption;
+use super::tools::{Asked, ToolResult};
+use super::turns::{Began, Done};
+use crate::clock::CallTime;
+use crate::ids::{ItemId, ResponseId, ToolCallId};
+use crate::wire::model::{
+    ErrorClass, ModelCommand, ModelError, ModelEvent, NewItem, Purpose, ResponseStatus,
+};
+use crate::wire::payload;
+
+/// Before asking again after a failure that is nobody's fault.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(300);
+/// Before asking again after a rate limit.
+const PAUSE_AFTER_RATE_LIMIT: Duration = Duration::from_secs(2);
+
+/// What a function answers that the caller spoke over.
+pub(super) const SPOKEN_OVER: &str = "the caller spoke again, so this was not done; the call goes on";
+
+impl Call {
+    /// The session is as asked: what the caller said so far is told, and the agent greets.
+    pub(super) fn on_ready(&mut self, now: CallTime) {
+        if self.phase != Phase::Connecting {
+            return;
+        }
+        self.phase = Phase::Talking;
+        self.model_open = true;
+        self.last_activity = now;
+        let kept = self.caller_audio.release();
+        for piece in kept.chunks(8000) {
+            self.append_ulaw(piece);
+        }
+        if let Some(greeting) = self.settings.greeting.clone() {
+            let instructions = self.with_instructions(&greeting);
+            self.turns.want(Purpose::Greeting, Some(instructions));
+        }
+        if !self.keys.is_empty() {
+            self.tell_keys(now);
+        }
+    }
+
+    pub(super) fn on_model(&mut self, now: CallTime, event: ModelEvent<'_>) {
+        if !self.model_open {
+            return;
+        }
+        match event {
+            ModelEvent::Audio { response, item, base64 } => self.on_agent_audio(now, response, item, base64),
+            ModelEvent::TextDelta { item, text, .. } => {
+                self.turns.on_progress(now, false);
+                self.transcript.agent_delta(now, item, &text);
+            }
+            ModelEvent::TextDone { item, text } => self.transcript.agent_text(now, &item, &text),
+            ModelEvent::AudioDone { response, item } => self.on_audio_done(&response, &item),
+            ModelEvent::SpeechStarted { item, audio_start_ms } => {
+                self.on_speech_started(now, item, audio_start_ms);
+            }
+            ModelEvent::SpeechStopped { item, audio_end_ms } => {
+                self.on_speech_stopped(now, &item, audio_end_ms);
+            }
+            ModelEvent::Committed { item, previous } => {
+                self.open_turn = None;
+                let text_due = now + self.settings.transcript_within;
+                self.transcript.committed(now, &item, previous, text_due);
+            }
+            ModelEvent::ItemPlaced { item, kind, previous } => {
+                self.transcript.place(now, &item, Some(kind), previous);
+            }
+            ModelEvent::UserTranscriptDelta { item, text } => self.transcript.user_delta(now, &item, &text),
+            ModelEvent::UserTranscript { item, text } => self.transcript.user_text(now, &item, Some(&text)),
+            ModelEvent::UserTranscriptFailed { item, .. } => self.transcript.user_text(now, &item, None),
+            ModelEvent::ResponseStarted { response } => self.on_response_started(now, response),
+            ModelEvent::ToolCall { response, item, call, name, arguments } => {
+                self.on_tool_call(now, response, item, call, name, arguments);
+            }
+            ModelEvent::ResponseDone { response, status, .. } => {
+                self.on_response_done(now, &response, &status);
+            }
+            ModelEvent::Error(error) => self.on_error(now, &error),
+            ModelEvent::SessionCreated { .. }
+            | ModelEvent::SessionUpdated(_)
+            | ModelEvent::Truncated { .. }
+            | ModelEvent::Ignored { .. } => {}
+        }
+    }
+
+    fn on_agent_audio(&mut self, now: CallTime, response: &str, item: &str, base64: &str) {
+        if self.phase.is_over() || !self.turns.takes_audio(now, response) {
+            self.outbox.note(Note::LateAudioDropped);
+            return;
+        }
+        self.received.clear();
+        if payload::decode_into(base64, &mut self.received).is_err() {
+            self.outbox.note(Note::ModelAudioInvalid);
+            return;
+        }
+        if self.received.is_empty() {
+            return;
+        }
+        if self.arriving.as_ref().is_none_or(|arriving| arriving.as_str() != item) {
+            let Ok(id) = ItemId::parse(item) else {
+                self.outbox.note(Note::ModelAudioInvalid);
+                return;
+            };
+            self.complete_arriving();
+            self.arriving = Some(id);
+        }
+        self.turns.on_progress(now, true);
+        self.timing.on_audio(now, item);
+        self.converted.clear();
+        self.downlink.push(&self.received, &mut self.converted);
+        if !self.playout.push(item, &self.converted) {
+            self.outbox.note(Note::LateAudioDropped);
+        }
+    }
+
+    fn on_audio_done(&mut self, response: &ResponseId, item: &ItemId) {
+        if self.arriving.as_ref() == Some(item) && !self.turns.is_discarded(response.as_str()) {
+            self.complete_arriving();
+        }
+    }
+
+    /// The last samples of the item that was arriving, and the word that it is complete.
+    fn complete_arriving(&mut self) {
+        let Some(item) = self.arriving.take() else { return };
+        self.converted.clear();
+        self.downlink.finish(&mut self.converted);
+        if !self.converted.is_empty() {
+            self.playout.push(item.as_str(), &self.converted);
+        }
+        self.playout.complete(item.as_str());
+    }
+
+    /// No more of the item that was arriving is wanted, what the converter holds included.
+    pub(super) fn drop_arriving(&mut self) {
+        self.arriving = None;
+        self.converted.clear();
+        self.downlink.finish(&mut self.converted);
+    }
+
+    fn on_speech_started(&mut self, now: CallTime, item: ItemId, audio_start_ms: u64) {
+        let at = self.caller_audio.stream_time(audio_start_ms);
+        self.transcript.speech_started(now, &item, at);
+        self.open_turn = Some(item);
+        self.last_activity = now;
+        self.nudges = 0;
+        self.timing.caller_started();
+        let running = self.turns.caller_started();
+        if self.phase.is_over() {
+            return;
+        }
+        self.barge_in(now);
+        if let (Some(response), false, true) =
+            (running, self.capabilities.owns_turns, self.capabilities.can_cancel)
+        {
+            let event_id = self.event_id("cancel");
+            self.outbox.model(ModelCommand::CancelResponse { event_id, response });
+        }
+        self.stay(now);
+    }
+
+    /// Stops what the caller is not to hear any more: first the queue, then Twilio's buffer, then the model's memory.
+    fn barge_in(&mut self, now: CallTime) {
+        self.drop_arriving();
+        let found = self.playout.interrupt(now);
+        if found.unheard {
+            self.outbox.note(Note::BargeIn);
+            self.outbox.clear();
+        }
+        for cut in found.cuts.iter().filter(|cut| cut.heard_ms < cut.received_ms) {
+            if self.capabilities.can_truncate {
+                let event_id = self.event_id("trunc");
+                let (item, audio_end_ms) = (cut.item.clone(), cut.heard_ms);
+                self.outbox.model(ModelCommand::Truncate { event_id, item, audio_end_ms });
+                self.outbox.note(Note::Truncated);
+            }
+        }
+        self.record_interruption(now, &found);
+    }
+
+    pub(super) fn record_interruption(&mut self, now: CallTime, found: &Interruption) {
+        for heard in &found.heard {
+            self.transcript.agent_heard(now, &heard.item, heard.heard_ms, heard.evidence);
+        }
+        for cut in &found.cuts {
+            self.transcript.agent_cut(now, &cut.item, cut.heard_ms, cut.received_ms, cut.evidence);
+        }
+    }
+
+    fn on_speech_stopped(&mut self, now: CallTime, item: &ItemId, audio_end_ms: u64) {
+        let at = self.caller_audio.stream_time(audio_end_ms);
+        let text_due = now + self.settings.transcript_within;
+        self.transcript.speech_stopped(now, item, at, text_due);
+        self.timing.caller_stopped(self.caller_audio.arrival_time(at));
+        self.last_activity = now;
+        self.turns.caller_stopped(now);
+        if !self.capabilities.owns_turns {
+            self.turns.answer_is_missing();
+        }
+    }
+
+    fn on_response_started(&mut self, now: CallTime, response: ResponseId) {
+        self.last_activity = now;
+        if self.phase.is_over() {
+            return;
+        }
+        if self.turns.on_started(now, response.clone()) == Began::OverTheCaller
+            && self.capabilities.can_cancel
+        {
+            let event_id = self.event_id("cancel");
+            self.outbox.model(ModelCommand::CancelResponse { event_id, response });
+        }
+    }
+
+    fn on_response_done(&mut self, now: CallTime, response: &ResponseId, status: &ResponseStatus) {
+        let discarded = self.turns.is_discarded(response.as_str());
+        let done = self.turns.on_done(response);
+        if done != Done::Stale {
+            if !discarded {
+                self.complete_arriving();
+                self.playout.complete_all();
+            }
+            self.transcript.agent_texts_are_final();
+            self.last_activity = now;
+        }
+        if self.phase.is_over() {
+            return;
+        }
+        let void = discarded || done == Done::Stale;
+        match status {
+            ResponseStatus::Cancelled => self.transcript.agent_unheard(|item| self.playout.holds(item)),
+            ResponseStatus::Failed { class: ErrorClass::Fatal, .. } => self.end(now, EndReason::ModelRefused),
+            ResponseStatus::Failed { class: ErrorClass::SessionOver, .. } => {
+                self.end(now, EndReason::ModelLost);
+            }
+            _ if void => {} // Nobody waits for it.
+            ResponseStatus::Completed | ResponseStatus::Incomplete { .. } if done == Done::Productive => {
+                self.turns.on_success();
+            }
+            ResponseStatus::Completed => {
+                self.outbox.note(Note::ResponseFailed);
+                self.turns.on_empty();
+            }
+            ResponseStatus::Incomplete { .. } => self.on_response_failed(now, PAUSE_AFTER_FAILURE),
+            ResponseStatus::Failed { class: ErrorClass::RetryResponse, .. } => {
+                self.on_response_failed(now, PAUSE_AFTER_RATE_LIMIT);
+            }
+            ResponseStatus::Failed { .. } => self.on_response_failed(now, PAUSE_AFTER_FAILURE),
+        }
+    }
+
+    fn on_response_failed(&mut self, now: CallTime, pause: Duration) {
+        self.outbox.note(Note::ResponseFailed);
+        if self.turns.on_failed(now, pause).is_none() {
+            self.end(now, EndReason::ModelFailed);
+        }
+    }
+
+    fn on_error(&mut self, now: CallTime, error: &ModelError) {
+        let about = error.event_id.as_deref().unwrap_or_default();
+        match error.class {
+            ErrorClass::Fatal => self.end(now, EndReason::ModelRefused),
+            ErrorClass::SessionOver => self.end(now, EndReason::ModelLost),
+            ErrorClass::ResponseBusy => self.turns.on_busy(about),
+            ErrorClass::Benign => {
+                self.outbox.note(Note::BenignError);
+                if about.starts_with("commit-")
+                    && let Some(item) = self.open_turn.take()
+                {
+                    self.transcript.forget(&item); // There was too little sound to make a turn of.
+                }
+            }
+            ErrorClass::RetryResponse | ErrorClass::BadRequest => {
+                self.outbox.note(Note::BadRequest);
+                if self.turns.on_refused(about) {
+                    self.on_response_failed(now, PAUSE_AFTER_FAILURE);
+                }
+            }
+        }
+    }
+
+    /// Asks for a response when one is wanted and it is its time.
+    pub(super) fn ask_for_response(&mut self, now: CallTime) {
+        if self.phase != Phase::Talking || self.leaving.is_some() {
+            return;
+        }
+        let ids = &mut self.event_ids;
+        let request = self.turns.next_request(now, |purpose| {
+            *ids += 1;
+            format!("resp-{}-{ids}", purpose.as_str())
+        });
+        if let Some((request, event_id)) = request {
+            let (purpose, instructions) = (request.purpose, request.instructions);
+            self.outbox.model(ModelCommand::CreateResponse { event_id, purpose, instructions });
+        }
+    }
+
+    fn on_tool_call(
+        &mut self,
+        now: CallTime,
+        response: ResponseId,
+        item: ItemId,
+        call: ToolCallId,
+        name: String,
+        arguments: String,
+    ) {
+        if self.phase.is_over() {
+            return;
+        }
+        self.turns.on_progress(now, true);
+        let void = self.turns.is_discarded(response.as_str());
+        match self.tools.ask(now, response, item, call.clone(), name, arguments) {
+            Asked::Again => {}
+            _ if void => self.answer_tool(now, &call, super::tools::error(SPOKEN_OVER)),
+            Asked::EndCall if self.turns.caller_speaks() => {
+                self.answer_tool(now, &call, super::tools::error(SPOKEN_OVER));
+            }
+            Asked::Run(request) => self.outbox.push(Output::CallTool(request)),
+            Asked::Answer(output) => self.answer_tool(now, &call, output),
+            Asked::EndCall => self.want_to_leave(now, EndReason::AgentEnded, call),
+            Asked::Transfer(transfer) => {
+                self.outbox.push(Output::Transfer(transfer));
+                self.want_to_leave(now, EndReason::Transferred, call);
+            }
+        }
+    }
+
+    pub(super) fn on_tool_result(&mut self, now: CallTime, result: ToolResult) {
+        if !self.phase.is_over() {
+            self.answer_tool(now, &result.call, result.output);
+        }
+    }
+
+    pub(super) fn on_tools_overdue(&mut self, now: CallTime) {
+        for call in self.tools.overdue(now) {
+            self.outbox.push(Output::CancelTool(call.clone()));
+            self.answer_tool(now, &call, super::tools::error("the function did not answer in time"));
+        }
+    }
+
+    /// Tells the model what a function answered; when it was the last of its response, the model is asked to go on.
+    pub(super) fn answer_tool(&mut self, now: CallTime, call: &ToolCallId, output: String) {
+        let Some(last_of_response) = self.record_tool(now, call, output.clone()) else { return };
+        let event_id = self.event_id("tool");
+        let Ok(id) = ItemId::parse(&event_id) else { return };
+        let item = NewItem::ToolOutput { id, call: call.clone(), output };
+        self.outbox.model(ModelCommand::CreateItem { event_id, item });
+        self.last_activity = now;
+        if last_of_response {
+            self.turns.want(Purpose::ToolResult, None);
+        }
+    }
+
+    /// Writes a function's answer down. `None`: nobody waits for it.
+    pub(super) fn record_tool(&mut self, now: CallTime, call: &ToolCallId, output: String) -> Option<bool> {
+        let answered = self.tools.answer(call, output)?;
+        self.transcript.tool(
+            now,
+            &answered.item,
+            &answered.name,
+            call,
+            &answered.arguments,
+            &answered.output,
+        );
+        Some(answered.last_of_response)
+    }
+}

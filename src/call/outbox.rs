@@ -1,0 +1,151 @@
+//! What the call wants done, in the order it must be done.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use super::end::EndReason;
+use super::timing::Turn;
+use super::tools::{ToolRequest, Transfer};
+use super::transcript::Entry;
+use crate::ids::ToolCallId;
+use crate::wire::model::{AudioPayload, ModelCommand};
+use crate::wire::twilio::Outbound;
+
+/// One thing to do. Audio borrows from the call until the next output is taken.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output<'a> {
+    /// Send to the caller.
+    Twilio(Outbound<'a>),
+    /// Send to the model.
+    Model(ModelCommand<'a>),
+    /// Save; a newer revision replaces an older one.
+    Transcript(Entry),
+    /// Run a function and come back with a [`super::tools::ToolResult`].
+    CallTool(ToolRequest),
+    /// The answer of this function is no longer wanted.
+    CancelTool(ToolCallId),
+    /// Both sides have been heard for the first time.
+    Connected,
+    /// The agent asked for a human.
+    Transfer(Transfer),
+    /// How long an answer took.
+    Measured(Turn),
+    /// Something worth counting.
+    Note(Note),
+    /// Record what comes after the stream, then close it. The call itself may linger for the last texts.
+    EndStream(EndReason),
+    /// Always the last.
+    Ended(EndReason),
+}
+
+/// Facts for metrics and logs; nothing depends on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note {
+    /// The caller spoke over audio that had not been heard.
+    BargeIn,
+    /// Unheard audio was taken out of the model's memory.
+    Truncated,
+    /// A message of the stream could not be read or is not known.
+    MessageIgnored,
+    /// Caller audio was not base64 or too large.
+    FrameDropped,
+    /// Caller audio arrived before the model was ready and there was no room to keep more of it.
+    FrameNotKept,
+    /// Silence was put into a gap of the caller's audio.
+    GapFilled,
+    /// Audio of an interrupted response arrived late and was dropped.
+    LateAudioDropped,
+    /// Audio of the model was not base64.
+    ModelAudioInvalid,
+    /// A response failed or had nothing to hear.
+    ResponseFailed,
+    /// The model reported an error that needs no reaction.
+    BenignError,
+    /// The model refused something we sent.
+    BadRequest,
+}
+
+#[derive(Debug)]
+enum Queued {
+    Media(Range<usize>),
+    Mark(Range<usize>),
+    Clear,
+    AppendBytes(Range<usize>),
+    AppendBase64(Range<usize>),
+    Other(Output<'static>),
+}
+
+/// Queue of outputs. Audio and marks lie in one buffer that is reused once everything has been taken, so that a
+/// frame costs no allocation.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    queue: VecDeque<Queued>,
+    bytes: Vec<u8>,
+}
+
+impl Outbox {
+    pub(super) fn push(&mut self, output: Output<'static>) {
+        self.queue.push_back(Queued::Other(output));
+    }
+
+    pub(super) fn note(&mut self, note: Note) {
+        self.push(Output::Note(note));
+    }
+
+    pub(super) fn model(&mut self, command: ModelCommand<'static>) {
+        self.push(Output::Model(command));
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.queue.push_back(Queued::Clear);
+    }
+
+    pub(super) fn media(&mut self, ulaw: &[u8]) {
+        let range = self.keep(ulaw);
+        self.queue.push_back(Queued::Media(range));
+    }
+
+    pub(super) fn mark(&mut self, name: &str) {
+        let range = self.keep(name.as_bytes());
+        self.queue.push_back(Queued::Mark(range));
+    }
+
+    pub(super) fn append_bytes(&mut self, audio: &[u8]) {
+        let range = self.keep(audio);
+        self.queue.push_back(Queued::AppendBytes(range));
+    }
+
+    pub(super) fn append_base64(&mut self, audio: &str) {
+        let range = self.keep(audio.as_bytes());
+        self.queue.push_back(Queued::AppendBase64(range));
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
+    }
+
+    pub(super) fn poll(&mut self) -> Option<Output<'_>> {
+        let Some(next) = self.queue.pop_front() else {
+            self.bytes.clear();
+            return None;
+        };
+        Some(match next {
+            Queued::Media(range) => Output::Twilio(Outbound::Media { ulaw: &self.bytes[range] }),
+            Queued::Mark(range) => Output::Twilio(Outbound::Mark { name: text(&self.bytes[range]) }),
+            Queued::Clear => Output::Twilio(Outbound::Clear),
+            Queued::AppendBytes(range) => append(AudioPayload::Bytes(&self.bytes[range])),
+            Queued::AppendBase64(range) => append(AudioPayload::Base64(text(&self.bytes[range]))),
+            Queued::Other(output) => output,
+        })
+    }
+}
+
+fn append(audio: AudioPayload<'_>) -> Output<'_> {
+    Output::Model(ModelCommand::AppendAudio(audio))
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("only whole strings are kept")
+}

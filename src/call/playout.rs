@@ -1,0 +1,404 @@
+//! The agent's audio on its way to the caller's ear: queued, sent, heard.
+//!
+//! Audio is sent a little ahead of the ear, never more, so that little has to be taken back when the caller speaks.
+//! Where the caller is in it is known from three things: the clock since it was sent (Twilio plays 8 bytes a
+//! millisecond without pause), the marks that came back (a lower bound), and what was sent at all (an upper bound).
+//! Network delay cancels out: audio starts later by the way there, and `clear` takes effect later by the same way.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::transcript::Evidence;
+use crate::clock::CallTime;
+use crate::ids::ItemId;
+
+/// mu-law at 8 kHz.
+const BYTES_PER_MS: u64 = 8;
+/// What telephone audio is cut into.
+const FRAME_BYTES: usize = 160;
+/// Largest message: long enough to be rare, short enough to be taken back cheaply.
+const MESSAGE_BYTES: usize = 5 * FRAME_BYTES;
+/// Distance of marks: how well the position is known without the clock.
+const MARK_EVERY_BYTES: u64 = 200 * BYTES_PER_MS;
+/// Less than this left to hear counts as heard: within what the clock can know.
+const HEARD_TOLERANCE_BYTES: u64 = 20 * BYTES_PER_MS;
+/// How much longer than the clock says the last mark of an item may take to come back.
+const MARK_GRACE: Duration = Duration::from_millis(600);
+/// Marks whose lateness is remembered, to notice when Twilio began to play later than the clock assumes.
+const LAG_WINDOW: usize = 3;
+/// Stretches of audio that are queued or not yet known to be heard; a model needs a few.
+const MAX_SEGMENTS: usize = 256;
+/// Marks on their way; a peer that sends none back loses the oldest, which later ones make up for.
+const MAX_MARKS: usize = 256;
+/// Items heard to the end whose length is remembered, should the model add to one of them.
+const MAX_FINISHED: usize = 8;
+/// Ten minutes are what Twilio buffers; a queue longer than that is a model gone astray.
+const MAX_QUEUED_BYTES: usize = 10 * 60 * 1000 * BYTES_PER_MS as usize;
+
+/// What to send next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step<'a> {
+    Audio { item: &'a str, ulaw: &'a [u8] },
+    Mark(&'a str),
+}
+
+/// An item the caller has heard to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Heard {
+    pub(super) item: ItemId,
+    pub(super) heard_ms: u64,
+    pub(super) evidence: Evidence,
+}
+
+/// An item the caller has heard in part or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cut {
+    pub(super) item: ItemId,
+    pub(super) heard_ms: u64,
+    /// Audio there was, in whole milliseconds.
+    pub(super) received_ms: u64,
+    pub(super) evidence: Evidence,
+}
+
+/// What an interruption found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Interruption {
+    /// Something was queued at Twilio or here that the caller had not heard: it must be cleared.
+    pub(super) unheard: bool,
+    /// Complete items, heard to the end.
+    pub(super) heard: Vec<Heard>,
+    /// All others; heard in full so far where `heard_ms` equals `received_ms`.
+    pub(super) cuts: Vec<Cut>,
+}
+
+/// A stretch of one item's audio. Positions count bytes from the start of the generation.
+#[derive(Debug)]
+struct Segment {
+    item: ItemId,
+    /// Bytes of the item that came before this stretch.
+    item_offset: u64,
+    start: u64,
+    end: u64,
+    complete: bool,
+}
+
+impl Segment {
+    fn item_ms_at(&self, position: u64) -> u64 {
+        (self.item_offset + position.clamp(self.start, self.end) - self.start) / BYTES_PER_MS
+    }
+}
+
+#[derive(Debug)]
+struct PendingMark {
+    name: String,
+    position: u64,
+    /// When the clock says that everything before it has been played.
+    due: CallTime,
+    /// Which stretch of unbroken playing it is in.
+    run: u32,
+}
+
+/// The ledger of one call.
+#[derive(Debug)]
+pub(super) struct Playout {
+    lead: Duration,
+    generation: u32,
+    queue: VecDeque<u8>,
+    segments: VecDeque<Segment>,
+    /// Bytes of the items that were heard last.
+    finished: VecDeque<(ItemId, u64)>,
+    marks: VecDeque<PendingMark>,
+    sent: u64,
+    acknowledged: u64,
+    marked: u64,
+    /// When everything sent will have been played.
+    play_end: CallTime,
+    /// Counts how often playing began afresh.
+    run: u32,
+    /// Lateness of the latest marks of this run, newest last.
+    lags: VecDeque<Duration>,
+    /// The least lateness seen in this call: the network's way there and back.
+    round_trip: Option<Duration>,
+    scratch: Vec<u8>,
+    mark_name: String,
+}
+
+impl Playout {
+    pub(super) fn new(lead: Duration) -> Self {
+        Self {
+            lead: lead.max(duration(FRAME_BYTES as u64)),
+            generation: 0,
+            queue: VecDeque::new(),
+            segments: VecDeque::new(),
+            finished: VecDeque::new(),
+            marks: VecDeque::new(),
+            sent: 0,
+            acknowledged: 0,
+            marked: 0,
+            play_end: CallTime::ZERO,
+            run: 0,
+            lags: VecDeque::with_capacity(LAG_WINDOW + 1),
+            round_trip: None,
+            scratch: Vec::new(),
+            mark_name: String::new(),
+        }
+    }
+
+    /// Queues audio of an item. False: the queue is full and the audio was not taken.
+    pub(super) fn push(&mut self, item: &str, ulaw: &[u8]) -> bool {
+        if ulaw.is_empty() {
+            return true;
+        }
+        if self.queue.len() + ulaw.len() > MAX_QUEUED_BYTES {
+            return false;
+        }
+        if self.segments.back().is_none_or(|last| last.item.as_str() != item || last.complete) {
+            if self.segments.len() == MAX_SEGMENTS {
+                return false;
+            }
+            let Ok(id) = ItemId::parse(item) else { return false };
+            let item_offset = self.received_bytes(item);
+            let start = self.queued_to();
+            self.segments.push_back(Segment { item: id, item_offset, start, end: start, complete: false });
+        }
+        if let Some(last) = self.segments.back_mut() {
+            last.end += ulaw.len() as u64;
+        }
+        self.queue.extend(ulaw);
+        true
+    }
+
+    /// No more audio will come for this item.
+    pub(super) fn complete(&mut self, item: &str) {
+        for segment in self.segments.iter_mut().filter(|s| s.item.as_str() == item) {
+            segment.complete = true;
+        }
+    }
+
+    /// No more audio will come for any item.
+    pub(super) fn complete_all(&mut self) {
+        for segment in &mut self.segments {
+            segment.complete = true;
+        }
+    }
+
+    /// What to send now; ask again until there is nothing.
+    pub(super) fn poll(&mut self, now: CallTime) -> Option<Step<'_>> {
+        if self.mark_is_due() {
+            return Some(self.take_mark());
+        }
+        let bytes = self.sendable(now)?;
+        self.scratch.clear();
+        self.scratch.extend(self.queue.drain(..bytes));
+        self.sent += bytes as u64;
+        if self.play_end < now {
+            self.start_afresh(now);
+        }
+        self.play_end = self.play_end + duration(bytes as u64);
+        let segment = self.segments.iter().find(|s| s.end >= self.sent);
+        Some(Step::Audio { item: segment.map_or("", |s| s.item.as_str()), ulaw: &self.scratch })
+    }
+
+    /// When to call [`Self::poll`] again if nothing else happens.
+    pub(super) fn next_send(&self) -> Option<CallTime> {
+        let bytes = self.next_message()?;
+        Some(self.play_end - self.lead.saturating_sub(duration(bytes as u64)))
+    }
+
+    /// A mark came back. False: it is of an older generation, or unknown.
+    pub(super) fn on_mark(&mut self, now: CallTime, name: &str) -> bool {
+        let Some(index) = self.marks.iter().position(|mark| mark.name == name) else { return false };
+        let Some(mark) = self.marks.drain(..=index).next_back() else { return false };
+        self.acknowledged = self.acknowledged.max(mark.position);
+        let lag = now.since(mark.due);
+        self.round_trip = Some(self.round_trip.map_or(lag, |least| least.min(lag)));
+        // A mark of an earlier run says nothing about how late this one plays.
+        if mark.run == self.run {
+            self.lags.push_back(lag);
+            if self.lags.len() > LAG_WINDOW {
+                self.lags.pop_front();
+            }
+        }
+        true
+    }
+
+    /// Items the caller has heard to the end by now, in order; each is reported once.
+    pub(super) fn take_heard(&mut self, now: CallTime) -> Vec<Heard> {
+        let mut heard = Vec::new();
+        while let Some(first) = self.segments.front() {
+            let by_mark = self.acknowledged >= first.end;
+            let by_clock = self.finish_at().is_some_and(|at| at <= now);
+            if !first.complete || self.sent < first.end || !(by_mark || by_clock) {
+                break;
+            }
+            let evidence = if by_mark { Evidence::Mark } else { Evidence::Clock };
+            let item = first.item.clone();
+            let heard_ms = first.item_ms_at(first.end);
+            let bytes = first.item_offset + first.end - first.start;
+            self.segments.pop_front();
+            self.remember(&item, bytes);
+            if self.segments.iter().all(|later| later.item != item) {
+                heard.push(Heard { item, heard_ms, evidence });
+            }
+        }
+        heard
+    }
+
+    /// When to take the first item as heard although no mark says so.
+    pub(super) fn finish_at(&self) -> Option<CallTime> {
+        let first = self.segments.front()?;
+        let sent = first.complete && self.sent >= first.end;
+        sent.then(|| {
+            self.play_end - duration(self.sent - first.end)
+                + self.correction()
+                + self.round_trip.unwrap_or_default()
+                + MARK_GRACE
+        })
+    }
+
+    /// Stops everything: what has not been heard is dropped and reported.
+    pub(super) fn interrupt(&mut self, now: CallTime) -> Interruption {
+        let (heard_to, evidence) = self.heard_to(now);
+        let unheard = self.queued_to() - heard_to > HEARD_TOLERANCE_BYTES;
+        // What was sent will be heard before the caller has taken a breath; what was not sent will not.
+        let heard_to = if unheard { heard_to } else { self.sent };
+        let mut found = Interruption { unheard, ..Interruption::default() };
+        for segment in std::mem::take(&mut self.segments) {
+            let (item, received_ms) = (segment.item.clone(), segment.item_ms_at(segment.end));
+            let heard_ms = segment.item_ms_at(heard_to);
+            if let Some(cut) = found.cuts.iter_mut().find(|cut| cut.item == item) {
+                cut.received_ms = received_ms; // A later stretch of an item that was already cut.
+            } else if segment.complete && segment.end <= heard_to {
+                found.heard.push(Heard { item, heard_ms, evidence });
+            } else {
+                found.heard.retain(|earlier| earlier.item != item);
+                found.cuts.push(Cut { item, heard_ms, received_ms, evidence });
+            }
+        }
+        // A new generation even when nothing was unheard: late marks and leftovers of this one mean nothing any more.
+        self.generation += 1;
+        self.queue.clear();
+        self.marks.clear();
+        (self.sent, self.acknowledged, self.marked) = (0, 0, 0);
+        if unheard {
+            self.play_end = now;
+            self.run += 1;
+            self.lags.clear(); // Twilio starts from an empty buffer.
+        }
+        found
+    }
+
+    /// Nothing is queued and every mark has come back.
+    pub(super) fn is_drained(&self) -> bool {
+        self.queue.is_empty() && self.marks.is_empty() && !self.mark_is_due()
+    }
+
+    /// When the caller will have heard everything that was sent.
+    pub(super) fn quiet_at(&self) -> CallTime {
+        self.play_end + duration(self.queue.len() as u64)
+    }
+
+    /// The item has audio that the caller may still come to hear.
+    pub(super) fn holds(&self, item: &ItemId) -> bool {
+        self.segments.iter().any(|segment| segment.item == *item)
+    }
+
+    /// The caller heard silence until now, or what Twilio plays late; from now on the clock counts again.
+    fn start_afresh(&mut self, now: CallTime) {
+        let idle = now.since(self.play_end);
+        if idle >= self.correction() {
+            self.lags.clear(); // Twilio has nothing left that it could play late.
+        }
+        for lag in &mut self.lags {
+            *lag = lag.saturating_sub(idle); // It is late by so much less.
+        }
+        self.run += 1;
+        self.play_end = now;
+    }
+
+    fn remember(&mut self, item: &ItemId, bytes: u64) {
+        if self.finished.len() == MAX_FINISHED {
+            self.finished.pop_front();
+        }
+        self.finished.push_back((item.clone(), bytes));
+    }
+
+    /// How far the caller has heard, in bytes of this generation, and how we know.
+    fn heard_to(&self, now: CallTime) -> (u64, Evidence) {
+        let remaining = bytes_in((self.play_end + self.correction()).since(now));
+        let by_clock = self.sent.saturating_sub(remaining);
+        if by_clock <= self.acknowledged {
+            (self.acknowledged, Evidence::Mark)
+        } else {
+            (by_clock, Evidence::Clock)
+        }
+    }
+
+    /// How much later than the clock says Twilio is playing: marks that come back later than the network explains.
+    fn correction(&self) -> Duration {
+        let (Some(least), Some(round_trip)) = (self.lags.iter().min(), self.round_trip) else {
+            return Duration::ZERO;
+        };
+        least.saturating_sub(round_trip)
+    }
+
+    fn queued_to(&self) -> u64 {
+        self.sent + self.queue.len() as u64
+    }
+
+    fn received_bytes(&self, item: &str) -> u64 {
+        let of_item = self.segments.iter().rev().find(|s| s.item.as_str() == item);
+        let finished = || self.finished.iter().rev().find(|(id, _)| id.as_str() == item).map(|(_, bytes)| *bytes);
+        of_item.map(|s| s.item_offset + s.end - s.start).or_else(finished).unwrap_or(0)
+    }
+
+    /// Bytes of the next message, were there room for it.
+    fn next_message(&self) -> Option<usize> {
+        let segment = self.segments.iter().find(|s| s.end > self.sent)?;
+        let available = (segment.end - self.sent.max(segment.start)) as usize;
+        let bytes = available.min(MESSAGE_BYTES).min(bytes_in(self.lead) as usize);
+        let tail = segment.complete && bytes == available;
+        let whole = if tail { bytes } else { bytes - bytes % FRAME_BYTES };
+        (whole > 0).then_some(whole)
+    }
+
+    fn sendable(&self, now: CallTime) -> Option<usize> {
+        let bytes = self.next_message()?;
+        let ahead = self.play_end.since(now);
+        (ahead + duration(bytes as u64) <= self.lead).then_some(bytes)
+    }
+
+    fn mark_is_due(&self) -> bool {
+        let at_end = self.segments.iter().any(|s| s.complete && s.end == self.sent && s.end > self.marked);
+        at_end || self.sent - self.marked >= MARK_EVERY_BYTES
+    }
+
+    fn take_mark(&mut self) -> Step<'_> {
+        let segment = self.segments.iter().rev().find(|s| s.start < self.sent);
+        self.mark_name.clear();
+        let (item, ms) = segment.map_or(("", 0), |s| (s.item.as_str(), s.item_ms_at(self.sent)));
+        // An overlong id would make an overlong mark; the ledger matches whole names, so a cut one serves.
+        let item = &item[..item.len().min(64)];
+        let _ = write!(self.mark_name, "g{}:{item}:{ms}", self.generation);
+        self.marked = self.sent;
+        if self.marks.len() == MAX_MARKS {
+            self.marks.pop_front();
+        }
+        self.marks.push_back(PendingMark {
+            name: self.mark_name.clone(),
+            position: self.sent,
+            due: self.play_end,
+            run: self.run,
+        });
+        Step::Mark(&self.mark_name)
+    }
+}
+
+fn duration(bytes: u64) -> Duration {
+    Duration::from_micros(bytes * 1000 / BYTES_PER_MS)
+}
+
+fn bytes_in(time: Duration) -> u64 {
+    time.as_micros() as u64 * BYTES_PER_MS / 1000
+}

@@ -1,0 +1,182 @@
+//! Call records. They are written by the `lifecycle` module only.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::call::end::{EndReason, NextStep};
+use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumberId};
+use crate::store::leases::FencingToken;
+use crate::store::{Store, storable_json, stored_call_sid};
+
+/// One call.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CallRecord {
+    /// Our id.
+    pub id: Uuid,
+    /// Whose it is.
+    pub organization_id: OrganizationId,
+    /// Who answered.
+    pub agent_id: AgentId,
+    /// Which of our numbers was called.
+    pub phone_number_id: Option<PhoneNumberId>,
+    /// The carrier's id.
+    pub call_sid: Option<CallSid>,
+    /// `[{type, timestamp, details}]` by time.
+    pub event_sequence: Value,
+    /// Where the call went.
+    pub routing_status: Option<String>,
+    /// When it was first heard of.
+    pub created_at: Timestamp,
+    /// The end-of-call report; `{}` before.
+    pub data: Value,
+}
+
+/// The call with this SID, whoever it belongs to: for the carrier's webhooks, which know nothing else.
+pub async fn by_call_sid(store: &Store, call_sid: &CallSid) -> sqlx::Result<Option<CallRecord>> {
+    let row = sqlx::query!(
+        r#"
+        select id, organization_id, agent_id, phone_number_id, call_sid, event_sequence, routing_status,
+               created_at as "created_at!", data
+        from calls
+        where call_sid = $1
+        "#,
+        call_sid.as_str(),
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(CallRecord {
+        id: row.id,
+        organization_id: row.organization_id.into(),
+        agent_id: row.agent_id.into(),
+        phone_number_id: row.phone_number_id.map(PhoneNumberId),
+        call_sid: stored_call_sid(row.call_sid)?,
+        event_sequence: row.event_sequence,
+        routing_status: row.routing_status,
+        created_at: row.created_at.to_jiff(),
+        data: row.data,
+    }))
+}
+
+/// Whose call this is, once anything is known of it.
+pub async fn organization_of(store: &Store, call_sid: &CallSid) -> sqlx::Result<Option<OrganizationId>> {
+    let id = sqlx::query_scalar!("select organization_of_call($1)", call_sid.as_str())
+        .fetch_one(&store.pool)
+        .await?;
+    Ok(id.map(OrganizationId))
+}
+
+/// What one event changes in the records of its call.
+#[derive(Debug, Clone)]
+pub struct Change<'a> {
+    /// The call.
+    pub call_sid: &'a CallSid,
+    /// Whose it is.
+    pub organization: OrganizationId,
+    /// Who answers.
+    pub agent: AgentId,
+    /// Which of our numbers was called.
+    pub phone_number: Option<PhoneNumberId>,
+    /// When it happened.
+    pub at: Timestamp,
+    /// The event's `type`.
+    pub kind: &'static str,
+    /// The event's `details`.
+    pub details: Value,
+    /// The event is on record already when the sequence contains any of these (as jsonb `@>` has it).
+    pub known_by: Vec<Value>,
+    /// Where the call is now; takes effect only where that is not a step back.
+    pub routing_status: &'static str,
+    /// The end-of-call report, or `{}`.
+    pub data: Value,
+    /// Must be the lease's, where there is a lease.
+    pub token: Option<FencingToken>,
+    /// Closes the lease, with what the carrier is told and why. What was decided earlier stands.
+    pub end: Option<(NextStep, EndReason)>,
+}
+
+/// What came of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recorded {
+    /// It is on record now.
+    New,
+    /// It had been recorded before, or another end came first; the call's record has not changed.
+    Known,
+    /// Its token is stale: somebody else carries the call. Nothing has changed.
+    Fenced,
+}
+
+/// Puts an event on record: creates the call where nothing is known of it, appends, projects, closes the lease.
+///
+/// The lease is locked first, so that a new holder cannot come between the look at its token and the write.
+pub async fn append(store: &Store, change: Change<'_>) -> sqlx::Result<Recorded> {
+    let event =
+        json!([{"type": change.kind, "timestamp": change.at, "details": storable_json(change.details)}]);
+    let outcome = sqlx::query!(
+        r#"
+        with lease as materialized (
+            select fencing_token
+            from call_leases
+            where call_sid = $1::text and organization_id = $2
+            for update
+        ),
+        right_holder as materialized (
+            select not exists (select from lease where fencing_token <> $9) as yes
+        ),
+        closed as (
+            update call_leases
+            set ended_at = coalesce(ended_at, now()),
+                next_action = coalesce(next_action, $10),
+                disconnect_reason = coalesce(disconnect_reason, $11)
+            where call_sid = $1::text
+              and organization_id = $2
+              and $11::text is not null
+              and (select yes from right_holder)
+        ),
+        written as (
+            insert into calls (call_sid, organization_id, agent_id, phone_number_id, event_sequence, routing_status, data)
+            select $1::text, $2, $3, $4, $5, $6, $7
+            from right_holder
+            where yes
+            on conflict (call_sid) do update
+            set phone_number_id = coalesce(calls.phone_number_id, excluded.phone_number_id),
+                event_sequence = (
+                    select jsonb_agg(event order by (event->>'timestamp')::timestamptz, place)
+                    from jsonb_array_elements(calls.event_sequence || excluded.event_sequence)
+                        with ordinality as sequence (event, place)
+                ),
+                routing_status = case
+                    when excluded.routing_status = 'completed' then excluded.routing_status
+                    else coalesce(calls.routing_status, excluded.routing_status)
+                end,
+                data = calls.data || excluded.data
+            where calls.organization_id = excluded.organization_id
+              and not calls.event_sequence @> any ($8::jsonb[])
+            returning id
+        )
+        select yes as "right_holder!",
+               exists (select from written) as "written!"
+        from right_holder
+        "#,
+        change.call_sid.as_str(),
+        change.organization.0,
+        change.agent.0,
+        change.phone_number.map(|number| number.0),
+        event,
+        change.routing_status,
+        storable_json(change.data),
+        &change.known_by,
+        change.token.map(|token| token.0),
+        change.end.map(|(step, _)| step.as_str()),
+        change.end.map(|(_, reason)| reason.as_str()),
+    )
+    .fetch_one(&store.pool)
+    .await?;
+    Ok(match (outcome.right_holder, outcome.written) {
+        (false, _) => Recorded::Fenced,
+        (true, true) => Recorded::New,
+        (true, false) => Recorded::Known,
+    })
+}

@@ -1,0 +1,220 @@
+//! What was said, in conversation order.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use sqlx::types::Json;
+
+use crate::call::transcript::{Entry, Evidence};
+use crate::clock::CallTime;
+use crate::ids::{CallSid, OrganizationId};
+use crate::store::{Store, decoded, storable};
+
+/// One turn as stored.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct TranscriptRow {
+    /// Our id.
+    pub id: i64,
+    /// The call.
+    #[schema(value_type = String)]
+    pub call_sid: CallSid,
+    /// `user`, `assistant`, `system` or `tool`.
+    pub role: String,
+    /// What was heard.
+    pub content: String,
+    /// When the turn took its place in the conversation.
+    pub timestamp: Timestamp,
+    /// Place in the conversation, from 1.
+    pub sequence: i32,
+    /// The model's id of it, or ours.
+    pub item_id: String,
+    /// Higher replaces lower.
+    pub revision: i32,
+    /// What was generated, where that is more than was heard. For a function: its arguments.
+    pub generated_content: Option<String>,
+    /// The caller spoke over it.
+    pub interrupted: bool,
+    /// `final` or `not_transcribed`.
+    pub status: String,
+    /// First sound, in milliseconds since the stream started.
+    pub audio_start_ms: Option<i64>,
+    /// Last sound, in milliseconds since the stream started.
+    pub audio_end_ms: Option<i64>,
+    /// How much of an agent's turn was heard, in milliseconds from its start.
+    pub heard_until_ms: Option<i64>,
+    /// How that is known: `mark` or `clock`.
+    pub evidence: Option<String>,
+    /// From the caller's last sound to the first sound of this answer.
+    pub response_latency_ms: Option<i64>,
+    /// The function, for `tool`.
+    pub tool_name: Option<String>,
+    /// The function's call, for `tool`.
+    pub tool_call_id: Option<String>,
+}
+
+/// Writes finished turns down, all in one statement. `stream_started` is the wall clock at [`CallTime::ZERO`].
+///
+/// May be repeated at will: a turn replaces only an older revision of itself.
+pub async fn save(
+    store: &Store,
+    organization: OrganizationId,
+    call_sid: &CallSid,
+    stream_started: Timestamp,
+    entries: &[Entry],
+) -> sqlx::Result<()> {
+    // One statement may touch a row only once: of several revisions the newest is sent.
+    let mut newest: BTreeMap<&str, &Entry> = BTreeMap::new();
+    for entry in entries {
+        let known = newest.entry(entry.item.as_str()).or_insert(entry);
+        if known.revision <= entry.revision {
+            *known = entry;
+        }
+    }
+    if newest.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<NewRow<'_>> =
+        newest.into_values().map(|entry| NewRow::new(entry, stream_started)).collect();
+    sqlx::query!(
+        r#"
+        insert into conversation_transcripts (
+            organization_id, call_sid, item_id, sequence, revision, role, content, generated_content, interrupted, status,
+            "timestamp", audio_start_ms, audio_end_ms, heard_until_ms, evidence, response_latency_ms, tool_name,
+            tool_call_id
+        )
+        select $1, $2, item_id, sequence, revision, role, content, generated_content, interrupted, status,
+               "timestamp", audio_start_ms, audio_end_ms, heard_until_ms, evidence, response_latency_ms, tool_name,
+               tool_call_id
+        from jsonb_to_recordset($3) as entry (
+            item_id text, sequence integer, revision integer, role text, content text, generated_content text,
+            interrupted boolean, status text, "timestamp" timestamptz, audio_start_ms bigint, audio_end_ms bigint,
+            heard_until_ms bigint, evidence text, response_latency_ms bigint, tool_name text, tool_call_id text
+        )
+        order by item_id
+        on conflict on constraint conversation_transcripts_item do update
+        set sequence = excluded.sequence,
+            revision = excluded.revision,
+            role = excluded.role,
+            content = excluded.content,
+            generated_content = excluded.generated_content,
+            interrupted = excluded.interrupted,
+            status = excluded.status,
+            "timestamp" = excluded."timestamp",
+            audio_start_ms = excluded.audio_start_ms,
+            audio_end_ms = excluded.audio_end_ms,
+            heard_until_ms = excluded.heard_until_ms,
+            evidence = excluded.evidence,
+            response_latency_ms = excluded.response_latency_ms,
+            tool_name = excluded.tool_name,
+            tool_call_id = excluded.tool_call_id
+        where excluded.revision > conversation_transcripts.revision
+          and excluded.organization_id = conversation_transcripts.organization_id
+        "#,
+        organization.0,
+        call_sid.as_str(),
+        Json(rows) as _,
+    )
+    .execute(&store.pool)
+    .await?;
+    Ok(())
+}
+
+/// The conversation of a call in its order, at most `limit` turns.
+pub async fn by_call(
+    store: &Store,
+    organization: OrganizationId,
+    call_sid: &CallSid,
+    limit: u32,
+) -> sqlx::Result<Vec<TranscriptRow>> {
+    let rows = sqlx::query!(
+        r#"
+        select id, call_sid, role, content, "timestamp", sequence, item_id, revision, generated_content, interrupted,
+               status, audio_start_ms, audio_end_ms, heard_until_ms, evidence, response_latency_ms, tool_name,
+               tool_call_id
+        from conversation_transcripts
+        where organization_id = $1 and call_sid = $2
+        order by sequence, id
+        limit $3
+        "#,
+        organization.0,
+        call_sid.as_str(),
+        i64::from(limit),
+    )
+    .fetch_all(&store.pool)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(TranscriptRow {
+                id: row.id,
+                call_sid: decoded(CallSid::try_from(row.call_sid))?,
+                role: row.role,
+                content: row.content,
+                timestamp: row.timestamp.to_jiff(),
+                sequence: row.sequence,
+                item_id: row.item_id,
+                revision: row.revision,
+                generated_content: row.generated_content,
+                interrupted: row.interrupted,
+                status: row.status,
+                audio_start_ms: row.audio_start_ms,
+                audio_end_ms: row.audio_end_ms,
+                heard_until_ms: row.heard_until_ms,
+                evidence: row.evidence,
+                response_latency_ms: row.response_latency_ms,
+                tool_name: row.tool_name,
+                tool_call_id: row.tool_call_id,
+            })
+        })
+        .collect()
+}
+
+/// An entry as the insert reads it.
+#[derive(Serialize)]
+struct NewRow<'a> {
+    item_id: &'a str,
+    sequence: u32,
+    revision: u32,
+    role: &'static str,
+    content: String,
+    generated_content: Option<String>,
+    interrupted: bool,
+    status: &'static str,
+    timestamp: Timestamp,
+    audio_start_ms: Option<u64>,
+    audio_end_ms: Option<u64>,
+    heard_until_ms: Option<u64>,
+    evidence: Option<&'static str>,
+    response_latency_ms: Option<u64>,
+    tool_name: Option<String>,
+    tool_call_id: Option<&'a str>,
+}
+
+impl<'a> NewRow<'a> {
+    fn new(entry: &'a Entry, stream_started: Timestamp) -> Self {
+        Self {
+            item_id: entry.item.as_str(),
+            sequence: entry.sequence,
+            revision: entry.revision,
+            role: entry.role.as_str(),
+            content: storable(&entry.content),
+            generated_content: entry.generated.as_deref().map(storable),
+            interrupted: entry.interrupted,
+            status: if entry.transcribed { "final" } else { "not_transcribed" },
+            timestamp: wall_clock(stream_started, entry.at),
+            audio_start_ms: entry.audio_start.map(CallTime::as_millis),
+            audio_end_ms: entry.audio_end.map(CallTime::as_millis),
+            heard_until_ms: entry.heard_until_ms,
+            evidence: entry.evidence.map(Evidence::as_str),
+            response_latency_ms: entry.response_latency_ms,
+            tool_name: entry.tool_name.as_deref().map(storable),
+            tool_call_id: entry.tool_call.as_ref().map(crate::ids::ToolCallId::as_str),
+        }
+    }
+}
+
+/// The wall clock at a time of the call.
+fn wall_clock(stream_started: Timestamp, at: CallTime) -> Timestamp {
+    let since_start = SignedDuration::try_from(at.since_start()).unwrap_or(SignedDuration::MAX);
+    stream_started.saturating_add(since_start).unwrap_or(Timestamp::MAX)
+}

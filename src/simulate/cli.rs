@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use secrecy::SecretString;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::caller::{CallReport, CallerOptions, EndedBy, Spelling, run_many};
 use super::model::{ModelOptions, ModelServer, Replies, SessionReport};
@@ -25,7 +26,7 @@ pub enum SimulateCommand {
     /// Serve as OpenAI's Realtime API would, until interrupted. Prints a JSON report.
     ///
     /// Runs voice activity detection on the audio it receives, answers from a script and refuses what the real
-    /// service refuses. Set OPENAI_REALTIME_URL to the address it prints.
+    /// service refuses. Set `OPENAI_REALTIME_URL` to the address it prints.
     Model(ModelArgs),
 }
 
@@ -150,9 +151,10 @@ async fn run_caller(args: CallerArgs) -> anyhow::Result<()> {
     for call in &calls {
         eprintln!("{}", summary(call));
     }
-    let failed = calls.iter().filter(|call| call.ended_by == EndedBy::Error).count();
+    let bad =
+        calls.iter().filter(|call| call.ended_by == EndedBy::Error || !call.violations.is_empty()).count();
     write_report(target.as_deref(), &CallerReport { calls })?;
-    anyhow::ensure!(failed == 0, "{failed} of {count} calls failed");
+    anyhow::ensure!(bad == 0, "{bad} of {count} calls failed or had violations, see the report");
     Ok(())
 }
 
@@ -162,12 +164,21 @@ async fn run_model(args: ModelArgs) -> anyhow::Result<()> {
     let server =
         ModelServer::bind(options, listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     eprintln!("simulated model: OPENAI_REALTIME_URL={}", server.url());
-    tokio::signal::ctrl_c().await.context("cannot wait for an interrupt")?;
+    interrupted().await.context("cannot wait for an interrupt")?;
     let report = server.stop().await;
     for session in &report.sessions {
         eprintln!("{}", session_summary(session));
     }
     write_report(target.as_deref(), &report)
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn interrupted() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => interrupt,
+        _ = terminate.recv() => Ok(()),
+    }
 }
 
 impl CallerArgs {
@@ -248,15 +259,11 @@ fn session_summary(session: &SessionReport) -> String {
 #[expect(clippy::print_stdout, reason = "the report is the command's output")]
 fn write_report(target: Option<&Path>, report: &impl Serialize) -> anyhow::Result<()> {
     let json = serde_json::to_string_pretty(report)?;
-    match target {
-        Some(path) => {
-            std::fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))
-        }
-        None => {
-            println!("{json}");
-            Ok(())
-        }
-    }
+    let Some(path) = target else {
+        println!("{json}");
+        return Ok(());
+    };
+    std::fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Random numbers that stay the same for the same seed, on every machine and in every version.
 
-/// A small generator (SplitMix64). Not for secrets.
+/// A small generator (`SplitMix64`). Not for secrets.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::ear::Ear;
 use super::playout::ms;
 use super::report::UtteranceReport;
-use crate::simulate::scenario::{Scenario, ScenarioError, Step, Utterance};
+use crate::simulate::scenario::{Scenario, Step, Utterance};
 use crate::simulate::speech;
 use crate::simulate::wav::Wav;
 
@@ -29,7 +29,18 @@ pub(super) enum Action {
     StopReading(Duration),
 }
 
-/// A scenario with its recordings, ready to be played.
+/// How far a step is.
+#[derive(Debug)]
+enum Progress {
+    /// It goes on.
+    Waits,
+    /// The next one begins.
+    Done,
+    /// It is done by doing this, or goes on after it.
+    Acts(Action),
+}
+
+/// A step with its recording, ready to be played.
 #[derive(Debug, Clone)]
 pub(super) struct Part {
     step: Step,
@@ -83,12 +94,6 @@ pub(super) enum PrepareError {
     Wav { path: String, source: crate::simulate::wav::WavError },
 }
 
-impl From<PrepareError> for ScenarioError {
-    fn from(error: PrepareError) -> Self {
-        Self::Step { number: 0, problem: error.to_string() }
-    }
-}
-
 fn load(utterance: &Utterance, voice: &str) -> Result<Vec<u8>, PrepareError> {
     match utterance {
         Utterance::Phrase(id) => {
@@ -132,8 +137,11 @@ impl Actor {
                 self.finished.get_or_insert(now);
                 break;
             };
-            let Some(done) = self.step(&part, now, ear) else { break };
-            action = done;
+            match self.step(&part, now, ear) {
+                Progress::Waits => break,
+                Progress::Done => {}
+                Progress::Acts(acts) => action = Some(acts),
+            }
         }
         self.say(frame, now);
         action
@@ -150,8 +158,8 @@ impl Actor {
         (self.utterances, self.missed)
     }
 
-    /// Works on a step: `None` while it goes on, `Some` when it is done or acts.
-    fn step(&mut self, part: &Part, now: Duration, ear: &Ear) -> Option<Option<Action>> {
+    /// Works on a step.
+    fn step(&mut self, part: &Part, now: Duration, ear: &Ear) -> Progress {
         let first = self.began.is_none();
         let began = *self.began.get_or_insert(now);
         if first {
@@ -179,7 +187,7 @@ impl Actor {
             Step::InterruptAfter { heard_ms, within_ms, say } => {
                 let ready = heard >= *heard_ms;
                 let done = self.wait(ready, waited, *within_ms, "the agent was not heard for long enough");
-                if done.is_some() {
+                if matches!(done, Progress::Done) {
                     self.begin_to_say(say, part.clip.clone(), now, ear);
                 }
                 done
@@ -188,7 +196,7 @@ impl Actor {
                 let due = BETWEEN_KEYS * self.progress as u32;
                 let Some(digit) = digits.chars().nth(self.progress) else { return self.done() };
                 if waited < due {
-                    return None;
+                    return Progress::Waits;
                 }
                 self.progress += 1;
                 if self.progress == 1 {
@@ -197,13 +205,13 @@ impl Actor {
                 if let Some(last) = self.utterances.last_mut() {
                     last.to_ms = ms(now);
                 }
-                Some(Some(Action::Press(digit)))
+                Progress::Acts(Action::Press(digit))
             }
             Step::Pause { ms } => {
                 if waited >= Duration::from_millis(*ms) {
                     self.done()
                 } else {
-                    None
+                    Progress::Waits
                 }
             }
             Step::HangUp => self.act(Action::HangUp),
@@ -215,31 +223,25 @@ impl Actor {
         }
     }
 
-    fn wait(
-        &mut self,
-        ready: bool,
-        waited: Duration,
-        within_ms: u64,
-        complaint: &str,
-    ) -> Option<Option<Action>> {
+    fn wait(&mut self, ready: bool, waited: Duration, within_ms: u64, complaint: &str) -> Progress {
         if !ready && waited >= Duration::from_millis(within_ms) {
             self.missed.push(format!("step {}: {complaint}", self.next + 1));
         } else if !ready {
-            return None;
+            return Progress::Waits;
         }
         self.done()
     }
 
-    fn done(&mut self) -> Option<Option<Action>> {
+    fn done(&mut self) -> Progress {
         self.next += 1;
         self.began = None;
         self.progress = 0;
-        Some(None)
+        Progress::Done
     }
 
-    fn act(&mut self, action: Action) -> Option<Option<Action>> {
+    fn act(&mut self, action: Action) -> Progress {
         self.done();
-        Some(Some(action))
+        Progress::Acts(action)
     }
 
     fn begin_to_say(&mut self, utterance: &Utterance, clip: Option<Arc<Vec<u8>>>, now: Duration, ear: &Ear) {
@@ -302,7 +304,7 @@ mod tests {
     fn run(
         steps: Vec<Step>,
         length_ms: u64,
-        agent: &[std::ops::Range<u64>],
+        agent: &[(u64, u64)],
     ) -> (Vec<(u64, Action)>, Vec<u64>, Actor, Ear) {
         let scenario = Scenario { name: "test".into(), voice: "ben".into(), steps };
         let mut actor = Actor::new(prepare(&scenario).unwrap());
@@ -317,7 +319,7 @@ mod tests {
             if frame.iter().any(|&byte| byte != SILENCE) {
                 spoken.push(now_ms);
             }
-            let loud = agent.iter().any(|range| range.contains(&now_ms));
+            let loud = agent.iter().any(|&(from, to)| (from..to).contains(&now_ms));
             let bytes = if loud { [0x10, 0x90].repeat(80) } else { vec![SILENCE; 160] };
             ear.hear(&Heard { at: now, bytes });
         }
@@ -334,7 +336,7 @@ mod tests {
         let (actions, spoken, actor, ear) = run(
             vec![listen.clone(), Step::Say(hello()), listen, Step::HangUp],
             8000,
-            &[500..1500, 3000..4000],
+            &[(500, 1500), (3000, 4000)],
         );
         // 700 ms after the agent's last sound, and the first frame that sees it.
         assert_eq!(spoken[0], 2200);
@@ -351,7 +353,7 @@ mod tests {
     #[test]
     fn an_interruption_comes_after_so_much_voice() {
         let step = Step::InterruptAfter { heard_ms: 600, within_ms: 30_000, say: hello() };
-        let (_, spoken, actor, ear) = run(vec![step], 4000, &[1000..1400, 1500..3000]);
+        let (_, spoken, actor, ear) = run(vec![step], 4000, &[(1000, 1400), (1500, 3000)]);
         assert_eq!(spoken[0], 1700);
         assert!(actor.into_report(&ear).0[0].over_agent);
     }
@@ -379,7 +381,7 @@ mod tests {
             Step::WaitUntilAgentSilent { ms: 400, within_ms: 30_000 },
             Step::HangUp,
         ];
-        assert_eq!(run(steps, 3000, &[0..1000]).0, [(1400, Action::HangUp)]);
+        assert_eq!(run(steps, 3000, &[(0, 1000)]).0, [(1400, Action::HangUp)]);
     }
 
     #[test]

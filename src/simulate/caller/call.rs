@@ -44,7 +44,7 @@ pub async fn run_call(options: CallerOptions) -> CallReport {
     let mut call = Call {
         recording: Recording { on: options.record.is_some(), ..Recording::default() },
         options,
-        call_sid,
+        sid: call_sid,
         webhooks,
         actor: Actor::new(parts),
         ear: Ear::default(),
@@ -58,7 +58,7 @@ pub async fn run_call(options: CallerOptions) -> CallReport {
 
 struct Call {
     options: CallerOptions,
-    call_sid: String,
+    sid: String,
     webhooks: Webhooks,
     actor: Actor,
     ear: Ear,
@@ -140,7 +140,7 @@ impl Call {
         let line = Line {
             options: &self.options,
             webhooks: &self.webhooks,
-            call_sid: &self.call_sid,
+            call_sid: &self.sid,
             actor: &mut self.actor,
             ear: &mut self.ear,
             recording: &mut self.recording,
@@ -188,7 +188,7 @@ impl Call {
     fn fields(&self, call_status: &str) -> Vec<(String, String)> {
         let options = &self.options;
         vec![
-            field("CallSid", &self.call_sid),
+            field("CallSid", &self.sid),
             field("AccountSid", &options.account_sid),
             field("From", &options.from),
             field("To", &options.to),

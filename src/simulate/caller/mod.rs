@@ -101,7 +101,7 @@ impl CallerOptions {
             status_url: None,
             dial_status: "completed".into(),
             patience: Duration::from_secs(30),
-            longest: Duration::from_secs(3600),
+            longest: Duration::from_hours(1),
             record: None,
         }
     }
@@ -136,7 +136,9 @@ impl CallerOptions {
             Some(length_ms) => Scenario::random(seed, length_ms),
             None => self.scenario.clone(),
         };
-        Self { seed, scenario, from: next_number(&self.from, number), ..self.clone() }
+        // One file holds what one caller heard.
+        let record = self.record.clone().filter(|_| number == 0);
+        Self { seed, scenario, record, from: next_number(&self.from, number), ..self.clone() }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -102,7 +102,7 @@ pub(super) async fn run_stream(line: Line<'_>, stream: &Stream) -> (StreamReport
     let mut writing = JoinSet::new();
     writing.spawn(write_all(sink, messages));
     let seed = line.options.seed;
-    let mut live = Live {
+    let mut open = Live {
         writer: Writer::new(stream_sid.clone(), line.options.spelling),
         stream_sid,
         playout: Playout::default(),
@@ -121,9 +121,9 @@ pub(super) async fn run_stream(line: Line<'_>, stream: &Stream) -> (StreamReport
         report,
         line,
     };
-    live.begin(stream);
-    let (ended, outcome) = live.run().await;
-    live.finish(ended, outcome, writing).await
+    open.begin(stream);
+    let (ended, outcome) = open.run().await;
+    open.finish(ended, outcome, writing).await
 }
 
 /// A stream that is open.
@@ -325,12 +325,14 @@ impl Live<'_> {
                 Up::Text(text) => (text, false),
                 Up::Frame(text) => (text, true),
             };
-            let taken = self.outbox.try_send(Message::text(text)).is_ok();
-            match (taken, is_frame) {
-                (true, true) => self.report.frames_sent += 1,
-                (false, true) => self.report.frames_discarded += 1,
-                (true, false) => {}
-                (false, false) => complain(self.line.violations, "31930: the bridge does not read".into()),
+            match (self.outbox.try_send(Message::text(text)), is_frame) {
+                (Ok(()), true) => self.report.frames_sent += 1,
+                (Err(TrySendError::Full(_)), true) => self.report.frames_discarded += 1,
+                (Err(TrySendError::Full(_)), false) => {
+                    complain(self.line.violations, "31930: the bridge does not read".into());
+                }
+                // The connection is gone; the reader says so.
+                (Ok(()), false) | (Err(TrySendError::Closed(_)), _) => {}
             }
         }
     }
@@ -359,14 +361,16 @@ impl Live<'_> {
                 sleep_until(self.origin + due).await;
                 self.deliver(self.origin.elapsed());
             }
-            let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-            let _ = self.outbox.send(Message::Close(Some(frame))).await;
         }
         if ended == StreamEnd::Dropped {
             writing.abort_all();
         }
-        drop(self.outbox);
         let goodbye = async {
+            if ended == StreamEnd::Stop {
+                let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+                let _ = self.outbox.send(Message::Close(Some(frame))).await;
+            }
+            drop(self.outbox);
             while writing.join_next().await.is_some() {}
             if ended != StreamEnd::Dropped {
                 while let Some(Ok(_)) = self.source.next().await {}

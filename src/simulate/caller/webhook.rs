@@ -40,6 +40,8 @@ impl Webhooks {
         // reqwest is built without a choice of its own. Somebody may have chosen already, which is as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
+            // A proxy of this machine does not know the way back to it.
+            .no_proxy()
             .timeout(WITHIN)
             .connect_timeout(Duration::from_secs(10))
             .redirect(reqwest::redirect::Policy::limited(10))

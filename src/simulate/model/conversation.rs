@@ -187,16 +187,12 @@ impl Conversation {
             self.items.insert(0, item);
             return Ok(None);
         }
-        match self.items.iter().position(|other| other.id == id && !other.deleted) {
-            Some(index) => {
-                self.items.insert(index + 1, item);
-                Ok(Some(id.into()))
-            }
-            None => {
-                let message = format!("there is no item `{id}` to put this one after");
-                Err(Refusal::new("item_not_found", message, Some(&previous.path)))
-            }
-        }
+        let Some(index) = self.items.iter().position(|other| other.id == id && !other.deleted) else {
+            let message = format!("there is no item `{id}` to put this one after");
+            return Err(Refusal::new("item_not_found", message, Some(&previous.path)));
+        };
+        self.items.insert(index + 1, item);
+        Ok(Some(id.into()))
     }
 
     /// Cuts the audio of an agent's item.

@@ -11,6 +11,8 @@ mod report;
 pub mod script;
 mod server;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,7 +33,7 @@ pub struct ModelServer {
 }
 
 impl ModelServer {
-    /// Serves on `listener` until stopped.
+    /// Serves on `listener` until stopped. To be called inside a Tokio runtime.
     pub fn start(options: ModelOptions, listener: TcpListener) -> std::io::Result<Self> {
         let addr = listener.local_addr()?;
         let shared = Arc::new(Shared::new(options));

@@ -68,6 +68,7 @@ pub struct Transcripts {
 /// What goes wrong, all of it off by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that can go wrong, in any combination")]
 pub struct Faults {
     /// Answer the upgrade with this HTTP status.
     pub refuse_upgrade: Option<u16>,

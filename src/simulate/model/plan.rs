@@ -41,6 +41,9 @@ pub(super) enum Step {
     Done(End),
 }
 
+/// Between two pieces of a function's arguments: long enough to be interrupted.
+const ARGUMENTS_EVERY: Duration = Duration::from_millis(30);
+
 /// What a response will send, from `now` on.
 pub(super) fn plan(
     options: &ModelOptions,
@@ -66,12 +69,13 @@ pub(super) fn plan(
                 at = say(&mut steps, options, random, format, number, (text, bytes, cut), at);
             }
             Part::Call { arguments, .. } => {
-                let middle =
-                    (arguments.len() / 2..).find(|&index| arguments.is_char_boundary(index)).unwrap_or(0);
+                let middle = arguments.floor_char_boundary(arguments.len() / 2);
                 let (first, second) = arguments.split_at(middle);
                 for piece in [first, second].into_iter().filter(|piece| !piece.is_empty()) {
+                    at += ARGUMENTS_EVERY;
                     steps.push_back((at, Step::Arguments(number, piece.into())));
                 }
+                at += ARGUMENTS_EVERY;
             }
         }
         if !cut {

@@ -16,8 +16,8 @@ pub(super) struct Heard {
     pub(super) text: String,
     /// The recording.
     pub(super) phrase: Option<&'static str>,
-    /// How well the best recording fits; 1 is perfect.
-    pub(super) score: f64,
+    /// How well the best recording fits; 1 is perfect. `None` when nothing was compared.
+    pub(super) score: Option<f64>,
 }
 
 /// A recording's profile.
@@ -40,7 +40,7 @@ const FITS: f64 = 0.9;
 /// Levels this far below the loudest are as good as silence: line noise and filters live there.
 const RANGE_DB: f32 = 35.0;
 /// How far a turn may be longer or shorter than the recording: edges get lost in padding and filters.
-const LENGTH_FRAMES: usize = 8;
+const LENGTH_FRAMES: i32 = 8;
 /// How much louder or quieter a turn may be. Conversions change far less; misread codes change more.
 const GAIN_DB: f32 = 4.0;
 
@@ -53,12 +53,12 @@ pub(super) fn recognise(levels: &[f32]) -> Heard {
         .max_by(|(a, _), (b, _)| a.total_cmp(b));
     match best {
         Some((score, phrase)) if score >= FITS => {
-            Heard { text: phrase.text.into(), phrase: Some(phrase.id), score }
+            Heard { text: phrase.text.into(), phrase: Some(phrase.id), score: Some(score) }
         }
         best => Heard {
             text: describe(heard.shape.len() as u64 * FRAME_MS),
             phrase: None,
-            score: best.map_or(0.0, |(score, _)| score.max(0.0)),
+            score: best.map(|(score, _)| score),
         },
     }
 }
@@ -104,24 +104,25 @@ fn profile(levels: &[f32]) -> Profile {
 fn similarity(heard: &Profile, known: &Profile) -> f64 {
     let (shape, other) = (&heard.shape, &known.shape);
     if shape.is_empty()
-        || shape.len().abs_diff(other.len()) > LENGTH_FRAMES
+        || shape.len().abs_diff(other.len()) > LENGTH_FRAMES.unsigned_abs() as usize
         || (heard.loudest - known.loudest).abs() > GAIN_DB
     {
         return 0.0;
     }
-    let reach = LENGTH_FRAMES as isize;
-    (-reach..=reach).map(|offset| correlation(shape, other, offset)).fold(0.0, f64::max)
+    (-LENGTH_FRAMES..=LENGTH_FRAMES).map(|offset| correlation(shape, other, offset)).fold(0.0, f64::max)
 }
 
-/// Pearson's correlation over everything either of the two covers, silence where one has nothing.
-fn correlation(a: &[f32], b: &[f32], offset: isize) -> f64 {
-    let at = |profile: &[f32], index: isize| {
-        usize::try_from(index).ok().and_then(|index| profile.get(index)).copied().map_or(0.0, f64::from)
+/// Pearson's correlation over everything either of the two covers, silence where one has nothing. `b` is shifted by
+/// `offset`.
+fn correlation(a: &[f32], b: &[f32], offset: i32) -> f64 {
+    // Shifting one to the left is the same as shifting the other to the right.
+    let (shift_a, shift_b) = (offset.min(0).unsigned_abs() as usize, offset.max(0).unsigned_abs() as usize);
+    let at = |profile: &[f32], shift: usize, index: usize| {
+        index.checked_sub(shift).and_then(|index| profile.get(index)).copied().map_or(0.0, f64::from)
     };
-    let from = 0.min(offset);
-    let to = (a.len() as isize).max(b.len() as isize + offset);
-    let pairs = || (from..to).map(|index| (at(a, index), at(b, index - offset)));
-    let count = (to - from) as f64;
+    let length = (a.len() + shift_a).max(b.len() + shift_b);
+    let pairs = || (0..length).map(|index| (at(a, shift_a, index), at(b, shift_b, index)));
+    let count = length as f64;
     let (sum_a, sum_b) = pairs().fold((0.0, 0.0), |(sum_a, sum_b), (x, y)| (sum_a + x, sum_b + y));
     let (mean_a, mean_b) = (sum_a / count, sum_b / count);
     let (mut both, mut var_a, mut var_b) = (0.0, 0.0, 0.0);
@@ -168,7 +169,7 @@ mod tests {
     fn every_recording_is_recognised_as_it_is() {
         for phrase in callers() {
             let heard = hear_ulaw(&phrase.ulaw().unwrap());
-            assert_eq!(heard.phrase, Some(phrase.id), "{} by {}: {}", phrase.id, phrase.voice, heard.score);
+            assert_eq!(heard.phrase, Some(phrase.id), "{} by {}: {:?}", phrase.id, phrase.voice, heard.score);
             assert_eq!(heard.text, phrase.text);
         }
     }
@@ -181,7 +182,7 @@ mod tests {
                 assert_eq!(
                     heard.phrase,
                     Some(phrase.id),
-                    "{} by {}: {}",
+                    "{} by {}: {:?}",
                     phrase.id,
                     phrase.voice,
                     heard.score
@@ -232,7 +233,7 @@ mod tests {
                 let heard = hear_ulaw(&audio);
                 assert_eq!(
                     heard.phrase, None,
-                    "{damage}: {} by {}: {}",
+                    "{damage}: {} by {}: {:?}",
                     phrase.id, phrase.voice, heard.score
                 );
                 assert!(heard.text.ends_with("s of speech)"), "{}", heard.text);
@@ -243,7 +244,7 @@ mod tests {
     #[test]
     fn silence_is_no_recording() {
         let heard = recognise(&[SILENCE_DB; 50]);
-        assert_eq!((heard.phrase, heard.score), (None, 0.0));
+        assert_eq!((heard.phrase, heard.score), (None, Some(0.0)));
         assert_eq!(recognise(&[]).phrase, None);
     }
 }

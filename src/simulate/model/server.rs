@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::StatusCode;
@@ -22,7 +22,7 @@ use super::report::ModelReport;
 
 /// What a real session may last.
 // Dossier 1.3.
-const LONGEST_SESSION: Duration = Duration::from_secs(60 * 60);
+const LONGEST_SESSION: Duration = Duration::from_hours(1);
 /// An upgrade that takes longer is given up.
 const UPGRADE_WITHIN: Duration = Duration::from_secs(10);
 /// A peer that does not finish closing is left.
@@ -68,8 +68,11 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
             () = shared.stop.cancelled() => break,
             Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
             accepted = listener.accept() => {
-                // Running out of file descriptors passes; the next accept tells.
-                let Ok((stream, peer)) = accepted else { continue };
+                let Ok((stream, peer)) = accepted else {
+                    // Running out of file descriptors passes.
+                    sleep(Duration::from_millis(20)).await;
+                    continue;
+                };
                 sessions.spawn(connection(stream, peer, Arc::clone(&shared)));
             }
         }
@@ -105,7 +108,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     };
     let engine = {
         let mut engines = lock(&shared.engines);
-        let expires = jiff::Timestamp::now().as_second() + LONGEST_SESSION.as_secs() as i64;
+        let expires = jiff::Timestamp::now().as_second() + LONGEST_SESSION.as_secs().cast_signed();
         let mut options = Arc::clone(&shared.options);
         if let Some(code) = asked.refusal_after_upgrade(&options) {
             Arc::make_mut(&mut options).faults.refuse_after_upgrade = Some(code.into());

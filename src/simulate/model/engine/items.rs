@@ -15,7 +15,7 @@ impl Engine {
         let prompt = match (item.kind, item.role) {
             ("message", Some("user")) => Some(Prompt::Text(item.text.clone())),
             ("function_call_output", _) => {
-                Some(Prompt::FunctionOutput(self.function_of(&item.call_id, &given)?))
+                Some(Prompt::FunctionOutput(self.function_of(item.call_id.as_deref(), &given)?))
             }
             _ => None,
         };
@@ -28,26 +28,19 @@ impl Engine {
     }
 
     /// Name of the function whose call this output answers.
-    fn function_of(&mut self, call_id: &Option<String>, given: &At<'_>) -> Result<String, Refusal> {
-        let of_call = |kind: &str| {
-            self.conversation.items().iter().find(|item| item.kind == kind && item.call_id == *call_id)
+    fn function_of(&mut self, call_id: Option<&str>, given: &At<'_>) -> Result<String, Refusal> {
+        let items = self.conversation.items();
+        let of_call =
+            |kind: &str| items.iter().find(|item| item.kind == kind && item.call_id.as_deref() == call_id);
+        let Some(call) = of_call("function_call") else {
+            let path = format!("{}.call_id", given.path);
+            return Err(Refusal::new("invalid_tool_call_id", "no function call has this id", Some(&path)));
         };
+        let name = call.name.clone().unwrap_or_default();
         if of_call("function_call_output").is_some() {
-            let id = call_id.as_deref().unwrap_or_default();
-            keep(&mut self.violations, format!("the function call {id} was answered twice"));
+            keep(&mut self.violations, format!("a call of {name} was answered twice"));
         }
-        let call = self
-            .conversation
-            .items()
-            .iter()
-            .find(|item| item.kind == "function_call" && item.call_id == *call_id);
-        match call {
-            Some(call) => Ok(call.name.clone().unwrap_or_default()),
-            None => {
-                let path = format!("{}.call_id", given.path);
-                Err(Refusal::new("invalid_tool_call_id", "no function call has this id", Some(&path)))
-            }
-        }
+        Ok(name)
     }
 
     pub(super) fn on_item_truncate(&mut self, at: &At<'_>) -> Result<(), Refusal> {

@@ -95,14 +95,14 @@ impl Engine {
         let ms = levels.len() as u64 * FRAME_MS;
         let heard = match self.options.replies {
             Replies::Speech => recognise(levels),
-            Replies::Tones { .. } => Heard { text: describe(ms), phrase: None, score: 0.0 },
+            Replies::Tones { .. } => Heard { text: describe(ms), phrase: None, score: None },
         };
         let phrase = heard.phrase.map(ToOwned::to_owned);
         let id = self.turn_item.take().unwrap_or_else(|| self.fresh_id("item"));
         self.place_turn(Item {
             text: heard.text,
             phrase: phrase.clone(),
-            match_score: Some(heard.score),
+            match_score: heard.score,
             heard_ms: Some(ms as f64),
             ..Item::caller_speech(id)
         });

@@ -5,6 +5,7 @@ mod listening;
 mod speaking;
 #[cfg(test)]
 mod tests;
+mod wish;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -356,7 +357,7 @@ impl Engine {
         body["event_id"] = json!(format!("event_{}", self.random.hex(20)));
         if self.options.faults.noise {
             body["member_nobody_knows"] = Value::Null;
-            if kind.ends_with(".delta") {
+            if body.get("delta").is_some() {
                 body["obfuscation"] = json!(self.random.hex(6));
             }
             if self.events.is_multiple_of(5) {

@@ -14,11 +14,9 @@ use super::super::plan::{End, Part, Step, plan, sound};
 use super::super::refusal::{At, Refusal};
 use super::super::report::ResponseReport;
 use super::super::script::{Outcome, Prompt, Reply, Speech, offered};
-use super::super::session::{
-    Format, check_format, check_max_output_tokens, check_modalities, check_reasoning, check_tool_choice,
-    check_tools, check_voice,
-};
+use super::super::session::Format;
 use super::Engine;
+use super::wish::Wish;
 
 /// The response that is being sent.
 #[derive(Debug)]
@@ -38,17 +36,6 @@ pub(super) struct Running {
     items: Vec<(String, bool)>,
 }
 
-/// What a `response.create` asks for beyond the session's configuration.
-#[derive(Debug, Default)]
-struct Wish {
-    begun_by: &'static str,
-    instructions: bool,
-    metadata: Value,
-    text_only: Option<bool>,
-    format: Option<Format>,
-    tools: Option<Vec<String>>,
-}
-
 impl Running {
     pub(super) fn next_due(&self) -> Option<Duration> {
         self.steps.front().map(|(due, _)| *due)
@@ -58,7 +45,7 @@ impl Running {
 impl Engine {
     pub(super) fn on_response_create(&mut self, at: &At<'_>, event_id: Option<&str>) -> Result<(), Refusal> {
         let wish = match at.member("response").filter(|response| !response.is_null()) {
-            Some(response) => read_wish(&response, &self.model)?,
+            Some(response) => Wish::read(&response, &self.model)?,
             None => Wish { begun_by: "client", ..Wish::default() },
         };
         if let Some(running) = &self.running {
@@ -129,7 +116,7 @@ impl Engine {
             metadata: running.metadata.clone(),
             ..ResponseReport::default()
         });
-        let created = self.response_json(&running, "in_progress", Value::Null, Value::Null);
+        let created = self.response_json(&running, "in_progress", &Value::Null, &Value::Null);
         self.send("response.created", json!({"response": created}));
         self.running = Some(running);
     }
@@ -242,7 +229,7 @@ impl Engine {
         }
         self.finish_open_items(&mut running);
         let details = json!({"type": "cancelled", "reason": reason});
-        self.done(&running, "cancelled", details, Some(reason.to_owned()));
+        self.done(&running, "cancelled", &details, Some(reason.to_owned()));
         for (number, range) in after {
             self.send_audio(&mut running, *number, range.clone());
         }
@@ -263,7 +250,7 @@ impl Engine {
                 ("failed", json!({"type": "failed", "error": error}), Some(code.clone()))
             }
         };
-        self.done(&running, status, details, reason);
+        self.done(&running, status, &details, reason);
         let Some(idle_ms) = self.session.turn_detection().and_then(|turns| turns.idle_timeout_ms) else {
             return;
         };
@@ -274,7 +261,7 @@ impl Engine {
     }
 
     /// The last event of a response.
-    fn done(&mut self, running: &Running, status: &str, details: Value, reason: Option<String>) {
+    fn done(&mut self, running: &Running, status: &str, details: &Value, reason: Option<String>) {
         let report = &mut self.responses[running.number];
         report.status = status.into();
         report.reason = reason;
@@ -297,7 +284,7 @@ impl Engine {
         let limits =
             json!([{"name": "tokens", "limit": 40_000, "remaining": 38_490, "reset_seconds": 2.265}]);
         self.send("rate_limits.updated", json!({"rate_limits": limits}));
-        let response = self.response_json(running, status, details, usage);
+        let response = self.response_json(running, status, details, &usage);
         self.send("response.done", json!({"response": response}));
     }
 
@@ -403,7 +390,7 @@ impl Engine {
         running.items.iter().filter_map(|(id, _)| self.conversation.find(id))
     }
 
-    fn response_json(&self, running: &Running, status: &str, details: Value, usage: Value) -> Value {
+    fn response_json(&self, running: &Running, status: &str, details: &Value, usage: &Value) -> Value {
         let format = match running.format {
             Format::Pcm => json!({"type": "audio/pcm", "rate": 24000}),
             Format::Ulaw => json!({"type": "audio/pcmu"}),
@@ -445,85 +432,4 @@ fn call_id_of(part: &Part) -> &str {
         Part::Call { call_id, .. } => call_id,
         Part::Say { .. } => "",
     }
-}
-
-/// Checks the `response` member of a `response.create`.
-fn read_wish(at: &At<'_>, model: &str) -> Result<Wish, Refusal> {
-    at.object(&[
-        "output_modalities",
-        "instructions",
-        "audio",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "reasoning",
-        "max_output_tokens",
-        "conversation",
-        "metadata",
-        "prompt",
-        "input",
-    ])?;
-    let mut wish = Wish { begun_by: "client", ..Wish::default() };
-    if let Some(instructions) = at.member("instructions") {
-        instructions.text()?;
-        wish.instructions = true;
-    }
-    if let Some(modalities) = at.member("output_modalities") {
-        check_modalities(&modalities)?;
-        wish.text_only = Some(*modalities.value == json!(["text"]));
-    }
-    if let Some(audio) = at.member("audio") {
-        audio.object(&["output"])?;
-        let output = audio.required("output")?;
-        output.object(&["format", "voice"])?;
-        if let Some(format) = output.member("format") {
-            let ulaw = check_format(&format)?["type"] == "audio/pcmu";
-            wish.format = Some(if ulaw { Format::Ulaw } else { Format::Pcm });
-        }
-        if let Some(voice) = output.member("voice") {
-            check_voice(&voice)?;
-        }
-    }
-    if let Some(tools) = at.member("tools") {
-        check_tools(&tools)?;
-        let names = tools.list()?.into_iter().filter_map(|tool| tool.value["name"].as_str().map(Into::into));
-        wish.tools = Some(names.collect());
-    }
-    if let Some(choice) = at.member("tool_choice") {
-        check_tool_choice(&choice)?;
-        if *choice.value == json!("none") {
-            wish.tools = Some(Vec::new());
-        }
-    }
-    if let Some(parallel) = at.member("parallel_tool_calls") {
-        parallel.boolean()?;
-    }
-    if let Some(reasoning) = at.member("reasoning") {
-        check_reasoning(&reasoning, model)?;
-    }
-    if let Some(limit) = at.member("max_output_tokens") {
-        check_max_output_tokens(&limit, model)?;
-    }
-    if let Some(conversation) = at.member("conversation")
-        && conversation.one_of(&["auto", "none"])? == "none"
-    {
-        return Err(conversation.invalid("is `none`, which this simulation does not have"));
-    }
-    for absent in ["input", "prompt"].into_iter().filter_map(|name| at.member(name)) {
-        return Err(absent.invalid("is a member that this simulation does not have"));
-    }
-    if let Some(metadata) = at.member("metadata").filter(|metadata| !metadata.is_null()) {
-        let pairs = metadata.value.as_object().ok_or_else(|| metadata.invalid("must be an object"))?;
-        if pairs.len() > 16 {
-            return Err(metadata.invalid("has more than 16 pairs"));
-        }
-        for name in pairs.keys() {
-            if name.chars().count() > 64 {
-                return Err(metadata.invalid("has a key of more than 64 characters"));
-            }
-            metadata.required(name)?.text_up_to(512)?;
-        }
-        wish.metadata = metadata.value.clone();
-    }
-    Ok(wish)
 }

@@ -4,6 +4,8 @@
 //! Where the caller is in it is known from three things: the clock since it was sent (Twilio plays 8 bytes a
 //! millisecond without pause), the marks that came back (a lower bound), and what was sent at all (an upper bound).
 //! Network delay cancels out: audio starts later by the way there, and `clear` takes effect later by the same way.
+//! A start that was held up does not. So each start is preceded by a mark, which comes back at once because nothing is
+//! being played: that is the network alone. Marks that take longer tell how much later than the clock Twilio plays.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -27,6 +29,8 @@ const HEARD_TOLERANCE_BYTES: u64 = 20 * BYTES_PER_MS;
 const MARK_GRACE: Duration = Duration::from_millis(600);
 /// Marks whose lateness is remembered, to notice when Twilio began to play later than the clock assumes.
 const LAG_WINDOW: usize = 3;
+/// After a pause this long the network is measured again.
+const PROBE_AFTER: Duration = Duration::from_secs(1);
 /// Stretches of audio that are queued or not yet known to be heard; a model needs a few.
 const MAX_SEGMENTS: usize = 256;
 /// Marks on their way; a peer that sends none back loses the oldest, which later ones make up for.
@@ -97,6 +101,8 @@ struct PendingMark {
     due: CallTime,
     /// Which stretch of unbroken playing it is in.
     run: u32,
+    /// It was sent while nothing was playing.
+    probe: bool,
 }
 
 /// The ledger of one call.
@@ -120,6 +126,11 @@ pub(super) struct Playout {
     lags: VecDeque<Duration>,
     /// The least lateness seen in this call: the network's way there and back.
     round_trip: Option<Duration>,
+    probes: u32,
+    /// The network was measured for the audio that is sent next.
+    probed: bool,
+    /// A mark was sent in this run.
+    run_marked: bool,
     scratch: Vec<u8>,
     mark_name: String,
 }
@@ -140,6 +151,9 @@ impl Playout {
             run: 0,
             lags: VecDeque::with_capacity(LAG_WINDOW + 1),
             round_trip: None,
+            probes: 0,
+            probed: false,
+            run_marked: false,
             scratch: Vec::new(),
             mark_name: String::new(),
         }
@@ -189,6 +203,11 @@ impl Playout {
             return Some(self.take_mark());
         }
         let bytes = self.sendable(now)?;
+        let paused = self.round_trip.is_none() || now.since(self.play_end) >= PROBE_AFTER;
+        if self.play_end <= now && paused && !std::mem::replace(&mut self.probed, true) {
+            return Some(self.take_probe(now));
+        }
+        self.probed = false;
         self.scratch.clear();
         self.scratch.extend(self.queue.drain(..bytes));
         self.sent += bytes as u64;
@@ -214,7 +233,7 @@ impl Playout {
         let lag = now.since(mark.due);
         self.round_trip = Some(self.round_trip.map_or(lag, |least| least.min(lag)));
         // A mark of an earlier run says nothing about how late this one plays.
-        if mark.run == self.run {
+        if mark.run == self.run && !mark.probe {
             self.lags.push_back(lag);
             if self.lags.len() > LAG_WINDOW {
                 self.lags.pop_front();
@@ -284,6 +303,7 @@ impl Playout {
         if unheard {
             self.play_end = now;
             self.run += 1;
+            self.run_marked = false;
             self.lags.clear(); // Twilio starts from an empty buffer.
         }
         found
@@ -314,6 +334,7 @@ impl Playout {
             *lag = lag.saturating_sub(idle); // It is late by so much less.
         }
         self.run += 1;
+        self.run_marked = false;
         self.play_end = now;
     }
 
@@ -349,7 +370,8 @@ impl Playout {
 
     fn received_bytes(&self, item: &str) -> u64 {
         let of_item = self.segments.iter().rev().find(|s| s.item.as_str() == item);
-        let finished = || self.finished.iter().rev().find(|(id, _)| id.as_str() == item).map(|(_, bytes)| *bytes);
+        let finished =
+            || self.finished.iter().rev().find(|(id, _)| id.as_str() == item).map(|(_, bytes)| *bytes);
         of_item.map(|s| s.item_offset + s.end - s.start).or_else(finished).unwrap_or(0)
     }
 
@@ -371,7 +393,16 @@ impl Playout {
 
     fn mark_is_due(&self) -> bool {
         let at_end = self.segments.iter().any(|s| s.complete && s.end == self.sent && s.end > self.marked);
-        at_end || self.sent - self.marked >= MARK_EVERY_BYTES
+        let distance = if self.run_marked { MARK_EVERY_BYTES } else { 1 };
+        at_end || self.sent - self.marked >= distance
+    }
+
+    fn take_probe(&mut self, now: CallTime) -> Step<'_> {
+        self.probes += 1;
+        self.mark_name.clear();
+        let _ = write!(self.mark_name, "g{}:probe:{}", self.generation, self.probes);
+        self.expect_mark(now, true);
+        Step::Mark(&self.mark_name)
     }
 
     fn take_mark(&mut self) -> Step<'_> {
@@ -381,17 +412,17 @@ impl Playout {
         // An overlong id would make an overlong mark; the ledger matches whole names, so a cut one serves.
         let item = &item[..item.len().min(64)];
         let _ = write!(self.mark_name, "g{}:{item}:{ms}", self.generation);
-        self.marked = self.sent;
+        (self.marked, self.run_marked) = (self.sent, true);
+        self.expect_mark(self.play_end, false);
+        Step::Mark(&self.mark_name)
+    }
+
+    fn expect_mark(&mut self, due: CallTime, probe: bool) {
         if self.marks.len() == MAX_MARKS {
             self.marks.pop_front();
         }
-        self.marks.push_back(PendingMark {
-            name: self.mark_name.clone(),
-            position: self.sent,
-            due: self.play_end,
-            run: self.run,
-        });
-        Step::Mark(&self.mark_name)
+        let (name, position, run) = (self.mark_name.clone(), self.sent, self.run);
+        self.marks.push_back(PendingMark { name, position, due, run, probe });
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -103,7 +104,11 @@ async fn run(CommandLine { config, command }: CommandLine) -> anyhow::Result<Exi
             app::install_tls();
             simulate::cli::run(command).await?;
         }
-        Command::Openapi => println!("{}", api::openapi_json()),
+        Command::Openapi => match writeln!(io::stdout(), "{}", api::openapi_json()) {
+            // Whoever reads it has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written?,
+        },
     }
     Ok(ExitCode::SUCCESS)
 }

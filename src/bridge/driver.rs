@@ -87,11 +87,14 @@ where
             if timer.deadline() != deadline {
                 timer.as_mut().reset(deadline);
             }
+            // What has arrived goes before the timer, which must not mistake a busy machine for a silent caller. The
+            // call looks at its timers with every input, so nothing that floods us can hold them back.
             let event = tokio::select! {
+                biased;
+                () = self.hang_up.cancelled(), if !told_to_hang_up => Event::HangUp,
                 received = self.twilio.receive() => Event::Twilio(received),
                 event = next_of_model(&mut self.model) => event,
                 result = self.tools.next() => Event::Tool(result),
-                () = self.hang_up.cancelled(), if !told_to_hang_up => Event::HangUp,
                 () = &mut timer => Event::Timeout,
             };
             told_to_hang_up |= matches!(event, Event::HangUp);

@@ -164,6 +164,7 @@ impl Call {
             Input::HangUp(reason) => self.end(now, reason),
             Input::Timeout => {}
         }
+        self.plan(); // The input may have made a timer needless that is due by now.
         while let Some(timer) = self.timers.pop_due(now) {
             self.on_timer(now, timer);
         }

@@ -55,7 +55,12 @@ impl Client {
     }
 
     pub(super) async fn transcripts(&self, call: &CallSid) -> anyhow::Result<Vec<Row>> {
-        let mut answer: Value = self.get(&format!("/transcripts/{call}")).await?.json().await?;
+        let request = self.http.get(self.url(&format!("/transcripts/{call}")));
+        let answer = request.bearer_auth(self.key.expose_secret()).send().await?;
+        if answer.status() == reqwest::StatusCode::NOT_FOUND {
+            return Ok(Vec::new()); // The webhook has not put the call on record yet.
+        }
+        let mut answer: Value = answer.error_for_status()?.json().await?;
         Ok(serde_json::from_value(answer["transcripts"].take())?)
     }
 

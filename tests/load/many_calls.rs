@@ -16,6 +16,7 @@ const IN_FLIGHT_MS: f64 = 120.0;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_calls_of_a_minute_leave_every_turn_once_in_order_with_the_right_lead() {
+    let _alone = crate::ALONE.lock().await;
     let replies = Replies::Tones { min_ms: 1000, max_ms: 5000 };
     let model = ModelOptions { replies, ..ModelOptions::default() };
     let world = World::start(model, &[("AUDIO_FORMAT", "pcmu")]).await;
@@ -89,7 +90,7 @@ fn is_turn(item: &ItemReport) -> bool {
 fn words(item: &ItemReport) -> String {
     match item.role.as_deref() {
         Some("user") => item.transcript.clone().unwrap_or_else(|| item.text.clone()),
-        Some(_) => item.text.clone(),
+        Some(_) => item.text.trim().to_owned(),
         None => item.name.clone().unwrap_or_default(),
     }
 }
@@ -97,5 +98,5 @@ fn words(item: &ItemReport) -> String {
 /// All that was generated, which is more than was heard where the caller spoke over it.
 fn text_of(row: &Value) -> String {
     let text = if row["role"] == "tool" { &row["tool_name"] } else { &row["generated_content"] };
-    text.as_str().or(row["content"].as_str()).unwrap_or_default().to_owned()
+    text.as_str().or(row["content"].as_str()).unwrap_or_default().trim().to_owned()
 }

@@ -68,7 +68,10 @@ impl CallerAudio {
         if !self.ready {
             return self.keep(timestamp_ms, end_ms, gap_ms, ulaw);
         }
-        if self.stream_ms.is_none() || gap > MAX_GAP_MS || timestamp_ms.saturating_add(GAP_TOLERANCE_MS) < expected {
+        if self.stream_ms.is_none()
+            || gap > MAX_GAP_MS
+            || timestamp_ms.saturating_add(GAP_TOLERANCE_MS) < expected
+        {
             // Not to be made good by silence: from here on the axes have another distance.
             self.bend(timestamp_ms - gap_ms.min(timestamp_ms));
         }

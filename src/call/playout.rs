@@ -349,7 +349,8 @@ impl Playout {
 
     fn received_bytes(&self, item: &str) -> u64 {
         let of_item = self.segments.iter().rev().find(|s| s.item.as_str() == item);
-        let finished = || self.finished.iter().rev().find(|(id, _)| id.as_str() == item).map(|(_, bytes)| *bytes);
+        let finished =
+            || self.finished.iter().rev().find(|(id, _)| id.as_str() == item).map(|(_, bytes)| *bytes);
         of_item.map(|s| s.item_offset + s.end - s.start).or_else(finished).unwrap_or(0)
     }
 

@@ -198,9 +198,7 @@ impl Turns {
                 self.slot = Slot::Unseen;
                 Some(request)
             }
-            Slot::Active { asked, .. } => {
-                asked.take_if(|(_, own)| names(own)).map(|(request, _)| request)
-            }
+            Slot::Active { asked, .. } => asked.take_if(|(_, own)| names(own)).map(|(request, _)| request),
             Slot::Requested { .. } | Slot::Free | Slot::Unseen => None,
         };
         // Nobody needs to be asked whether they are there while somebody speaks.

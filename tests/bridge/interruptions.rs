@@ -24,7 +24,11 @@ async fn truncation_is_within_20_ms_of_what_the_caller_heard_in_95_of_100_interr
     }
     assert_eq!(errors_ms.len(), 2 * CALLS as usize * INTERRUPTIONS);
     let close = errors_ms.iter().filter(|error| error.abs() <= TOLERANCE_MS).count();
-    assert!(close * 100 >= errors_ms.len() * 95, "{close} of {} within {TOLERANCE_MS} ms: {errors_ms:?}", errors_ms.len());
+    assert!(
+        close * 100 >= errors_ms.len() * 95,
+        "{close} of {} within {TOLERANCE_MS} ms: {errors_ms:?}",
+        errors_ms.len()
+    );
 }
 
 /// The error of every interruption of ten calls with one-way delays between 0 and 150 ms.
@@ -101,6 +105,7 @@ fn check_clear(clear: &ClearReport, cut: &ItemReport) {
     assert!(clear.cleared_bytes > 0, "nothing was unheard: {clear:?}");
     assert!(cut.truncated_ms.unwrap() as f64 <= cut.generated_ms.unwrap(), "beyond the audio: {cut:?}");
     let ours = format!(":{}:", cut.id);
-    let late: Vec<_> = clear.followed_by.iter().filter(|a| a.mark.as_ref().is_some_and(|m| m.contains(&ours))).collect();
+    let late: Vec<_> =
+        clear.followed_by.iter().filter(|a| a.mark.as_ref().is_some_and(|m| m.contains(&ours))).collect();
     assert!(late.is_empty(), "audio of an interrupted answer after its clear: {late:?}");
 }

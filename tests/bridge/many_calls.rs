@@ -32,8 +32,11 @@ async fn a_hundred_calls_of_a_minute_leave_every_turn_once_in_order_with_the_rig
     }
     let report = world.model.report();
     assert_eq!((report.sessions.len(), &report.refused), (CALLS, &Vec::new()));
-    let by_item: BTreeMap<&str, &SessionReport> =
-        report.sessions.iter().flat_map(|session| session.items.iter().map(move |item| (item.id.as_str(), session))).collect();
+    let by_item: BTreeMap<&str, &SessionReport> = report
+        .sessions
+        .iter()
+        .flat_map(|session| session.items.iter().map(move |item| (item.id.as_str(), session)))
+        .collect();
     for call in &calls {
         let rows = world.transcript(&call.call_sid).await;
         let session = by_item[rows[0]["item_id"].as_str().unwrap()];
@@ -47,7 +50,10 @@ async fn a_hundred_calls_of_a_minute_leave_every_turn_once_in_order_with_the_rig
 
 /// Both far ends are content and every frame has arrived.
 fn check_ends(call: &CallReport, session: &SessionReport) {
-    assert_eq!((&call.violations, &session.violations, &session.errors), (&Vec::new(), &Vec::new(), &Vec::new()));
+    assert_eq!(
+        (&call.violations, &session.violations, &session.errors),
+        (&Vec::new(), &Vec::new(), &Vec::new())
+    );
     let [stream] = &call.streams[..] else { panic!("one stream: {call:?}") };
     let missing_ms = stream.frames_sent as f64 * 20.0 - session.received_audio_ms;
     assert!(missing_ms.abs() < IN_FLIGHT_MS, "{missing_ms} ms of the caller's audio are missing");
@@ -56,9 +62,14 @@ fn check_ends(call: &CallReport, session: &SessionReport) {
 
 /// Every turn of the conversation is one row, and the rows stand in the conversation's order.
 fn check_turns(rows: &[Value], session: &SessionReport) {
-    let written: Vec<(&str, String)> = rows.iter().map(|row| (row["item_id"].as_str().unwrap(), text_of(row))).collect();
-    let spoken: Vec<(&str, String)> =
-        session.items.iter().filter(|item| is_turn(item)).map(|item| (item.id.as_str(), words(item))).collect();
+    let written: Vec<(&str, String)> =
+        rows.iter().map(|row| (row["item_id"].as_str().unwrap(), text_of(row))).collect();
+    let spoken: Vec<(&str, String)> = session
+        .items
+        .iter()
+        .filter(|item| is_turn(item))
+        .map(|item| (item.id.as_str(), words(item)))
+        .collect();
     assert_eq!(written, spoken);
     let sequence: Vec<i64> = rows.iter().map(|row| row["sequence"].as_i64().unwrap()).collect();
     assert!(sequence.is_sorted_by(|one, next| one < next), "{sequence:?}");
@@ -67,7 +78,9 @@ fn check_turns(rows: &[Value], session: &SessionReport) {
 /// Items that somebody spoke, pressed or called; a function's answer stands in the row of its call.
 fn is_turn(item: &ItemReport) -> bool {
     match item.kind.as_str() {
-        "message" => item.role.as_deref() != Some("assistant") || item.generated_ms.is_some_and(|ms| ms > 0.0),
+        "message" => {
+            item.role.as_deref() != Some("assistant") || item.generated_ms.is_some_and(|ms| ms > 0.0)
+        }
         "function_call" => item.status == "completed",
         _ => false,
     }

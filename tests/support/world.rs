@@ -85,7 +85,9 @@ impl World {
         let call = CallSid::parse(call).expect("a call SID");
         let deadline = Instant::now() + SOON;
         loop {
-            let after = voicebridge::store::leases::next_action(&self.running.store, &call).await.expect("the store answers");
+            let after = voicebridge::store::leases::next_action(&self.running.store, &call)
+                .await
+                .expect("the store answers");
             if let Some(reason) = after.and_then(|after| after.disconnect_reason)
                 && self.running.metrics.calls_live.get() == 0
             {

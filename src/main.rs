@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use secrecy::ExposeSecret;
-use voicebridge::app::{self, App, check};
+use voicebridge::app::{self, App, Signals, check};
 use voicebridge::config::{Config, Need, VARIABLES};
 use voicebridge::demo::{self, DemoOptions};
 use voicebridge::simulate::cli::SimulateCommand;
@@ -62,7 +62,11 @@ async fn run(CommandLine { config, command }: CommandLine) -> anyhow::Result<Exi
         Command::Serve => {
             let config = Config::load(file, Need::Calls)?;
             telemetry::init_logging(config.log_format, &config.log_filter)?;
-            let running = App::start(config).await?;
+            let mut signals = Signals::listen().context("cannot listen for signals")?;
+            let running = tokio::select! {
+                running = App::start(config) => running?,
+                _ = signals.next() => return Ok(ExitCode::SUCCESS),
+            };
             if running.admin_key_is_new {
                 // Not through the log: logs are kept and read by others.
                 eprintln!(
@@ -70,7 +74,7 @@ async fn run(CommandLine { config, command }: CommandLine) -> anyhow::Result<Exi
                     running.admin_key.expose_secret()
                 );
             }
-            running.run().await?;
+            running.run(signals).await?;
         }
         Command::Migrate => {
             let config = Config::load(file, Need::Database)?;

@@ -1,6 +1,7 @@
 //! Logging set-up, the numbers we count, and their text for `/metrics`.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 use std::ops::Deref;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -364,7 +365,10 @@ pub fn check_filter(filter: &str) -> Result<(), LoggingError> {
 /// `info,voicebridge=debug`.
 pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
     let filter = EnvFilter::builder().parse(filter)?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

@@ -13,7 +13,10 @@ use tower::ServiceExt;
 use uuid::Uuid;
 use voicebridge::api::settings::{PublicUrl, Settings};
 use voicebridge::api::{self, Api};
-use voicebridge::bridge::Bridge;
+use voicebridge::app;
+use voicebridge::bridge::model_socket::ModelEndpoint;
+use voicebridge::bridge::profile::Defaults;
+use voicebridge::bridge::{self, Bridge};
 use voicebridge::call::end::{EndReason, NextStep};
 use voicebridge::call::transcript::{Entry, Role};
 use voicebridge::clock::CallTime;
@@ -23,6 +26,7 @@ use voicebridge::store::agents::{self, Agent};
 use voicebridge::store::cluster::PrivateCluster;
 use voicebridge::store::{Store, calls, leases, organisations, phone_numbers, transcripts};
 use voicebridge::telemetry::Metrics;
+use voicebridge::wire::model::AudioFormat;
 use voicebridge::wire::signature::sign;
 
 const KEY: &str = "0123456789abcdef";
@@ -311,6 +315,36 @@ async fn a_webhook_by_get_is_signed_in_its_query() {
         .is_error(StatusCode::FORBIDDEN, "invalid_signature");
 }
 
+#[tokio::test]
+async fn a_stream_is_let_in_by_signature_and_token_before_its_upgrade() {
+    let server = Server::with(|settings| settings.twilio_auth_tokens = tokens(&[TOKEN])).await;
+    let signed = |path: &str| sign::<&str, &str>(TOKEN, &format!("wss://voice.example.com{path}"), &[]);
+    let upgrade = async |path: &str, signature: &str| {
+        let headers = [
+            ("x-twilio-signature", signature),
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        server.raw(Method::GET, path, &headers, Body::empty()).await
+    };
+    let foreign = format!("/media-stream/{}", "x".repeat(43));
+    for path in ["/media-stream", &foreign] {
+        upgrade(path, "").await.is_error(StatusCode::FORBIDDEN, "invalid_signature");
+        upgrade(path, &signed("/elsewhere")).await.is_error(StatusCode::FORBIDDEN, "invalid_signature");
+        let plain =
+            server.raw(Method::GET, path, &[("x-twilio-signature", &signed(path))], Body::empty()).await;
+        plain.is_error(StatusCode::BAD_REQUEST, "not_a_websocket");
+    }
+    upgrade(&foreign, &signed(&foreign)).await.is_error(StatusCode::FORBIDDEN, "unknown_stream_token");
+    server
+        .raw(Method::GET, "/media-stream/%FF", &[], Body::empty())
+        .await
+        .is_error(StatusCode::BAD_REQUEST, "invalid_path");
+    assert_eq!((server.count("call_leases").await, server.count("calls").await), (0, 0), "nothing is stored");
+}
+
 // ---- Calls -----------------------------------------------------------------------------------------------------------
 
 #[tokio::test]
@@ -404,13 +438,13 @@ async fn a_webhook_without_a_call_is_a_bad_request() {
 
 #[tokio::test]
 async fn a_call_that_cannot_be_taken_hears_a_sentence() {
-    let server = Server::with(|settings| settings.max_calls = 2).await;
+    let store = support::store(4).await;
+    let full = Server::on(store.clone(), |settings| settings.max_calls = 0);
+    full.twilio(TWIML, &[("CallSid", "CA2")]).await.speaks("All our lines are busy right now.");
+
+    let server = Server::on(store, |_| {});
     let nobody = format!("/api/agent/{}/call-incoming", Uuid::nil());
     server.twilio(&nobody, &[("CallSid", "CA1")]).await.speaks("This number cannot take calls right now.");
-
-    server.metrics.calls_live.set(2);
-    server.twilio(TWIML, &[("CallSid", "CA2")]).await.speaks("All our lines are busy right now.");
-    server.metrics.calls_live.set(1);
     server.twilio(TWIML, &[("CallSid", "CA3")]).await.stream_token();
 
     server.tasks.begin_stop();
@@ -670,7 +704,23 @@ impl Server {
         };
         change(&mut settings);
         let (tasks, metrics) = (Tasks::new(), Metrics::new());
-        let api = Api::new(settings, store.clone(), Bridge, tasks.clone(), metrics.clone());
+        app::install_tls();
+        let bridge = Bridge::new(bridge::Parts {
+            store: store.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            // Nobody is there: no test here gets as far as to talk.
+            endpoint: ModelEndpoint::new("ws://127.0.0.1:9".parse().unwrap(), None),
+            defaults: Defaults {
+                model: "model".to_owned(),
+                transcription_model: "writer".to_owned(),
+                audio_format: AudioFormat::Pcmu,
+            },
+            http: reqwest::Client::new(),
+            node: settings.node.clone(),
+            max_calls: settings.max_calls,
+        });
+        let api = Api::new(settings, store.clone(), bridge, tasks.clone(), metrics.clone());
         Self { router: api::router(api), store, tasks, metrics }
     }
 

@@ -125,6 +125,23 @@ fn serve_ends_well_on_sigterm() {
 }
 
 #[test]
+fn serve_can_be_stopped_while_it_starts() {
+    let data = data_dir();
+    let mut server = voicebridge(&["serve"])
+        .env("VOICEBRIDGE_DATA_DIR", data.path())
+        .env("VOICEBRIDGE_LISTEN", "127.0.0.1:0")
+        .env(MODEL.0, MODEL.1)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(server.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.next().unwrap().contains("SIGNATURES ARE NOT CHECKED"), "the first thing it says");
+    Command::new("kill").arg(server.id().to_string()).status().unwrap();
+    let rest: Vec<String> = lines.collect();
+    assert!(server.wait().unwrap().success(), "{rest:?}");
+}
+
+#[test]
 fn a_wrong_configuration_is_told_whole_and_starts_nothing() {
     let output =
         run(voicebridge(&["serve"]).env("AUDIO_FORMAT", "opus").env("VOICEBRIDGE_LISTEN", "nowhere"));

@@ -1,6 +1,6 @@
 //! The media stream's upgrade: signature and token first, the handshake after.
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
@@ -13,6 +13,7 @@ use utoipa_axum::routes;
 
 use crate::api::Api;
 use crate::api::error::ApiError;
+use crate::api::extract::Path;
 use crate::bridge::Refusal;
 
 /// Routes of the media stream.
@@ -28,7 +29,8 @@ pub fn router() -> OpenApiRouter<Api> {
         (status = 400, description = "Not a WebSocket handshake.", body = crate::api::error::Failure),
         (status = 403, description = "Signature missing or wrong.", body = crate::api::error::Failure),
         (status = 503, description = "No new calls are taken, or the database cannot be reached.", body = crate::api::error::Failure),
-    )
+    ),
+    security(("twilio" = [])),
 )]
 pub async fn connect(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     upgrade(&api, None, request).await
@@ -43,7 +45,8 @@ pub async fn connect(State(api): State<Api>, request: Request) -> Result<Respons
         (status = 400, description = "Not a WebSocket handshake.", body = crate::api::error::Failure),
         (status = 403, description = "Signature missing or wrong; or the token is unknown, used or replaced.", body = crate::api::error::Failure),
         (status = 503, description = "No new calls are taken, or the database cannot be reached.", body = crate::api::error::Failure),
-    )
+    ),
+    security(("twilio" = [])),
 )]
 pub async fn connect_offered(
     State(api): State<Api>,

@@ -114,9 +114,8 @@ impl App {
 }
 
 impl Running {
-    /// Serves until SIGTERM or SIGINT, then stops; a second signal hangs up what is still live.
-    pub async fn run(self) -> anyhow::Result<()> {
-        let mut signals = Signals::listen().context("cannot listen for signals")?;
+    /// Serves until a signal, then stops; a second signal hangs up what is still live.
+    pub async fn run(self, mut signals: Signals) -> anyhow::Result<()> {
         let stop = signals.next().await;
         tracing::info!(
             signal = stop,
@@ -239,18 +238,21 @@ fn random_key() -> SecretString {
     SecretString::from(URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()))
 }
 
-/// The signals that ask for an end.
-struct Signals {
+/// SIGTERM and SIGINT, which ask for an end. Listened to before anything is started, so that none is missed.
+#[derive(Debug)]
+pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn listen() -> std::io::Result<Self> {
+    /// From now on the signals do not end the process by themselves.
+    pub fn listen() -> std::io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn next(&mut self) -> &'static str {
+    /// Waits for the next signal; returns its name.
+    pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

@@ -17,7 +17,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::app::{App, Running};
+use crate::app::{App, Running, Signals};
 use crate::audio::AudioFormat;
 use crate::config::{Config, Need};
 use crate::ids::CallSid;
@@ -72,7 +72,7 @@ async fn in_dir(options: &DemoOptions, data_dir: PathBuf) -> anyhow::Result<bool
     let good = report(&running, &client, call, model.report()).await?;
     if options.keep {
         show::what_to_open(&running);
-        running.run().await?;
+        running.run(Signals::listen().context("cannot listen for signals")?).await?;
     } else {
         running.stop().await?;
     }

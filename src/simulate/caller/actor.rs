@@ -57,10 +57,11 @@ pub(super) struct Actor {
     began: Option<Duration>,
     /// Voice heard when it began.
     voice_before: u64,
-    /// An interruption has been started, or the keys so far.
-    progress: usize,
+    /// Keys pressed so far in the current step.
+    pressed: usize,
+    /// What is being said, and how many bytes of it have been.
     speaking: Option<(Arc<Vec<u8>>, usize)>,
-    /// Where the utterance that is being said stands in the report.
+    /// The last one is the one that is being said, or waits for its answer.
     utterances: Vec<UtteranceReport>,
     finished: Option<Duration>,
     missed: Vec<String>,
@@ -118,7 +119,7 @@ impl Actor {
             next: 0,
             began: None,
             voice_before: 0,
-            progress: 0,
+            pressed: 0,
             speaking: None,
             utterances: Vec::new(),
             finished: None,
@@ -193,13 +194,13 @@ impl Actor {
                 done
             }
             Step::Press { digits } => {
-                let due = BETWEEN_KEYS * self.progress as u32;
-                let Some(digit) = digits.chars().nth(self.progress) else { return self.done() };
+                let due = BETWEEN_KEYS * self.pressed as u32;
+                let Some(digit) = digits.chars().nth(self.pressed) else { return self.done() };
                 if waited < due {
                     return Progress::Waits;
                 }
-                self.progress += 1;
-                if self.progress == 1 {
+                self.pressed += 1;
+                if self.pressed == 1 {
                     self.note(format!("press {digits}"), now, ear);
                 }
                 if let Some(last) = self.utterances.last_mut() {
@@ -235,7 +236,7 @@ impl Actor {
     fn done(&mut self) -> Progress {
         self.next += 1;
         self.began = None;
-        self.progress = 0;
+        self.pressed = 0;
         Progress::Done
     }
 

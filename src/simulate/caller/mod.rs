@@ -129,7 +129,8 @@ pub async fn run_many(count: usize, stagger: Duration, options: &CallerOptions) 
 }
 
 impl CallerOptions {
-    /// The same for call `number` of many.
+    /// The same for call `number` of many: its own number, seed and, if asked for, scenario.
+    #[must_use]
     pub fn numbered(&self, number: u64) -> Self {
         let seed = self.seed.wrapping_add(number);
         let scenario = match self.random_ms {

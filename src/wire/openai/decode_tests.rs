@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use super::decode::{DecodeError, decode};
 use crate::ids::{ItemId, ResponseId, ToolCallId};
 use crate::wire::json::unescaped;
-use crate::wire::model::{AudioFormat, ItemKind, ModelError, ModelEvent, ResponseStatus, SessionEcho, Usage};
+use crate::wire::model::{
+    AudioFormat, ErrorClass, ItemKind, ModelError, ModelEvent, ResponseStatus, SessionEcho, Usage,
+};
 
 #[test]
 fn the_session_s_life_is_read() {
@@ -187,8 +189,11 @@ fn the_dossier_s_finished_response_is_read() {
 
 #[test]
 fn a_response_ends_in_one_of_four_ways() {
-    let failed =
-        |code: &str, message: &str| ResponseStatus::Failed { code: code.into(), message: message.into() };
+    let failed = |class: ErrorClass, code: &str, message: &str| ResponseStatus::Failed {
+        code: code.into(),
+        message: message.into(),
+        class,
+    };
     for (status, details, expected) in [
         (json!("completed"), json!(null), ResponseStatus::Completed),
         (json!(null), json!(null), ResponseStatus::Completed),
@@ -205,15 +210,15 @@ fn a_response_ends_in_one_of_four_ways() {
         (
             json!("failed"),
             json!({"type": "failed", "error": {"type": "rate_limit", "code": "rate_limit_exceeded", "message": "Wait."}}),
-            failed("rate_limit_exceeded", "Wait."),
+            failed(ErrorClass::RetryResponse, "rate_limit_exceeded", "Wait."),
         ),
         (
             json!("failed"),
             json!({"error": {"type": "server_error", "code": null}}),
-            failed("server_error", ""),
+            failed(ErrorClass::RetryResponse, "server_error", ""),
         ),
-        (json!("failed"), json!(null), failed("failed", "")),
-        (json!("new_status"), json!(null), failed("new_status", "")),
+        (json!("failed"), json!(null), failed(ErrorClass::BadRequest, "failed", "")),
+        (json!("new_status"), json!(null), failed(ErrorClass::BadRequest, "new_status", "")),
     ] {
         expect(
             json!({"type": "response.done", "response": {"id": "resp_1", "status": status, "status_details": details, "output": [], "usage": null}}),
@@ -283,11 +288,16 @@ fn an_error_is_read_whatever_it_lacks() {
             message: "may change".into(),
             param: Some("item_id".into()),
             event_id: Some("trunc-17".into()),
+            class: ErrorClass::Benign,
         }),
     );
     expect(
         json!({"type": "error", "error": {"type": "server_error", "code": null, "message": null, "param": null, "event_id": null}}),
-        ModelEvent::Error(ModelError { kind: "server_error".into(), ..ModelError::default() }),
+        ModelEvent::Error(ModelError {
+            kind: "server_error".into(),
+            class: ErrorClass::RetryResponse,
+            ..ModelError::default()
+        }),
     );
     expect(
         json!({"type": "error", "error": "out of order"}),

@@ -60,32 +60,36 @@ impl CallerAudio {
         let duration_ms = ulaw.len() as u64 / BYTES_PER_MS;
         self.last_frame_at = now;
         self.stalled_ms = 0;
-        self.stream_zero = now - Duration::from_millis(timestamp_ms + duration_ms);
+        let end_ms = timestamp_ms.saturating_add(duration_ms); // The peer may say any number.
+        self.stream_zero = now - Duration::from_millis(end_ms);
         let expected = self.stream_ms.unwrap_or(timestamp_ms);
         let gap = timestamp_ms.saturating_sub(expected);
         let gap_ms = if gap > GAP_TOLERANCE_MS { gap.min(MAX_GAP_MS) } else { 0 };
         if !self.ready {
-            return self.keep(timestamp_ms, duration_ms, gap_ms, ulaw);
+            return self.keep(timestamp_ms, end_ms, gap_ms, ulaw);
         }
-        if self.stream_ms.is_none() || gap > MAX_GAP_MS || timestamp_ms + GAP_TOLERANCE_MS < expected {
+        if self.stream_ms.is_none()
+            || gap > MAX_GAP_MS
+            || timestamp_ms.saturating_add(GAP_TOLERANCE_MS) < expected
+        {
             // Not to be made good by silence: from here on the axes have another distance.
             self.bend(timestamp_ms - gap_ms.min(timestamp_ms));
         }
         self.appended_bytes += gap_ms * BYTES_PER_MS + ulaw.len() as u64;
-        self.stream_ms = Some(timestamp_ms + duration_ms);
+        self.stream_ms = Some(end_ms);
         Taken::Send { gap_ms }
     }
 
-    fn keep(&mut self, timestamp_ms: u64, duration_ms: u64, gap_ms: u64, ulaw: &[u8]) -> Taken {
+    fn keep(&mut self, timestamp_ms: u64, end_ms: u64, gap_ms: u64, ulaw: &[u8]) -> Taken {
         if self.kept.is_empty() {
             self.kept_from_ms = timestamp_ms;
         }
         self.kept.extend(std::iter::repeat_n(SILENCE, (gap_ms * BYTES_PER_MS) as usize));
         self.kept.extend(ulaw);
-        self.stream_ms = Some(timestamp_ms + duration_ms);
+        self.stream_ms = Some(end_ms);
         let excess = self.kept.len().saturating_sub(MAX_KEPT_BYTES);
         self.kept.drain(..excess);
-        self.kept_from_ms += excess as u64 / BYTES_PER_MS;
+        self.kept_from_ms = self.kept_from_ms.saturating_add(excess as u64 / BYTES_PER_MS);
         if excess > 0 { Taken::KeptWithLoss } else { Taken::Kept }
     }
 
@@ -112,7 +116,7 @@ impl CallerAudio {
         self.stalled_ms += STALL_SILENCE_MS;
         self.appended_bytes += STALL_SILENCE_MS * BYTES_PER_MS;
         // The frames that are missing may still come: the silence stands in for them on the stream's axis.
-        self.stream_ms = self.stream_ms.map(|at| at + STALL_SILENCE_MS);
+        self.stream_ms = self.stream_ms.map(|at| at.saturating_add(STALL_SILENCE_MS));
         STALL_SILENCE_MS
     }
 
@@ -120,7 +124,7 @@ impl CallerAudio {
     pub(super) fn stream_time(&self, appended_ms: u64) -> CallTime {
         let bend = self.bends.iter().rev().find(|(appended, _)| *appended <= appended_ms);
         let (appended, stream) = bend.copied().unwrap_or((0, 0));
-        CallTime::from_millis(stream + (appended_ms - appended.min(appended_ms)))
+        CallTime::from_millis(stream.saturating_add(appended_ms.saturating_sub(appended)))
     }
 
     /// The same moment by our own clock.

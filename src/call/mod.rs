@@ -215,6 +215,9 @@ impl Call {
             return;
         }
         self.bad_frames = 0;
+        if self.received.is_empty() {
+            return;
+        }
         self.caller_heard = true;
         match self.caller_audio.take(now, media.timestamp_ms, &self.received) {
             Taken::Kept => {}

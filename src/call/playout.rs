@@ -27,6 +27,12 @@ const HEARD_TOLERANCE_BYTES: u64 = 20 * BYTES_PER_MS;
 const MARK_GRACE: Duration = Duration::from_millis(600);
 /// Marks whose lateness is remembered, to notice when Twilio began to play later than the clock assumes.
 const LAG_WINDOW: usize = 3;
+/// Stretches of audio that are queued or not yet known to be heard; a model needs a few.
+const MAX_SEGMENTS: usize = 256;
+/// Marks on their way; a peer that sends none back loses the oldest, which later ones make up for.
+const MAX_MARKS: usize = 256;
+/// Items heard to the end whose length is remembered, should the model add to one of them.
+const MAX_FINISHED: usize = 8;
 /// Ten minutes are what Twilio buffers; a queue longer than that is a model gone astray.
 const MAX_QUEUED_BYTES: usize = 10 * 60 * 1000 * BYTES_PER_MS as usize;
 
@@ -89,6 +95,8 @@ struct PendingMark {
     position: u64,
     /// When the clock says that everything before it has been played.
     due: CallTime,
+    /// Which stretch of unbroken playing it is in.
+    run: u32,
 }
 
 /// The ledger of one call.
@@ -98,13 +106,17 @@ pub(super) struct Playout {
     generation: u32,
     queue: VecDeque<u8>,
     segments: VecDeque<Segment>,
+    /// Bytes of the items that were heard last.
+    finished: VecDeque<(ItemId, u64)>,
     marks: VecDeque<PendingMark>,
     sent: u64,
     acknowledged: u64,
     marked: u64,
     /// When everything sent will have been played.
     play_end: CallTime,
-    /// Lateness of the latest marks, newest last.
+    /// Counts how often playing began afresh.
+    run: u32,
+    /// Lateness of the latest marks of this run, newest last.
     lags: VecDeque<Duration>,
     /// The least lateness seen in this call: the network's way there and back.
     round_trip: Option<Duration>,
@@ -119,11 +131,13 @@ impl Playout {
             generation: 0,
             queue: VecDeque::new(),
             segments: VecDeque::new(),
+            finished: VecDeque::new(),
             marks: VecDeque::new(),
             sent: 0,
             acknowledged: 0,
             marked: 0,
             play_end: CallTime::ZERO,
+            run: 0,
             lags: VecDeque::with_capacity(LAG_WINDOW + 1),
             round_trip: None,
             scratch: Vec::new(),
@@ -133,10 +147,16 @@ impl Playout {
 
     /// Queues audio of an item. False: the queue is full and the audio was not taken.
     pub(super) fn push(&mut self, item: &str, ulaw: &[u8]) -> bool {
+        if ulaw.is_empty() {
+            return true;
+        }
         if self.queue.len() + ulaw.len() > MAX_QUEUED_BYTES {
             return false;
         }
         if self.segments.back().is_none_or(|last| last.item.as_str() != item || last.complete) {
+            if self.segments.len() == MAX_SEGMENTS {
+                return false;
+            }
             let Ok(id) = ItemId::parse(item) else { return false };
             let item_offset = self.received_bytes(item);
             let start = self.queued_to();
@@ -173,7 +193,7 @@ impl Playout {
         self.scratch.extend(self.queue.drain(..bytes));
         self.sent += bytes as u64;
         if self.play_end < now {
-            self.play_end = now; // The caller heard silence until now; playing starts afresh.
+            self.start_afresh(now);
         }
         self.play_end = self.play_end + duration(bytes as u64);
         let segment = self.segments.iter().find(|s| s.end >= self.sent);
@@ -193,9 +213,12 @@ impl Playout {
         self.acknowledged = self.acknowledged.max(mark.position);
         let lag = now.since(mark.due);
         self.round_trip = Some(self.round_trip.map_or(lag, |least| least.min(lag)));
-        self.lags.push_back(lag);
-        if self.lags.len() > LAG_WINDOW {
-            self.lags.pop_front();
+        // A mark of an earlier run says nothing about how late this one plays.
+        if mark.run == self.run {
+            self.lags.push_back(lag);
+            if self.lags.len() > LAG_WINDOW {
+                self.lags.pop_front();
+            }
         }
         true
     }
@@ -212,7 +235,9 @@ impl Playout {
             let evidence = if by_mark { Evidence::Mark } else { Evidence::Clock };
             let item = first.item.clone();
             let heard_ms = first.item_ms_at(first.end);
+            let bytes = first.item_offset + first.end - first.start;
             self.segments.pop_front();
+            self.remember(&item, bytes);
             if self.segments.iter().all(|later| later.item != item) {
                 heard.push(Heard { item, heard_ms, evidence });
             }
@@ -236,7 +261,8 @@ impl Playout {
     pub(super) fn interrupt(&mut self, now: CallTime) -> Interruption {
         let (heard_to, evidence) = self.heard_to(now);
         let unheard = self.queued_to() - heard_to > HEARD_TOLERANCE_BYTES;
-        let heard_to = if unheard { heard_to } else { self.queued_to() };
+        // What was sent will be heard before the caller has taken a breath; what was not sent will not.
+        let heard_to = if unheard { heard_to } else { self.sent };
         let mut found = Interruption { unheard, ..Interruption::default() };
         for segment in std::mem::take(&mut self.segments) {
             let (item, received_ms) = (segment.item.clone(), segment.item_ms_at(segment.end));
@@ -257,6 +283,8 @@ impl Playout {
         (self.sent, self.acknowledged, self.marked) = (0, 0, 0);
         if unheard {
             self.play_end = now;
+            self.run += 1;
+            self.lags.clear(); // Twilio starts from an empty buffer.
         }
         found
     }
@@ -269,6 +297,31 @@ impl Playout {
     /// When the caller will have heard everything that was sent.
     pub(super) fn quiet_at(&self) -> CallTime {
         self.play_end + duration(self.queue.len() as u64)
+    }
+
+    /// The item has audio that the caller may still come to hear.
+    pub(super) fn holds(&self, item: &ItemId) -> bool {
+        self.segments.iter().any(|segment| segment.item == *item)
+    }
+
+    /// The caller heard silence until now, or what Twilio plays late; from now on the clock counts again.
+    fn start_afresh(&mut self, now: CallTime) {
+        let idle = now.since(self.play_end);
+        if idle >= self.correction() {
+            self.lags.clear(); // Twilio has nothing left that it could play late.
+        }
+        for lag in &mut self.lags {
+            *lag = lag.saturating_sub(idle); // It is late by so much less.
+        }
+        self.run += 1;
+        self.play_end = now;
+    }
+
+    fn remember(&mut self, item: &ItemId, bytes: u64) {
+        if self.finished.len() == MAX_FINISHED {
+            self.finished.pop_front();
+        }
+        self.finished.push_back((item.clone(), bytes));
     }
 
     /// How far the caller has heard, in bytes of this generation, and how we know.
@@ -296,7 +349,9 @@ impl Playout {
 
     fn received_bytes(&self, item: &str) -> u64 {
         let of_item = self.segments.iter().rev().find(|s| s.item.as_str() == item);
-        of_item.map_or(0, |s| s.item_offset + s.end - s.start)
+        let finished =
+            || self.finished.iter().rev().find(|(id, _)| id.as_str() == item).map(|(_, bytes)| *bytes);
+        of_item.map(|s| s.item_offset + s.end - s.start).or_else(finished).unwrap_or(0)
     }
 
     /// Bytes of the next message, were there room for it.
@@ -328,10 +383,14 @@ impl Playout {
         let item = &item[..item.len().min(64)];
         let _ = write!(self.mark_name, "g{}:{item}:{ms}", self.generation);
         self.marked = self.sent;
+        if self.marks.len() == MAX_MARKS {
+            self.marks.pop_front();
+        }
         self.marks.push_back(PendingMark {
             name: self.mark_name.clone(),
             position: self.sent,
             due: self.play_end,
+            run: self.run,
         });
         Step::Mark(&self.mark_name)
     }

@@ -353,7 +353,7 @@ impl Call {
                 Step::Mark(name) => self.outbox.mark(name),
                 Step::Audio { item, ulaw } => {
                     self.outbox.media(ulaw);
-                    let turn = self.timing.on_sent(now);
+                    let turn = self.timing.on_sent(now, item);
                     let latency = turn.as_ref().and_then(timing::Turn::response_latency);
                     self.transcript.agent_started(now, item, latency);
                     if let Some(turn) = turn {

@@ -55,9 +55,10 @@ impl Timing {
         }
     }
 
-    /// Audio was sent to the caller: the measured answer, the first time.
-    pub(super) fn on_sent(&mut self, now: CallTime) -> Option<Turn> {
-        let (item, first_audio) = self.waiting.take()?;
+    /// Audio of an item was sent to the caller: the measured answer, the first time.
+    pub(super) fn on_sent(&mut self, now: CallTime, item: &str) -> Option<Turn> {
+        // What is sent may still be the item before.
+        let (item, first_audio) = self.waiting.take_if(|(waiting, _)| waiting.as_str() == item)?;
         Some(Turn { item, caller_stopped: self.caller_stopped.take(), first_audio, first_sent: now })
     }
 }

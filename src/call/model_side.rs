@@ -63,7 +63,8 @@ impl Call {
             }
             ModelEvent::Committed { item, previous } => {
                 self.open_turn = None;
-                self.transcript.place(now, &item, Some(crate::wire::model::ItemKind::User), previous);
+                let text_due = now + self.settings.transcript_within;
+                self.transcript.committed(now, &item, previous, text_due);
             }
             ModelEvent::ItemPlaced { item, kind, previous } => {
                 self.transcript.place(now, &item, Some(kind), previous);
@@ -214,7 +215,7 @@ impl Call {
             return;
         }
         match status {
-            ResponseStatus::Cancelled => self.transcript.agent_unheard(),
+            ResponseStatus::Cancelled => self.transcript.agent_unheard(|item| self.playout.holds(item)),
             ResponseStatus::Completed if discarded => {}
             ResponseStatus::Completed | ResponseStatus::Incomplete { .. } if productive => {
                 self.turns.on_success();

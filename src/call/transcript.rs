@@ -8,6 +8,11 @@ use crate::clock::CallTime;
 use crate::ids::{ItemId, ToolCallId};
 use crate::wire::model::ItemKind;
 
+/// Items of one call; what a model adds beyond that is not recorded. An hour of quick turns has fewer.
+const MAX_ITEMS: usize = 2048;
+/// Longest text of one item; the rest of it is not recorded. An hour of speech is shorter.
+const MAX_TEXT_BYTES: usize = 64 * 1024;
+
 /// Whose words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
@@ -128,6 +133,8 @@ pub(super) struct Transcript {
     order: Vec<ItemId>,
     announced: u32,
     dirty: bool,
+    /// Stands in for the slots of items that are too many.
+    spare: Slot,
 }
 
 impl Transcript {
@@ -140,25 +147,38 @@ impl Transcript {
         previous: Option<ItemId>,
     ) {
         let slot = self.slot(now, item);
-        slot.kind = kind.or(slot.kind);
+        slot.kind = slot.kind.or(kind);
         if previous.as_ref() != Some(item) && slot.previous != previous {
             slot.previous = previous;
             self.reorder();
         }
     }
 
+    /// The caller's turn is part of the conversation; unless its text is there or awaited, it is due by `text_due`.
+    pub(super) fn committed(
+        &mut self,
+        now: CallTime,
+        item: &ItemId,
+        previous: Option<ItemId>,
+        text_due: CallTime,
+    ) {
+        self.place(now, item, Some(ItemKind::User), previous);
+        let Some(slot) = self.slot_of(now, item, ItemKind::User) else { return };
+        if !slot.text_final {
+            slot.text_due.get_or_insert(text_due);
+        }
+    }
+
     /// The caller began to speak; `at` is on the stream's clock.
     pub(super) fn speech_started(&mut self, now: CallTime, item: &ItemId, at: CallTime) {
-        let slot = self.slot(now, item);
-        slot.kind = Some(ItemKind::User);
+        let Some(slot) = self.slot_of(now, item, ItemKind::User) else { return };
         slot.audio_start = Some(at);
         slot.at = at;
     }
 
     /// The caller fell silent; the text is due by `text_due`.
     pub(super) fn speech_stopped(&mut self, now: CallTime, item: &ItemId, at: CallTime, text_due: CallTime) {
-        let slot = self.slot(now, item);
-        slot.kind = Some(ItemKind::User);
+        let Some(slot) = self.slot_of(now, item, ItemKind::User) else { return };
         slot.audio_end = Some(at);
         if !slot.text_final {
             slot.text_due = Some(text_due);
@@ -167,20 +187,20 @@ impl Transcript {
 
     /// Part of the caller's text; the rest is awaited a while longer.
     pub(super) fn user_delta(&mut self, now: CallTime, item: &ItemId, text: &str) {
-        let slot = self.slot(now, item);
+        let Some(slot) = self.slot_of(now, item, ItemKind::User) else { return };
         if !slot.text_final {
-            slot.text.push_str(text);
+            append(&mut slot.text, text);
         }
     }
 
     /// The caller's words; `None` when they could not be written down.
     pub(super) fn user_text(&mut self, now: CallTime, item: &ItemId, text: Option<&str>) {
-        let slot = self.slot(now, item);
-        slot.kind = Some(ItemKind::User);
+        let Some(slot) = self.slot_of(now, item, ItemKind::User) else { return };
         if slot.text_final && text.is_none() {
             return;
         }
-        text.unwrap_or_default().clone_into(&mut slot.text);
+        slot.text.clear();
+        append(&mut slot.text, text.unwrap_or_default());
         slot.text_final = true;
         slot.text_due = None;
         self.dirty = true;
@@ -188,7 +208,13 @@ impl Transcript {
 
     /// There was no turn after all: the model had nothing to commit.
     pub(super) fn forget(&mut self, item: &ItemId) {
-        self.slots.remove(item);
+        if self.slots.get(item).is_none_or(|slot| slot.written.is_some()) {
+            return;
+        }
+        let Some(forgotten) = self.slots.remove(item) else { return };
+        for slot in self.slots.values_mut().filter(|slot| slot.previous.as_ref() == Some(item)) {
+            slot.previous.clone_from(&forgotten.previous);
+        }
         self.order.retain(|other| other != item);
         self.dirty = true;
     }
@@ -197,15 +223,15 @@ impl Transcript {
     pub(super) fn agent_delta(&mut self, now: CallTime, item: &str, text: &str) {
         let Some(slot) = self.agent_slot(now, item) else { return };
         if !slot.text_final {
-            slot.text.push_str(text);
+            append(&mut slot.text, text);
         }
     }
 
     /// All of the agent's words.
     pub(super) fn agent_text(&mut self, now: CallTime, item: &ItemId, text: &str) {
-        let slot = self.slot(now, item);
-        slot.kind = Some(ItemKind::Assistant);
-        text.clone_into(&mut slot.text);
+        let Some(slot) = self.slot_of(now, item, ItemKind::Assistant) else { return };
+        slot.text.clear();
+        append(&mut slot.text, text);
         slot.text_final = true;
         self.dirty = true;
     }
@@ -238,20 +264,21 @@ impl Transcript {
     }
 
     fn agent_sound(&mut self, now: CallTime, item: &ItemId, sound: Sound) {
-        let slot = self.slot(now, item);
-        slot.kind = Some(ItemKind::Assistant);
+        let Some(slot) = self.slot_of(now, item, ItemKind::Assistant) else { return };
         slot.sound = sound;
         slot.audio_end = Some(now);
         self.dirty = true;
     }
 
-    /// No sound will come any more for the agent's items that have none: their words were not heard.
-    pub(super) fn agent_unheard(&mut self) {
-        let silent =
-            |slot: &&mut Slot| slot.kind == Some(ItemKind::Assistant) && slot.sound == Sound::Pending;
-        for slot in self.slots.values_mut().filter(silent).filter(|slot| !slot.text.is_empty()) {
-            slot.sound = Sound::Cut { heard_ms: 0, received_ms: 0, evidence: Evidence::Clock };
-            self.dirty = true;
+    /// No sound will come any more for the agent's items that have none: their words were not heard. `plays` names
+    /// the items whose sound is on its way to the caller.
+    pub(super) fn agent_unheard(&mut self, plays: impl Fn(&ItemId) -> bool) {
+        for (item, slot) in &mut self.slots {
+            let silent = slot.kind == Some(ItemKind::Assistant) && slot.sound == Sound::Pending;
+            if silent && !slot.text.is_empty() && !plays(item) {
+                slot.sound = Sound::Cut { heard_ms: 0, received_ms: 0, evidence: Evidence::Clock };
+                self.dirty = true;
+            }
         }
     }
 
@@ -273,10 +300,10 @@ impl Transcript {
         arguments: &str,
         output: &str,
     ) {
-        let slot = self.slot(now, item);
-        slot.kind = Some(ItemKind::FunctionCall);
+        let Some(slot) = self.slot_of(now, item, ItemKind::FunctionCall) else { return };
         slot.tool = Some((name.to_owned(), call.clone(), arguments.to_owned()));
-        output.clone_into(&mut slot.text);
+        slot.text.clear();
+        append(&mut slot.text, output);
         slot.text_final = true;
         self.dirty = true;
     }
@@ -310,7 +337,7 @@ impl Transcript {
 
     /// Closes everything; whatever was not final is final now.
     pub(super) fn close(&mut self) {
-        self.agent_unheard();
+        self.agent_unheard(|_| false);
         for slot in self.slots.values_mut() {
             slot.text_final = true;
             slot.text_due = None;
@@ -342,16 +369,25 @@ impl Transcript {
 
     fn agent_slot(&mut self, now: CallTime, item: &str) -> Option<&mut Slot> {
         if !self.slots.contains_key(item) {
-            self.slot(now, &ItemId::parse(item).ok()?);
+            return self.slot_of(now, &ItemId::parse(item).ok()?, ItemKind::Assistant);
         }
         let slot = self.slots.get_mut(item)?;
-        slot.kind = Some(ItemKind::Assistant);
-        Some(slot)
+        (*slot.kind.get_or_insert(ItemKind::Assistant) == ItemKind::Assistant).then_some(slot)
+    }
+
+    /// The item's slot, if it is of this kind or of none yet: an item does not change sides.
+    fn slot_of(&mut self, now: CallTime, item: &ItemId, kind: ItemKind) -> Option<&mut Slot> {
+        let slot = self.slot(now, item);
+        (*slot.kind.get_or_insert(kind) == kind).then_some(slot)
     }
 
     /// The item's slot; a new one stands at the end until it is placed.
     fn slot(&mut self, now: CallTime, item: &ItemId) -> &mut Slot {
         if !self.slots.contains_key(item) {
+            if self.slots.len() == MAX_ITEMS {
+                self.spare = Slot::default();
+                return &mut self.spare;
+            }
             self.announced += 1;
             let slot = Slot {
                 announced: self.announced,
@@ -399,6 +435,12 @@ impl Transcript {
         self.dirty |= order != self.order;
         self.order = order;
     }
+}
+
+/// Adds to a text what it has room for.
+fn append(text: &mut String, more: &str) {
+    let room = MAX_TEXT_BYTES.saturating_sub(text.len());
+    text.push_str(&more[..more.floor_char_boundary(room)]);
 }
 
 impl Slot {
@@ -449,7 +491,7 @@ impl Slot {
             }
             Sound::Cut { heard_ms, received_ms, evidence } => {
                 entry.interrupted = true;
-                entry.content = heard_text::cut(self.text.trim(), heard_ms, received_ms).to_owned();
+                heard_text::cut(self.text.trim(), heard_ms, received_ms).clone_into(&mut entry.content);
                 entry.generated = Some(self.text.trim().to_owned());
                 (entry.heard_until_ms, entry.evidence) = (Some(heard_ms), Some(evidence));
             }

@@ -164,8 +164,11 @@ impl Call {
             Input::HangUp(reason) => self.end(now, reason),
             Input::Timeout => {}
         }
-        while let Some(timer) = self.timers.pop_due(now) {
-            self.on_timer(now, timer);
+        if self.timers.next() <= now {
+            self.plan(); // What came in may have made a timer pointless.
+            while let Some(timer) = self.timers.pop_due(now) {
+                self.on_timer(now, timer);
+            }
         }
         self.settle(now);
         self.plan();

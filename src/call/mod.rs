@@ -306,7 +306,13 @@ impl Call {
                 self.append_silence(ms);
             }
             Timer::ModelReady => self.end(now, EndReason::ModelUnavailable),
-            Timer::Response => self.end(now, EndReason::ModelStalled),
+            Timer::Response => {
+                if self.turns.let_go_of_interrupted() {
+                    self.last_activity = now;
+                } else {
+                    self.end(now, EndReason::ModelStalled);
+                }
+            }
             Timer::MissingAnswer => self.turns.answer_is_missing(),
             Timer::Retry => self.turns.retry_now(),
             Timer::Transcript => self.transcript.close_overdue(now),

@@ -8,7 +8,7 @@ use super::ending::Phase;
 use super::outbox::{Note, Output};
 use super::playout::Interruption;
 use super::tools::{Asked, ToolResult};
-use super::turns::Began;
+use super::turns::{Began, Done};
 use crate::clock::CallTime;
 use crate::ids::{ItemId, ResponseId, ToolCallId};
 use crate::wire::model::{
@@ -88,7 +88,7 @@ impl Call {
     }
 
     fn on_agent_audio(&mut self, now: CallTime, response: &str, item: &str, base64: &str) {
-        if self.phase.is_over() || self.turns.is_discarded(response) {
+        if self.phase.is_over() || !self.turns.takes_audio(now, response) {
             self.outbox.note(Note::LateAudioDropped);
             return;
         }
@@ -97,12 +97,19 @@ impl Call {
             self.outbox.note(Note::ModelAudioInvalid);
             return;
         }
+        if self.received.is_empty() {
+            return;
+        }
+        if self.arriving.as_ref().is_none_or(|arriving| arriving.as_str() != item) {
+            let Ok(id) = ItemId::parse(item) else {
+                self.outbox.note(Note::ModelAudioInvalid);
+                return;
+            };
+            self.complete_arriving();
+            self.arriving = Some(id);
+        }
         self.turns.on_progress(now, true);
         self.timing.on_audio(now, item);
-        if self.arriving.as_ref().is_none_or(|arriving| arriving.as_str() != item) {
-            self.complete_arriving();
-            self.arriving = ItemId::parse(item).ok();
-        }
         self.converted.clear();
         self.downlink.push(&self.received, &mut self.converted);
         if !self.playout.push(item, &self.converted) {
@@ -184,8 +191,9 @@ impl Call {
         self.transcript.speech_stopped(now, item, at, text_due);
         self.timing.caller_stopped(self.caller_audio.arrival_time(at));
         self.last_activity = now;
-        if self.capabilities.owns_turns {
-            self.turns.caller_stopped(now);
+        self.turns.caller_stopped(now);
+        if !self.capabilities.owns_turns {
+            self.turns.answer_is_missing();
         }
     }
 
@@ -204,35 +212,39 @@ impl Call {
 
     fn on_response_done(&mut self, now: CallTime, response: &ResponseId, status: &ResponseStatus) {
         let discarded = self.turns.is_discarded(response.as_str());
-        let productive = self.turns.on_done(response);
-        if !discarded {
-            self.complete_arriving();
-            self.playout.complete_all();
+        let done = self.turns.on_done(response);
+        if done != Done::Stale {
+            if !discarded {
+                self.complete_arriving();
+                self.playout.complete_all();
+            }
+            self.transcript.agent_texts_are_final();
+            self.last_activity = now;
         }
-        self.transcript.agent_texts_are_final();
-        self.last_activity = now;
         if self.phase.is_over() {
             return;
         }
+        let void = discarded || done == Done::Stale;
         match status {
             ResponseStatus::Cancelled => self.transcript.agent_unheard(|item| self.playout.holds(item)),
-            ResponseStatus::Completed if discarded => {}
-            ResponseStatus::Completed | ResponseStatus::Incomplete { .. } if productive => {
+            ResponseStatus::Failed { class: ErrorClass::Fatal, .. } => self.end(now, EndReason::ModelRefused),
+            ResponseStatus::Failed { class: ErrorClass::SessionOver, .. } => {
+                self.end(now, EndReason::ModelLost);
+            }
+            _ if void => {} // Nobody waits for it.
+            ResponseStatus::Completed | ResponseStatus::Incomplete { .. } if done == Done::Productive => {
                 self.turns.on_success();
             }
             ResponseStatus::Completed => {
                 self.outbox.note(Note::ResponseFailed);
                 self.turns.on_empty();
             }
-            ResponseStatus::Incomplete { .. } => self.on_response_failed(now, PAUSE_AFTER_FAILURE),
-            ResponseStatus::Failed { class, .. } => match class {
-                ErrorClass::Fatal => self.end(now, EndReason::ModelRefused),
-                ErrorClass::SessionOver => self.end(now, EndReason::ModelLost),
-                ErrorClass::RetryResponse => self.on_response_failed(now, PAUSE_AFTER_RATE_LIMIT),
-                ErrorClass::Benign | ErrorClass::ResponseBusy | ErrorClass::BadRequest => {
-                    self.on_response_failed(now, PAUSE_AFTER_FAILURE);
-                }
-            },
+            ResponseStatus::Failed { class: ErrorClass::RetryResponse, .. } => {
+                self.on_response_failed(now, PAUSE_AFTER_RATE_LIMIT);
+            }
+            ResponseStatus::Incomplete { .. } | ResponseStatus::Failed { .. } => {
+                self.on_response_failed(now, PAUSE_AFTER_FAILURE);
+            }
         }
     }
 
@@ -248,9 +260,7 @@ impl Call {
         match error.class {
             ErrorClass::Fatal => self.end(now, EndReason::ModelRefused),
             ErrorClass::SessionOver => self.end(now, EndReason::ModelLost),
-            ErrorClass::ResponseBusy => {
-                self.turns.on_refused(about, true);
-            }
+            ErrorClass::ResponseBusy => self.turns.on_busy(about),
             ErrorClass::Benign => {
                 self.outbox.note(Note::BenignError);
                 if about.starts_with("commit-")
@@ -261,7 +271,7 @@ impl Call {
             }
             ErrorClass::RetryResponse | ErrorClass::BadRequest => {
                 self.outbox.note(Note::BadRequest);
-                if self.turns.on_refused(about, false) {
+                if self.turns.on_refused(about) {
                     self.on_response_failed(now, PAUSE_AFTER_FAILURE);
                 }
             }

@@ -12,7 +12,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Requests that wait for the slot. One of each purpose is enough, because a response answers all that came before.
 const MAX_WAITING: usize = 5;
 /// Interrupted responses whose late audio is still recognised; more than two at a time do not happen.
-const MAX_DISCARDED: usize = 8;
+const MAX_DISCARDED: usize = 32;
+/// Responses since the caller spoke last that are remembered; late audio of them is still theirs.
+const MAX_KNOWN: usize = 16;
 
 /// A response we want.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,9 +31,24 @@ enum Slot {
         request: Request,
         event_id: String,
     },
+    /// Ours was refused because another response runs, which has not been announced: its end is waited for.
+    Unseen,
     Active {
         response: ResponseId,
+        /// What it is taken to answer, until a refusal says otherwise.
+        asked: Option<(Request, String)>,
     },
+}
+
+/// What a response that is over was to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Done {
+    /// It gave the caller something.
+    Productive,
+    /// It did not.
+    Empty,
+    /// It was over before, or nobody waited for it.
+    Stale,
 }
 
 /// What a response that began means to us.
@@ -50,7 +67,12 @@ pub(super) struct Turns {
     /// Since when the slot has shown no life.
     alive_at: CallTime,
     waiting: VecDeque<Request>,
-    discarded: VecDeque<ResponseId>,
+    /// Interrupted responses, and whether they are over.
+    discarded: VecDeque<(ResponseId, bool)>,
+    /// Responses since the caller spoke last, and whether they are over.
+    known: VecDeque<(ResponseId, bool)>,
+    /// What the response that was over last had been asked for.
+    last_asked: Option<Request>,
     caller_speaks: bool,
     /// The model owes an answer to a finished turn, until then.
     owed_until: Option<CallTime>,
@@ -67,6 +89,8 @@ impl Turns {
             alive_at: CallTime::ZERO,
             waiting: VecDeque::new(),
             discarded: VecDeque::new(),
+            known: VecDeque::new(),
+            last_asked: None,
             caller_speaks: false,
             owed_until: None,
             productive: false,
@@ -96,8 +120,10 @@ impl Turns {
             return None;
         }
         let request = self.waiting.pop_front()?;
-        // A response sees the whole conversation, so it serves everyone who waits without words of their own.
-        self.waiting.retain(|other| other.instructions.is_some());
+        if request.instructions.is_none() {
+            // A response sees the whole conversation, so it serves everyone who waits without words of their own.
+            self.waiting.retain(|other| other.instructions.is_some());
+        }
         let event_id = event_id(request.purpose);
         self.slot = Slot::Requested { request: request.clone(), event_id: event_id.clone() };
         self.alive_at = now;
@@ -106,16 +132,29 @@ impl Turns {
 
     /// The model began a response.
     pub(super) fn on_started(&mut self, now: CallTime, response: ResponseId) -> Began {
-        let previous = std::mem::replace(&mut self.slot, Slot::Active { response: response.clone() });
+        if self.is_active(response.as_str()) {
+            self.alive_at = now;
+            return Began::Speaking; // Said before, and seen to.
+        }
+        if self.is_over(&response) {
+            return Began::Speaking; // It ended before.
+        }
+        let asked = match std::mem::replace(&mut self.slot, Slot::Unseen) {
+            Slot::Requested { request, event_id } => Some((request, event_id)),
+            Slot::Free => {
+                // The model answers by itself and sees everything that was added before.
+                self.waiting.retain(|waiting| waiting.instructions.is_some());
+                None
+            }
+            Slot::Unseen | Slot::Active { .. } => None,
+        };
+        self.slot = Slot::Active { response: response.clone(), asked };
+        self.know(&response);
         self.alive_at = now;
         self.owed_until = None;
         self.productive = false;
-        if previous == Slot::Free {
-            // The model answers by itself and sees everything that was added before.
-            self.waiting.retain(|waiting| waiting.instructions.is_some());
-        }
         if self.caller_speaks {
-            self.discard(response);
+            self.discard(response, false);
             return Began::OverTheCaller;
         }
         Began::Speaking
@@ -127,40 +166,95 @@ impl Turns {
         self.productive |= productive;
     }
 
-    /// The response is over. True: it gave the caller something.
-    pub(super) fn on_done(&mut self, response: &ResponseId) -> bool {
-        if self.slot == (Slot::Active { response: response.clone() })
-            || matches!(self.slot, Slot::Requested { .. }) && !self.is_discarded(response.as_str())
-        {
-            self.slot = Slot::Free;
+    /// The response is over.
+    pub(super) fn on_done(&mut self, response: &ResponseId) -> Done {
+        let discarded = self.is_discarded(response.as_str());
+        if self.is_over(response) {
+            return Done::Stale;
         }
-        std::mem::take(&mut self.productive)
+        self.know(response);
+        let heard_of = self.known.iter_mut().chain(&mut self.discarded);
+        heard_of.filter(|(id, _)| id == response).for_each(|(_, over)| *over = true);
+        let ours = match &self.slot {
+            Slot::Active { response: own, .. } => own == response,
+            Slot::Requested { .. } | Slot::Unseen => !discarded,
+            Slot::Free => false,
+        };
+        if !ours {
+            return Done::Stale;
+        }
+        self.last_asked = match std::mem::replace(&mut self.slot, Slot::Free) {
+            Slot::Active { asked, .. } => asked.map(|(request, _)| request),
+            Slot::Requested { request, .. } => Some(request),
+            Slot::Free | Slot::Unseen => None,
+        };
+        if std::mem::take(&mut self.productive) { Done::Productive } else { Done::Empty }
     }
 
-    /// Our request was refused. `busy`: another response runs; it is asked for again afterwards.
-    pub(super) fn on_refused(&mut self, event_id: &str, busy: bool) -> bool {
-        let ours = matches!(&self.slot, Slot::Requested { event_id: own, .. } if own == event_id);
-        if ours {
-            let Slot::Requested { request, .. } = std::mem::replace(&mut self.slot, Slot::Free) else {
-                return false;
-            };
-            if busy {
-                self.waiting.push_front(request);
+    /// Our request was refused because another response runs: it is asked for again when that one is over.
+    ///
+    /// The other one may have been announced before the refusal, and taken for the answer to our request.
+    pub(super) fn on_busy(&mut self, event_id: &str) {
+        let names = |own: &str| own == event_id || event_id.is_empty();
+        let request = match &mut self.slot {
+            Slot::Requested { request, event_id: own } if names(own) => {
+                let request = request.clone();
+                self.slot = Slot::Unseen;
+                Some(request)
             }
-        } else if busy {
-            // It was taken for ours when the model's own response began; nothing was lost but the request.
-            self.want(Purpose::ToolResult, None);
+            Slot::Active { asked, .. } => asked.take_if(|(_, own)| names(own)).map(|(request, _)| request),
+            Slot::Requested { .. } | Slot::Free | Slot::Unseen => None,
+        };
+        // Nobody needs to be asked whether they are there while somebody speaks.
+        if let Some(request) = request.filter(|request| request.purpose != Purpose::Nudge) {
+            self.ask_first(request);
         }
-        ours
+    }
+
+    /// Our request was refused for what it says. False: it was about something else.
+    pub(super) fn on_refused(&mut self, refused: &str) -> bool {
+        let Slot::Requested { request, event_id } = &mut self.slot else { return false };
+        if event_id != refused {
+            return false;
+        }
+        self.last_asked = Some(request.clone());
+        self.slot = Slot::Free;
+        true
+    }
+
+    /// Audio arrives. False: it is not for the caller. Also recognises a response that was not announced.
+    pub(super) fn takes_audio(&mut self, now: CallTime, response: &str) -> bool {
+        if self.is_discarded(response) {
+            return false;
+        }
+        if self.is_active(response) {
+            return true;
+        }
+        let Ok(id) = ResponseId::parse(response) else { return false };
+        if self.is_over(&id) {
+            return true; // Late, but nobody has spoken since.
+        }
+        if !matches!(self.slot, Slot::Active { .. }) {
+            return self.on_started(now, id) == Began::Speaking;
+        }
+        if self.caller_speaks {
+            self.discard(id, false);
+            return false;
+        }
+        self.know(&id);
+        true
     }
 
     /// The caller began to speak: the running response is void.
     pub(super) fn caller_started(&mut self) -> Option<ResponseId> {
         self.caller_speaks = true;
         self.owed_until = None;
-        let Slot::Active { response } = &self.slot else { return None };
+        for (response, over) in std::mem::take(&mut self.known) {
+            self.discard(response, over);
+        }
+        let Slot::Active { response, .. } = &self.slot else { return None };
         let response = response.clone();
-        self.discard(response.clone());
+        self.discard(response.clone(), false);
         Some(response)
     }
 
@@ -183,7 +277,8 @@ impl Turns {
             return None;
         }
         self.retry_at = Some(now + pause);
-        self.waiting.push_front(Request { purpose: Purpose::Retry, instructions: None });
+        let instructions = self.last_asked.take().and_then(|request| request.instructions);
+        self.ask_first(Request { purpose: Purpose::Retry, instructions });
         Some(())
     }
 
@@ -192,7 +287,8 @@ impl Turns {
     pub(super) fn on_empty(&mut self) {
         self.failures += 1;
         if self.failures == 1 {
-            self.want(Purpose::Retry, None);
+            let instructions = self.last_asked.take().and_then(|request| request.instructions);
+            self.want(Purpose::Retry, instructions);
         }
     }
 
@@ -207,15 +303,53 @@ impl Turns {
     }
 
     pub(super) fn is_discarded(&self, response: &str) -> bool {
-        self.discarded.iter().any(|discarded| discarded.as_str() == response)
+        self.discarded.iter().any(|(discarded, _)| discarded.as_str() == response)
     }
 
     /// Audio of this response is not for the caller any more.
-    pub(super) fn discard(&mut self, response: ResponseId) {
+    fn discard(&mut self, response: ResponseId, over: bool) {
+        if self.is_discarded(response.as_str()) {
+            return;
+        }
         if self.discarded.len() == MAX_DISCARDED {
             self.discarded.pop_front();
         }
-        self.discarded.push_back(response);
+        self.discarded.push_back((response, over));
+    }
+
+    /// A response that the caller interrupted has not ended in all this time: it is waited for no longer. False: the
+    /// response that shows no life is one that is wanted.
+    pub(super) fn let_go_of_interrupted(&mut self) -> bool {
+        let interrupted =
+            matches!(&self.slot, Slot::Active { response, .. } if self.is_discarded(response.as_str()));
+        if interrupted {
+            self.slot = Slot::Free;
+        }
+        interrupted
+    }
+
+    fn ask_first(&mut self, request: Request) {
+        self.waiting.retain(|waiting| waiting.purpose != request.purpose);
+        self.waiting.truncate(MAX_WAITING - 1);
+        self.waiting.push_front(request);
+    }
+
+    fn know(&mut self, response: &ResponseId) {
+        if self.known.iter().any(|(known, _)| known == response) || self.is_discarded(response.as_str()) {
+            return;
+        }
+        if self.known.len() == MAX_KNOWN {
+            self.known.pop_front();
+        }
+        self.known.push_back((response.clone(), false));
+    }
+
+    fn is_over(&self, response: &ResponseId) -> bool {
+        self.known.iter().chain(&self.discarded).any(|(id, over)| *over && id == response)
+    }
+
+    fn is_active(&self, response: &str) -> bool {
+        matches!(&self.slot, Slot::Active { response: own, .. } if own.as_str() == response)
     }
 
     pub(super) fn caller_speaks(&self) -> bool {
@@ -229,7 +363,7 @@ impl Turns {
 
     /// The response that runs and is wanted.
     pub(super) fn running(&self) -> Option<&ResponseId> {
-        let Slot::Active { response } = &self.slot else { return None };
+        let Slot::Active { response, .. } = &self.slot else { return None };
         (!self.is_discarded(response.as_str())).then_some(response)
     }
 
@@ -283,10 +417,12 @@ mod tests {
         let mut turns = Turns::new();
         turns.want(Purpose::Keypad, None);
         assert_eq!(ask(&mut turns), Some(Purpose::Keypad));
-        assert!(turns.on_refused("resp-keypad", true));
+        turns.on_busy("resp-keypad");
+        assert_eq!(ask(&mut turns), None, "asking again at once would be refused again");
         turns.on_started(CallTime::ZERO, response("r1"));
+        assert_eq!(ask(&mut turns), None);
         turns.on_done(&response("r1"));
-        assert_eq!(ask(&mut turns), None, "the model's own response has seen the keys");
+        assert_eq!(ask(&mut turns), Some(Purpose::Keypad), "that one began before the keys were told");
     }
 
     #[test]

@@ -81,6 +81,7 @@ impl Call {
             return;
         }
         let ready = self.phase == Phase::Talking;
+        self.drop_arriving();
         let rest = self.playout.interrupt(now);
         self.record_interruption(now, &rest);
         self.outbox.push(Output::EndStream(reason));

@@ -134,6 +134,13 @@ impl Call {
         self.playout.complete(item.as_str());
     }
 
+    /// No more of the item that was arriving is wanted, what the converter holds included.
+    pub(super) fn drop_arriving(&mut self) {
+        self.arriving = None;
+        self.converted.clear();
+        self.downlink.finish(&mut self.converted);
+    }
+
     fn on_speech_started(&mut self, now: CallTime, item: ItemId, audio_start_ms: u64) {
         let at = self.caller_audio.stream_time(audio_start_ms);
         self.transcript.speech_started(now, &item, at);
@@ -157,9 +164,7 @@ impl Call {
 
     /// Stops what the caller is not to hear any more: first the queue, then Twilio's buffer, then the model's memory.
     fn barge_in(&mut self, now: CallTime) {
-        self.arriving = None;
-        self.converted.clear();
-        self.downlink.finish(&mut self.converted); // What it held belongs to nobody now.
+        self.drop_arriving();
         let found = self.playout.interrupt(now);
         if found.unheard {
             self.outbox.note(Note::BargeIn);

@@ -7,6 +7,9 @@ use crate::clock::CallTime;
 use crate::ids::ToolCallId;
 use crate::wire::model::ModelCommand;
 
+/// What a function of the call itself answers when its wish was granted.
+const FULFILLED: &str = r#"{"ok":true}"#;
+
 /// Where a call is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -46,10 +49,19 @@ pub(super) struct Leaving {
 }
 
 impl Call {
-    /// The agent wants to end the call. The first wish counts.
+    /// The agent wants to end the call. The first wish counts, but a human outweighs a goodbye.
     pub(super) fn want_to_leave(&mut self, now: CallTime, reason: EndReason, tool: ToolCallId) {
-        let by = now + self.settings.farewell_within;
-        self.leaving.get_or_insert(Leaving { reason, tool, by });
+        let Some(leaving) = &mut self.leaving else {
+            let by = now + self.settings.farewell_within;
+            self.leaving = Some(Leaving { reason, tool, by });
+            return;
+        };
+        let mut settled = tool;
+        if reason == EndReason::Transferred && leaving.reason == EndReason::AgentEnded {
+            leaving.reason = reason;
+            std::mem::swap(&mut leaving.tool, &mut settled);
+        }
+        self.answer_tool(now, &settled, FULFILLED.into());
     }
 
     /// The caller speaks again: a goodbye is taken back, a transfer is not.
@@ -57,13 +69,15 @@ impl Call {
         let Some(leaving) = self.leaving.take_if(|leaving| leaving.reason == EndReason::AgentEnded) else {
             return;
         };
-        let output = super::tools::error("the caller spoke again, so the call goes on");
+        let output = super::tools::error(super::model_side::SPOKEN_OVER);
         self.answer_tool(now, &leaving.tool, output);
     }
 
     /// Ends the call once the last words have been heard.
     pub(super) fn leave_when_said(&mut self, now: CallTime) {
-        if self.leaving.is_some() && !self.turns.response_runs() && self.playout.is_drained() {
+        let Some(leaving) = &self.leaving else { return };
+        let said = !self.turns.response_runs() && self.playout.is_drained();
+        if said && self.tools.is_idle_but_for(&leaving.tool) {
             self.leave(now);
         }
     }
@@ -108,9 +122,11 @@ impl Call {
         let fulfilled = self.leaving.as_ref().map(|leaving| leaving.tool.clone());
         for call in self.tools.running() {
             if Some(&call) == fulfilled.as_ref() {
-                self.record_tool(now, &call, r#"{"ok":true}"#.into());
+                self.record_tool(now, &call, FULFILLED.into());
             } else {
-                self.outbox.push(Output::CancelTool(call.clone()));
+                if self.tools.is_outside(&call) {
+                    self.outbox.push(Output::CancelTool(call.clone()));
+                }
                 self.record_tool(now, &call, super::tools::error("the call ended first"));
             }
         }

@@ -21,6 +21,9 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(300);
 /// Before asking again after a rate limit.
 const PAUSE_AFTER_RATE_LIMIT: Duration = Duration::from_secs(2);
 
+/// What a function answers that the caller spoke over.
+pub(super) const SPOKEN_OVER: &str = "the caller spoke again, so this was not done; the call goes on";
+
 impl Call {
     /// The session is as asked: what the caller said so far is told, and the agent greets.
     pub(super) fn on_ready(&mut self, now: CallTime) {
@@ -312,7 +315,13 @@ impl Call {
             return;
         }
         self.turns.on_progress(now, true);
+        let void = self.turns.is_discarded(response.as_str());
         match self.tools.ask(now, response, item, call.clone(), name, arguments) {
+            Asked::Again => {}
+            _ if void => self.answer_tool(now, &call, super::tools::error(SPOKEN_OVER)),
+            Asked::EndCall if self.turns.caller_speaks() => {
+                self.answer_tool(now, &call, super::tools::error(SPOKEN_OVER));
+            }
             Asked::Run(request) => self.outbox.push(Output::CallTool(request)),
             Asked::Answer(output) => self.answer_tool(now, &call, output),
             Asked::EndCall => self.want_to_leave(now, EndReason::AgentEnded, call),

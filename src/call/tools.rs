@@ -1,6 +1,6 @@
 //! Functions the model asks for: requested, answered, late.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::settings::{END_CALL, TRANSFER_TO_HUMAN};
@@ -10,6 +10,10 @@ use crate::wire::model::ToolSpec;
 
 /// Functions that may run at a time; a model that asks for more is told so.
 const MAX_RUNNING: usize = 16;
+/// Function calls whose answer was given; one of these is not run again.
+const MAX_ANSWERED: usize = 32;
+/// Longest arguments of a function.
+const MAX_ARGUMENTS_BYTES: usize = 64 * 1024;
 /// The runner keeps the time; this much later the call stops waiting for it.
 const RUNNER_GRACE: Duration = Duration::from_secs(2);
 
@@ -73,6 +77,8 @@ pub(super) enum Asked {
     EndCall,
     Transfer(Transfer),
     Run(ToolRequest),
+    /// It was asked before.
+    Again,
     /// Answer at once with this.
     Answer(String),
 }
@@ -103,11 +109,12 @@ pub(super) struct Answered {
 pub(super) struct Tools {
     allowed: BTreeMap<String, Duration>,
     running: BTreeMap<ToolCallId, Running>,
+    answered: VecDeque<ToolCallId>,
 }
 
 impl Tools {
     pub(super) fn new(allowed: BTreeMap<String, Duration>) -> Self {
-        Self { allowed, running: BTreeMap::new() }
+        Self { allowed, ..Self::default() }
     }
 
     /// Takes a function call; it runs until [`Self::answer`].
@@ -120,8 +127,8 @@ impl Tools {
         name: String,
         arguments: String,
     ) -> Asked {
-        if self.running.contains_key(&call) {
-            return Asked::Answer(error("this call is already running"));
+        if self.running.contains_key(&call) || self.answered.contains(&call) {
+            return Asked::Again;
         }
         let object = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&arguments);
         let asked = match (name.as_str(), object) {
@@ -135,6 +142,7 @@ impl Tools {
             (_, Err(problem)) => {
                 Asked::Answer(error(&format!("the arguments are not a JSON object: {problem}")))
             }
+            _ if arguments.len() > MAX_ARGUMENTS_BYTES => Asked::Answer(error("the arguments are too long")),
             (name, Ok(_)) if !self.allowed.contains_key(name) => {
                 Asked::Answer(error("there is no such function"))
             }
@@ -150,7 +158,7 @@ impl Tools {
         let timeout = self.allowed.get(&name).copied().unwrap_or_default();
         let deadline = match asked {
             Asked::Run(_) | Asked::Answer(_) => now + timeout + RUNNER_GRACE,
-            Asked::EndCall | Asked::Transfer(_) => CallTime::FAR,
+            Asked::EndCall | Asked::Transfer(_) | Asked::Again => CallTime::FAR,
         };
         self.running.insert(call, Running { item, response, name, arguments, deadline });
         asked
@@ -159,6 +167,10 @@ impl Tools {
     /// A function answered. `None`: nobody waits for it.
     pub(super) fn answer(&mut self, call: &ToolCallId, output: String) -> Option<Answered> {
         let running = self.running.remove(call)?;
+        if self.answered.len() == MAX_ANSWERED {
+            self.answered.pop_front();
+        }
+        self.answered.push_back(call.clone());
         let last_of_response = self.running.values().all(|other| other.response != running.response);
         Some(Answered {
             item: running.item,
@@ -191,6 +203,16 @@ impl Tools {
     /// Everything that is still running.
     pub(super) fn running(&self) -> Vec<ToolCallId> {
         self.running.keys().cloned().collect()
+    }
+
+    /// Nothing is running beside this one.
+    pub(super) fn is_idle_but_for(&self, call: &ToolCallId) -> bool {
+        self.running.keys().all(|running| running == call)
+    }
+
+    /// The answer comes from outside the call.
+    pub(super) fn is_outside(&self, call: &ToolCallId) -> bool {
+        self.running.get(call).is_some_and(|running| running.deadline < CallTime::FAR)
     }
 
     pub(super) fn is_idle(&self) -> bool {

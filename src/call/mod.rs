@@ -277,7 +277,10 @@ impl Call {
         if self.keys.len() < MAX_KEYS {
             self.keys.push(digit);
         }
-        self.keys_due = Some(if digit == '#' { now } else { now + KEYPAD_PAUSE });
+        self.keys_due = Some(now + KEYPAD_PAUSE);
+        if digit == '#' {
+            self.tell_keys(now);
+        }
     }
 
     fn tell_keys(&mut self, now: CallTime) {

@@ -164,9 +164,11 @@ impl Call {
             Input::HangUp(reason) => self.end(now, reason),
             Input::Timeout => {}
         }
-        self.plan(); // The input may have made a timer needless that is due by now.
-        while let Some(timer) = self.timers.pop_due(now) {
-            self.on_timer(now, timer);
+        if self.timers.next() <= now {
+            self.plan(); // What came in may have made a timer pointless.
+            while let Some(timer) = self.timers.pop_due(now) {
+                self.on_timer(now, timer);
+            }
         }
         self.settle(now);
         self.plan();
@@ -308,7 +310,9 @@ impl Call {
             }
             Timer::ModelReady => self.end(now, EndReason::ModelUnavailable),
             Timer::Response => {
-                if !self.turns.let_go_of_interrupted() {
+                if self.turns.let_go_of_interrupted() {
+                    self.last_activity = now;
+                } else {
                     self.end(now, EndReason::ModelStalled);
                 }
             }

@@ -247,11 +247,12 @@ impl Call {
                 self.outbox.note(Note::ResponseFailed);
                 self.turns.on_empty();
             }
-            ResponseStatus::Incomplete { .. } => self.on_response_failed(now, PAUSE_AFTER_FAILURE),
             ResponseStatus::Failed { class: ErrorClass::RetryResponse, .. } => {
                 self.on_response_failed(now, PAUSE_AFTER_RATE_LIMIT);
             }
-            ResponseStatus::Failed { .. } => self.on_response_failed(now, PAUSE_AFTER_FAILURE),
+            ResponseStatus::Incomplete { .. } | ResponseStatus::Failed { .. } => {
+                self.on_response_failed(now, PAUSE_AFTER_FAILURE);
+            }
         }
     }
 

@@ -8,8 +8,8 @@ use crate::clock::CallTime;
 use crate::ids::{ItemId, ToolCallId};
 use crate::wire::model::ItemKind;
 
-/// Items of one call; what a model adds beyond that is not recorded. An hour of quick turns has fewer than half.
-const MAX_ITEMS: usize = 4096;
+/// Items of one call; what a model adds beyond that is not recorded. An hour of quick turns has fewer.
+const MAX_ITEMS: usize = 2048;
 /// Longest text of one item; the rest of it is not recorded. An hour of speech is shorter.
 const MAX_TEXT_BYTES: usize = 64 * 1024;
 
@@ -147,7 +147,7 @@ impl Transcript {
         previous: Option<ItemId>,
     ) {
         let slot = self.slot(now, item);
-        slot.kind = kind.or(slot.kind);
+        slot.kind = slot.kind.or(kind);
         if previous.as_ref() != Some(item) && slot.previous != previous {
             slot.previous = previous;
             self.reorder();
@@ -163,7 +163,7 @@ impl Transcript {
         text_due: CallTime,
     ) {
         self.place(now, item, Some(ItemKind::User), previous);
-        let slot = self.slot(now, item);
+        let Some(slot) = self.slot_of(now, item, ItemKind::User) else { return };
         if !slot.text_final {
             slot.text_due.get_or_insert(text_due);
         }
@@ -171,16 +171,14 @@ impl Transcript {
 
     /// The caller began to speak; `at` is on the stream's clock.
     pub(super) fn speech_started(&mut self, now: CallTime, item: &ItemId, at: CallTime) {
-        let slot = self.slot(now, item);
-        slot.kind = Some(ItemKind::User);
+        let Some(slot) = self.slot_of(now, item, ItemKind::User) else { return };
         slot.audio_start = Some(at);
         slot.at = at;
     }
 
     /// The caller fell silent; the text is due by `text_due`.
     pub(super) fn speech_stopped(&mut self, now: CallTime, item: &ItemId, at: CallTime, text_due: CallTime) {
-        let slot = self.slot(now, item);
-        slot.kind = Some(ItemKind::User);
+        let Some(slot) = self.slot_of(now, item, ItemKind::User) else { return };
         slot.audio_end = Some(at);
         if !slot.text_final {
             slot.text_due = Some(text_due);
@@ -189,7 +187,7 @@ impl Transcript {
 
     /// Part of the caller's text; the rest is awaited a while longer.
     pub(super) fn user_delta(&mut self, now: CallTime, item: &ItemId, text: &str) {
-        let slot = self.slot(now, item);
+        let Some(slot) = self.slot_of(now, item, ItemKind::User) else { return };
         if !slot.text_final {
             append(&mut slot.text, text);
         }
@@ -197,8 +195,7 @@ impl Transcript {
 
     /// The caller's words; `None` when they could not be written down.
     pub(super) fn user_text(&mut self, now: CallTime, item: &ItemId, text: Option<&str>) {
-        let slot = self.slot(now, item);
-        slot.kind = Some(ItemKind::User);
+        let Some(slot) = self.slot_of(now, item, ItemKind::User) else { return };
         if slot.text_final && text.is_none() {
             return;
         }
@@ -232,8 +229,7 @@ impl Transcript {
 
     /// All of the agent's words.
     pub(super) fn agent_text(&mut self, now: CallTime, item: &ItemId, text: &str) {
-        let slot = self.slot(now, item);
-        slot.kind = Some(ItemKind::Assistant);
+        let Some(slot) = self.slot_of(now, item, ItemKind::Assistant) else { return };
         slot.text.clear();
         append(&mut slot.text, text);
         slot.text_final = true;
@@ -268,8 +264,7 @@ impl Transcript {
     }
 
     fn agent_sound(&mut self, now: CallTime, item: &ItemId, sound: Sound) {
-        let slot = self.slot(now, item);
-        slot.kind = Some(ItemKind::Assistant);
+        let Some(slot) = self.slot_of(now, item, ItemKind::Assistant) else { return };
         slot.sound = sound;
         slot.audio_end = Some(now);
         self.dirty = true;
@@ -305,8 +300,7 @@ impl Transcript {
         arguments: &str,
         output: &str,
     ) {
-        let slot = self.slot(now, item);
-        slot.kind = Some(ItemKind::FunctionCall);
+        let Some(slot) = self.slot_of(now, item, ItemKind::FunctionCall) else { return };
         slot.tool = Some((name.to_owned(), call.clone(), arguments.to_owned()));
         slot.text.clear();
         append(&mut slot.text, output);
@@ -375,11 +369,16 @@ impl Transcript {
 
     fn agent_slot(&mut self, now: CallTime, item: &str) -> Option<&mut Slot> {
         if !self.slots.contains_key(item) {
-            self.slot(now, &ItemId::parse(item).ok()?);
+            return self.slot_of(now, &ItemId::parse(item).ok()?, ItemKind::Assistant);
         }
-        let slot = self.slots.get_mut(item)?; // None: there are too many.
-        slot.kind = Some(ItemKind::Assistant);
-        Some(slot)
+        let slot = self.slots.get_mut(item)?;
+        (*slot.kind.get_or_insert(ItemKind::Assistant) == ItemKind::Assistant).then_some(slot)
+    }
+
+    /// The item's slot, if it is of this kind or of none yet: an item does not change sides.
+    fn slot_of(&mut self, now: CallTime, item: &ItemId, kind: ItemKind) -> Option<&mut Slot> {
+        let slot = self.slot(now, item);
+        (*slot.kind.get_or_insert(kind) == kind).then_some(slot)
     }
 
     /// The item's slot; a new one stands at the end until it is placed.

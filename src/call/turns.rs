@@ -67,7 +67,8 @@ pub(super) struct Turns {
     /// Since when the slot has shown no life.
     alive_at: CallTime,
     waiting: VecDeque<Request>,
-    discarded: VecDeque<ResponseId>,
+    /// Interrupted responses, and whether they are over.
+    discarded: VecDeque<(ResponseId, bool)>,
     /// Responses since the caller spoke last, and whether they are over.
     known: VecDeque<(ResponseId, bool)>,
     /// What the response that was over last had been asked for.
@@ -131,8 +132,12 @@ impl Turns {
 
     /// The model began a response.
     pub(super) fn on_started(&mut self, now: CallTime, response: ResponseId) -> Began {
-        if self.known.contains(&(response.clone(), true)) || self.is_active(response.as_str()) {
-            return Began::Speaking; // Said before.
+        if self.is_active(response.as_str()) {
+            self.alive_at = now;
+            return Began::Speaking; // Said before, and seen to.
+        }
+        if self.is_over(&response) {
+            return Began::Speaking; // It ended before.
         }
         let asked = match std::mem::replace(&mut self.slot, Slot::Unseen) {
             Slot::Requested { request, event_id } => Some((request, event_id)),
@@ -149,7 +154,7 @@ impl Turns {
         self.owed_until = None;
         self.productive = false;
         if self.caller_speaks {
-            self.discard(response);
+            self.discard(response, false);
             return Began::OverTheCaller;
         }
         Began::Speaking
@@ -164,13 +169,12 @@ impl Turns {
     /// The response is over.
     pub(super) fn on_done(&mut self, response: &ResponseId) -> Done {
         let discarded = self.is_discarded(response.as_str());
-        if self.known.contains(&(response.clone(), true)) {
+        if self.is_over(response) {
             return Done::Stale;
         }
-        if !discarded {
-            self.know(response);
-            self.known.iter_mut().filter(|(known, _)| known == response).for_each(|(_, over)| *over = true);
-        }
+        self.know(response);
+        let heard_of = self.known.iter_mut().chain(&mut self.discarded);
+        heard_of.filter(|(id, _)| id == response).for_each(|(_, over)| *over = true);
         let ours = match &self.slot {
             Slot::Active { response: own, .. } => own == response,
             Slot::Requested { .. } | Slot::Unseen => !discarded,
@@ -227,18 +231,17 @@ impl Turns {
             return true;
         }
         let Ok(id) = ResponseId::parse(response) else { return false };
+        if self.is_over(&id) {
+            return true; // Late, but nobody has spoken since.
+        }
+        if !matches!(self.slot, Slot::Active { .. }) {
+            return self.on_started(now, id) == Began::Speaking;
+        }
         if self.caller_speaks {
-            self.discard(id);
+            self.discard(id, false);
             return false;
         }
-        if self.known.iter().any(|(known, _)| *known == id) {
-            return true;
-        }
-        if matches!(self.slot, Slot::Active { .. }) {
-            self.know(&id);
-        } else {
-            self.on_started(now, id);
-        }
+        self.know(&id);
         true
     }
 
@@ -246,12 +249,12 @@ impl Turns {
     pub(super) fn caller_started(&mut self) -> Option<ResponseId> {
         self.caller_speaks = true;
         self.owed_until = None;
-        for (response, _) in std::mem::take(&mut self.known) {
-            self.discard(response);
+        for (response, over) in std::mem::take(&mut self.known) {
+            self.discard(response, over);
         }
         let Slot::Active { response, .. } = &self.slot else { return None };
         let response = response.clone();
-        self.discard(response.clone());
+        self.discard(response.clone(), false);
         Some(response)
     }
 
@@ -300,18 +303,18 @@ impl Turns {
     }
 
     pub(super) fn is_discarded(&self, response: &str) -> bool {
-        self.discarded.iter().any(|discarded| discarded.as_str() == response)
+        self.discarded.iter().any(|(discarded, _)| discarded.as_str() == response)
     }
 
     /// Audio of this response is not for the caller any more.
-    pub(super) fn discard(&mut self, response: ResponseId) {
-        if self.discarded.contains(&response) {
+    fn discard(&mut self, response: ResponseId, over: bool) {
+        if self.is_discarded(response.as_str()) {
             return;
         }
         if self.discarded.len() == MAX_DISCARDED {
             self.discarded.pop_front();
         }
-        self.discarded.push_back(response);
+        self.discarded.push_back((response, over));
     }
 
     /// A response that the caller interrupted has not ended in all this time: it is waited for no longer. False: the
@@ -339,6 +342,10 @@ impl Turns {
             self.known.pop_front();
         }
         self.known.push_back((response.clone(), false));
+    }
+
+    fn is_over(&self, response: &ResponseId) -> bool {
+        self.known.iter().chain(&self.discarded).any(|(id, over)| *over && id == response)
     }
 
     fn is_active(&self, response: &str) -> bool {

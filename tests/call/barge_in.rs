@@ -11,10 +11,13 @@ fn a_barge_in_clears_first_and_truncates_where_the_caller_stopped_hearing() {
     call.at(0, agent_audio("item_1", 1000));
     call.at(550, speech_started());
     call.until(2000);
-    call.expect_after(500, "
+    call.expect_after(
+        500,
+        "
         0.550s twilio clear
         0.550s model truncate item_1 at 550ms
-    ");
+    ",
+    );
 }
 
 #[test]
@@ -28,10 +31,13 @@ fn late_audio_of_an_interrupted_response_is_never_played() {
     call.at(610, response_cancelled("resp_1"));
     call.at(620, agent_audio("item_1", 100)); // Seen after the end, too.
     call.until(2000);
-    call.expect_after(500, "
+    call.expect_after(
+        500,
+        "
         0.550s twilio clear
         0.550s model truncate item_1 at 550ms
-    ");
+    ",
+    );
     assert_eq!(call.count("note LateAudioDropped"), 4);
 }
 
@@ -42,10 +48,13 @@ fn a_barge_in_after_the_response_is_done_takes_back_what_twilio_still_plays() {
     call.at(10, audio_done("item_1"));
     call.at(20, response_done("resp_1"));
     call.at(3050, speech_started());
-    call.expect_after(3000, "
+    call.expect_after(
+        3000,
+        "
         3.050s twilio clear
         3.050s model truncate item_1 at 3050ms
-    ");
+    ",
+    );
 }
 
 #[test]
@@ -89,11 +98,14 @@ fn every_item_that_was_not_heard_to_its_end_is_truncated() {
     call.at(0, agent_audio("item_2", 500));
     call.at(0, response_done("resp_1"));
     call.at(250, speech_started());
-    call.expect_after(200, "
+    call.expect_after(
+        200,
+        "
         0.250s twilio clear
         0.250s model truncate item_1 at 250ms
         0.250s model truncate item_2 at 0ms
-    ");
+    ",
+    );
 }
 
 #[test]
@@ -102,10 +114,13 @@ fn an_item_that_was_heard_is_not_truncated_with_the_next() {
     call.at(0, agent_audio("item_1", 200));
     call.at(0, agent_audio("item_2", 500));
     call.at(450, speech_started());
-    call.expect_after(400, "
+    call.expect_after(
+        400,
+        "
         0.450s twilio clear
         0.450s model truncate item_2 at 250ms
-    ");
+    ",
+    );
 }
 
 #[test]
@@ -115,10 +130,13 @@ fn a_mark_that_came_back_is_the_least_that_was_heard() {
     call.at(0, response_done("resp_1"));
     call.at(130, mark_played(1)); // 200 ms, earlier than our clock would have it.
     call.at(140, speech_started());
-    call.expect_after(130, "
+    call.expect_after(
+        130,
+        "
         0.140s twilio clear
         0.140s model truncate item_1 at 200ms
-    ");
+    ",
+    );
     call.at(141, text_done("item_1", "A second of words."));
     assert_eq!(call.entries.last().unwrap().evidence.unwrap().as_str(), "mark");
 }
@@ -134,10 +152,13 @@ fn marks_flushed_by_clear_say_nothing_about_what_was_heard() {
     call.at(600, audio_of("resp_2", "item_2", 1000));
     call.at(610, mark_played(1)); // Once more, out of nowhere.
     call.at(650, speech_started());
-    call.expect_after(600, "
+    call.expect_after(
+        600,
+        "
         0.650s twilio clear
         0.650s model truncate item_2 at 50ms
-    ");
+    ",
+    );
 }
 
 #[test]
@@ -146,10 +167,13 @@ fn a_second_start_of_speech_changes_nothing() {
     call.at(0, agent_audio("item_1", 1000));
     call.at(550, speech_started());
     call.at(560, speech_starts("user_10", 500));
-    call.expect_after(500, "
+    call.expect_after(
+        500,
+        "
         0.550s twilio clear
         0.550s model truncate item_1 at 550ms
-    ");
+    ",
+    );
 }
 
 #[test]
@@ -169,10 +193,13 @@ fn audio_of_a_response_that_was_not_announced_is_interrupted_like_any_other() {
     call.at(550, speech_started());
     call.at(560, agent_audio("item_1", 500));
     call.at(570, audio_of("resp_2", "item_2", 500)); // Nor does one play that begins over the caller.
-    call.expect_after(500, "
+    call.expect_after(
+        500,
+        "
         0.550s twilio clear
         0.550s model truncate item_1 at 550ms
-    ");
+    ",
+    );
 }
 
 #[test]
@@ -183,10 +210,13 @@ fn late_audio_of_a_response_that_was_done_is_dropped_after_an_interruption() {
     call.at(550, speech_started());
     call.at(560, speech_stops("user_9", 500));
     call.at(570, agent_audio("item_1", 500));
-    call.expect_after(500, "
+    call.expect_after(
+        500,
+        "
         0.550s twilio clear
         0.550s model truncate item_1 at 550ms
-    ");
+    ",
+    );
 }
 
 #[test]
@@ -211,12 +241,15 @@ fn a_model_that_leaves_turns_to_us_is_cancelled_and_asked() {
     call.at(550, speech_started());
     call.at(560, response_cancelled("resp_1"));
     call.at(900, speech_stops("user_9", 800));
-    call.expect_after(500, "
+    call.expect_after(
+        500,
+        "
         0.550s twilio clear
         0.550s model truncate item_1 at 550ms
         0.550s model cancel resp_1
         0.900s model respond retry [resp-retry-3]
-    ");
+    ",
+    );
 }
 
 #[test]
@@ -241,10 +274,13 @@ fn an_interruption_in_the_models_own_format_is_measured_in_what_was_heard() {
     call.at(0, response_started("resp_1"));
     call.at(0, audio_bytes("resp_1", "item_1", vec![0; 48 * 1000]));
     call.at(550, speech_started());
-    call.expect_after(500, "
+    call.expect_after(
+        500,
+        "
         0.550s twilio clear
         0.550s model truncate item_1 at 550ms
-    ");
+    ",
+    );
     // What the converter still held is not the beginning of the next item.
     call.at(600, speech_stops("user_9", 600));
     call.at(610, response_started("resp_2"));

@@ -55,6 +55,9 @@ fn thirty_seconds_at_once_are_paced_a_little_ahead_of_the_ear() {
     // The rules hold every message to the lead; here, that the lead is also used.
     let ahead = call.media.len() as u64 / 8 - 15_000;
     assert!((100..=200).contains(&ahead), "{ahead} ms ahead");
+    for ms in [15_000, 30_000] {
+        call.at(ms, caller_frame(ms)); // The stream lives.
+    }
     call.until(40_000);
     assert_eq!(call.media.len(), 30_000 * 8);
 }
@@ -132,11 +135,14 @@ fn a_player_that_fell_behind_is_noticed_by_its_marks() {
     call.at(850, mark_played(2)); // From here on 400 ms late: it stood still.
     call.at(1050, mark_played(3));
     call.at(1250, mark_played(4));
-    call.at(1300, speech_started());
-    call.expect_after(1250, "
-        1.300s twilio clear
-        1.300s model truncate item_1 at 900ms
-    ");
+    call.at(1310, speech_started());
+    call.expect_after(
+        1300,
+        "
+        1.310s twilio clear
+        1.310s model truncate item_1 at 910ms
+    ",
+    );
 }
 
 #[test]
@@ -148,10 +154,13 @@ fn one_late_mark_is_jitter_and_not_a_player_that_fell_behind() {
     call.at(850, mark_played(3)); // Alone.
     call.at(850, mark_played(4));
     call.at(950, speech_started());
-    call.expect_after(900, "
+    call.expect_after(
+        900,
+        "
         0.950s twilio clear
         0.950s model truncate item_1 at 950ms
-    ");
+    ",
+    );
 }
 
 #[test]
@@ -167,10 +176,13 @@ fn a_clear_empties_the_player_and_its_delay_with_it() {
     call.at(1500, response_started("resp_2"));
     call.at(1500, audio_of("resp_2", "item_2", 1000));
     call.at(1750, speech_started()); // No mark of this generation has come back yet.
-    call.expect_after(1700, "
+    call.expect_after(
+        1700,
+        "
         1.750s twilio clear
         1.750s model truncate item_2 at 250ms
-    ");
+    ",
+    );
 }
 
 #[test]
@@ -183,10 +195,13 @@ fn a_pause_of_the_model_lets_a_late_player_catch_up() {
     call.at(1250, mark_played(4)); // 400 ms behind, and now idle.
     call.at(2000, agent_audio("item_1", 1000));
     call.at(2150, speech_started());
-    call.expect_after(2100, "
+    call.expect_after(
+        2100,
+        "
         2.150s twilio clear
         2.150s model truncate item_1 at 950ms
-    ");
+    ",
+    );
 }
 
 #[test]
@@ -195,10 +210,13 @@ fn silence_between_two_deltas_is_not_counted_as_heard() {
     call.at(0, agent_audio("item_1", 100));
     call.at(1000, agent_audio("item_1", 500));
     call.at(1250, speech_started());
-    call.expect_after(1200, "
+    call.expect_after(
+        1200,
+        "
         1.250s twilio clear
         1.250s model truncate item_1 at 350ms
-    ");
+    ",
+    );
 }
 
 #[test]
@@ -209,10 +227,13 @@ fn an_item_that_goes_on_after_another_keeps_its_place() {
     call.at(300, mark_played(1)); // The first stretch of item_1 is heard and forgotten.
     call.at(350, agent_audio("item_1", 400));
     call.at(550, speech_started());
-    call.expect_after(500, "
+    call.expect_after(
+        500,
+        "
         0.550s twilio clear
         0.550s model truncate item_1 at 350ms
-    ");
+    ",
+    );
 }
 
 #[test]

@@ -13,7 +13,7 @@ use voicebridge::ids::{ItemId, ResponseId};
 use voicebridge::wire::model::{ErrorClass, ModelCommand, ModelEvent};
 use voicebridge::wire::twilio;
 
-use crate::support::{Event, sound};
+use crate::support::Event;
 
 /// The response slot, as the model sees it.
 #[derive(Debug, PartialEq)]
@@ -32,9 +32,9 @@ pub struct Rules {
     /// Bytes received of each item, in the model's format.
     received: BTreeMap<String, usize>,
     /// Sounds of responses that were audible when the caller interrupted.
-    silenced: BTreeSet<u8>,
+    silenced: [bool; 256],
     /// Sounds received since the last `clear`.
-    sounds: BTreeSet<u8>,
+    sounds: [bool; 256],
     /// Bytes received since the last `clear`, as mu-law.
     fresh: usize,
     sent: usize,
@@ -44,8 +44,12 @@ pub struct Rules {
     marks: Vec<(String, usize)>,
     marked: usize,
     play_end: CallTime,
+    ready: bool,
     slot: Slot,
     over: BTreeSet<ResponseId>,
+    /// Responses heard of before the caller spoke last, and since.
+    spoken_over: BTreeSet<String>,
+    heard_of: BTreeSet<String>,
     caller_speaks: bool,
     patience: Duration,
     revisions: BTreeMap<ItemId, u32>,
@@ -61,8 +65,8 @@ impl Rules {
             linger: settings.linger,
             format: settings.session.format,
             received: BTreeMap::new(),
-            silenced: BTreeSet::new(),
-            sounds: BTreeSet::new(),
+            silenced: [false; 256],
+            sounds: [false; 256],
             fresh: 0,
             sent: 0,
             sent_since_clear: 0,
@@ -70,8 +74,11 @@ impl Rules {
             marks: Vec::new(),
             marked: 0,
             play_end: CallTime::ZERO,
+            ready: false,
             slot: Slot::Free,
             over: BTreeSet::new(),
+            spoken_over: BTreeSet::new(),
+            heard_of: BTreeSet::new(),
             caller_speaks: false,
             patience: settings.response_within,
             revisions: BTreeMap::new(),
@@ -87,12 +94,21 @@ impl Rules {
             Event::AgentAudio { response, item, audio } => {
                 *self.received.entry(item.clone()).or_default() += audio.len();
                 self.fresh += audio.len() * 8 / self.format.bytes_per_ms();
-                self.sounds.insert(sound(response, item));
+                for byte in audio {
+                    self.sounds[usize::from(*byte)] = true;
+                }
+                let interrupted = self.hear_of(response);
+                let runs = ResponseId::parse(response).ok().filter(|response| !self.over.contains(response));
+                if let (Slot::Asked { .. }, Some(response)) = (&self.slot, runs) {
+                    self.slot = Slot::Runs { response, since: now, interrupted };
+                }
             }
             Event::Plain(Input::HangUp(_)) => {
                 self.hung_up_at.get_or_insert(now);
             }
-            Event::Plain(Input::Model(event)) => self.before_model(now, event),
+            Event::Plain(Input::ModelReady) => self.ready = true,
+            // Nothing the model says counts before.
+            Event::Plain(Input::Model(event)) if self.ready => self.before_model(now, event),
             _ => {}
         }
     }
@@ -100,7 +116,8 @@ impl Rules {
     fn before_model(&mut self, now: CallTime, event: &ModelEvent<'_>) {
         match event {
             ModelEvent::ResponseStarted { response } if !self.over.contains(response) => {
-                let (response, interrupted) = (response.clone(), self.caller_speaks);
+                let interrupted = self.hear_of(response.as_str());
+                let response = response.clone();
                 if !matches!(&self.slot, Slot::Runs { response: own, .. } if *own == response) {
                     self.slot = Slot::Runs { response, since: now, interrupted };
                 }
@@ -114,6 +131,7 @@ impl Rules {
             }
             ModelEvent::SpeechStarted { .. } => {
                 self.caller_speaks = true;
+                self.spoken_over.append(&mut self.heard_of);
                 if let Slot::Runs { interrupted, .. } = &mut self.slot {
                     *interrupted = true;
                 }
@@ -121,13 +139,21 @@ impl Rules {
             ModelEvent::SpeechStopped { .. } => self.caller_speaks = false,
             ModelEvent::Error(error) => {
                 let about = error.event_id.as_deref().unwrap_or_default();
-                let ours = matches!(&self.slot, Slot::Asked { event_id } if about == event_id || about.is_empty());
+                let ours =
+                    matches!(&self.slot, Slot::Asked { event_id } if about == event_id || about.is_empty());
                 if ours && error.class != ErrorClass::Benign {
                     self.slot = Slot::Free;
                 }
             }
             _ => {}
         }
+    }
+
+    /// True when the caller spoke over the response, or does so.
+    fn hear_of(&mut self, response: &str) -> bool {
+        let known = if self.caller_speaks { &mut self.spoken_over } else { &mut self.heard_of };
+        known.insert(response.to_owned());
+        self.spoken_over.contains(response)
     }
 
     pub fn mark_back(&mut self, name: &str) {
@@ -148,14 +174,21 @@ impl Rules {
                 *revision = entry.revision;
                 assert!(entry.sequence >= 1);
                 let heard = entry.heard_until_ms.unwrap_or(0);
-                assert!(heard <= self.received_ms(entry.item.as_str()), "heard more than there was: {entry:?}");
+                assert!(
+                    heard <= self.received_ms(entry.item.as_str()),
+                    "heard more than there was: {entry:?}"
+                );
                 assert!(heard <= self.sent as u64 / 8, "heard more than was sent: {entry:?}");
             }
             Output::EndStream(reason) => {
                 assert_eq!(self.stream_ended.replace(*reason), None, "the stream ends once");
             }
             Output::Ended(reason) => {
-                assert_eq!(self.stream_ended, Some(*reason), "the stream ends before the call, for the same reason");
+                assert_eq!(
+                    self.stream_ended,
+                    Some(*reason),
+                    "the stream ends before the call, for the same reason"
+                );
                 if let Some(at) = self.hung_up_at {
                     assert!(now <= at + self.linger, "it lingered from {at} to {now}");
                 }
@@ -172,7 +205,7 @@ impl Rules {
                 assert!(!ulaw.is_empty());
                 assert!(ulaw.len() <= 800, "a message of {} bytes", ulaw.len());
                 if self.format == AudioFormat::Pcmu {
-                    let stale = ulaw.iter().find(|byte| self.silenced.contains(byte));
+                    let stale = ulaw.iter().find(|byte| self.silenced[usize::from(**byte)]);
                     assert_eq!(stale, None, "audio of an interrupted response at {now}");
                 }
                 self.sent += ulaw.len();
@@ -190,7 +223,9 @@ impl Rules {
             twilio::Outbound::Clear => {
                 assert!(self.fresh > self.acknowledged, "clear at {now} although everything was heard");
                 assert!(self.fresh > 0);
-                self.silenced.append(&mut self.sounds);
+                for (silenced, heard) in self.silenced.iter_mut().zip(&mut self.sounds) {
+                    *silenced |= std::mem::take(heard);
+                }
                 (self.fresh, self.sent_since_clear, self.acknowledged, self.marked) = (0, 0, 0, 0);
                 self.marks.clear();
                 self.play_end = now;

@@ -28,9 +28,20 @@ pub use voicebridge::call::end::EndReason;
 pub enum Event {
     /// Anything that borrows nothing.
     Plain(Input<'static>),
-    CallerAudio { timestamp_ms: u64, ulaw: Vec<u8> },
-    AgentAudio { response: String, item: String, audio: Vec<u8> },
-    Text { response: String, item: String, text: String },
+    CallerAudio {
+        timestamp_ms: u64,
+        ulaw: Vec<u8>,
+    },
+    AgentAudio {
+        response: String,
+        item: String,
+        audio: Vec<u8>,
+    },
+    Text {
+        response: String,
+        item: String,
+        text: String,
+    },
     /// The n-th mark of the call comes back, from 1.
     Mark(usize),
     /// Every mark that has not come back does so.
@@ -215,6 +226,14 @@ pub struct Line {
     pub text: String,
 }
 
+/// One message to the caller's side.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Sent {
+    Media(usize),
+    Mark(String),
+    Clear,
+}
+
 /// A call and what it did so far. Every test of a scenario also holds the call to the general [`Rules`].
 pub struct TestCall {
     call: Call,
@@ -223,6 +242,8 @@ pub struct TestCall {
     pub entries: Vec<Entry>,
     /// Everything sent to the caller.
     pub media: Vec<u8>,
+    /// The same with marks and clears, when each was sent.
+    pub sent: Vec<(CallTime, Sent)>,
     /// Everything sent to the model, as bytes of its format.
     pub appended: Vec<u8>,
     /// Names of all marks sent.
@@ -240,6 +261,7 @@ impl TestCall {
             lines: Vec::new(),
             entries: Vec::new(),
             media: Vec::new(),
+            sent: Vec::new(),
             appended: Vec::new(),
             marks: Vec::new(),
             marks_back: 0,
@@ -306,6 +328,13 @@ impl TestCall {
         }
     }
 
+    /// The same for an input that the driver saw before the timeouts that were due by then.
+    pub fn at_before_timeouts(&mut self, ms: u64, input: Input<'static>) {
+        self.now = self.now.max(CallTime::from_millis(ms));
+        self.rules.before(self.now, &Event::Plain(input.clone()));
+        self.take(input);
+    }
+
     pub fn mark_back(&mut self, name: &str) {
         self.rules.mark_back(name);
         self.take(Input::Twilio(twilio::Inbound::Mark { name: Cow::Borrowed(name) }));
@@ -320,7 +349,8 @@ impl TestCall {
         while self.call.poll_timeout() <= time {
             self.now = self.now.max(self.call.poll_timeout());
             self.take(Input::Timeout);
-            assert!(self.call.is_ended() || self.call.poll_timeout() > self.now, "it spins at {}", self.now);
+            let next = self.call.poll_timeout();
+            assert!(self.is_ended() || next > self.now, "it spins at {}, and waits for {next}", self.now);
         }
         self.now = self.now.max(time);
     }
@@ -338,8 +368,15 @@ impl TestCall {
         while let Some(output) = self.call.poll_output() {
             self.rules.output(self.now, &output);
             match &output {
-                Output::Twilio(twilio::Outbound::Media { ulaw }) => self.media.extend_from_slice(ulaw),
-                Output::Twilio(twilio::Outbound::Mark { name }) => self.marks.push((*name).into()),
+                Output::Twilio(twilio::Outbound::Media { ulaw }) => {
+                    self.media.extend_from_slice(ulaw);
+                    self.sent.push((self.now, Sent::Media(ulaw.len())));
+                }
+                Output::Twilio(twilio::Outbound::Mark { name }) => {
+                    self.marks.push((*name).into());
+                    self.sent.push((self.now, Sent::Mark((*name).into())));
+                }
+                Output::Twilio(twilio::Outbound::Clear) => self.sent.push((self.now, Sent::Clear)),
                 Output::Transcript(entry) => self.entries.push(entry.clone()),
                 Output::Model(ModelCommand::AppendAudio(AudioPayload::Bytes(bytes))) => {
                     self.appended.extend_from_slice(bytes);

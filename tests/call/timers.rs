@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use voicebridge::call::Input;
+use voicebridge::wire::model::ModelEvent;
+
 use crate::support::*;
 
 /// Frames of a caller who says nothing, so that the stream is not taken for lost.
@@ -51,6 +54,28 @@ fn a_caller_who_speaks_is_asked_anew() {
     quiet_line(&mut call, 14, 27);
     assert_eq!(call.count("model respond nudge"), 2);
     assert!(!call.is_ended());
+}
+
+#[test]
+fn what_happens_just_as_a_timer_is_due_is_seen_first() {
+    let speech = ModelEvent::SpeechStarted { item: item("user_1"), audio_start_ms: 11_800 };
+    let mut call = TestCall::connected();
+    call.until(11_999);
+    call.at_before_timeouts(12_003, Input::Model(speech)); // The nudge was due 3 ms ago.
+    call.at(13_000, speech_stops("user_1", 12_500));
+    call.at(13_100, response_started("resp_1"));
+    call.at(13_100, agent_audio("item_1", 20));
+    call.at(13_200, response_done("resp_1"));
+    call.until(14_000);
+    assert_eq!(call.count("model respond"), 0);
+
+    let mut call = TestCall::answering();
+    call.at_before_timeouts(15_004, Input::Model(text()));
+    assert!(!call.is_ended(), "the response lives");
+}
+
+fn text() -> ModelEvent<'static> {
+    ModelEvent::TextDelta { response: "resp_1", item: "item_1", text: "Well".into() }
 }
 
 #[test]
@@ -114,10 +139,13 @@ fn keys_are_told_together_after_a_pause() {
     call.at(0, key('4'));
     call.at(1_000, key('2'));
     call.until(3_000);
-    call.expect_after(0, "
+    call.expect_after(
+        0,
+        "
         2.500s model item keypad-1 (The caller pressed 42 on the keypad.)
         2.500s model respond keypad [resp-keypad-2]
-    ");
+    ",
+    );
     assert_eq!(call.words(), ["user: (The caller pressed 42 on the keypad.)"]);
 }
 
@@ -126,10 +154,13 @@ fn the_hash_key_ends_the_entry_at_once() {
     let mut call = TestCall::connected();
     call.at(10, key('7'));
     call.at(20, key('#'));
-    call.expect_after(0, "
+    call.expect_after(
+        0,
+        "
         0.020s model item keypad-1 (The caller pressed 7# on the keypad.)
         0.020s model respond keypad [resp-keypad-2]
-    ");
+    ",
+    );
 }
 
 #[test]
@@ -143,12 +174,15 @@ fn keys_pressed_before_the_model_is_ready_are_told_when_it_is_and_the_greeting_c
     call.at(5_100, response_started("resp_1"));
     call.at(5_100, agent_audio("item_1", 20));
     call.at(5_200, response_done("resp_1"));
-    call.expect_after(0, "
+    call.expect_after(
+        0,
+        "
         5.000s model item keypad-1 (The caller pressed 1# on the keypad.)
         5.000s model respond greeting in its own words [resp-greeting-2]
         5.100s twilio media 20ms
         5.200s model respond keypad [resp-keypad-3]
-    ");
+    ",
+    );
 }
 
 #[test]

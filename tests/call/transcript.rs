@@ -17,10 +17,12 @@ fn the_callers_words_stand_before_the_answer_although_they_come_after_it() {
     call.at(970, response_done("resp_1"));
     call.at(1200, all_marks_played());
     call.at(1500, user_said("user_1", "When do you open?"));
-    call.expect_saved(r#"
+    call.expect_saved(
+        r#"
         2r1 assistant "We open at seven." heard 200ms by mark
         1r1 user "When do you open?"
-    "#);
+    "#,
+    );
 }
 
 #[test]
@@ -48,10 +50,12 @@ fn text_that_never_comes_is_waited_for_only_so_long() {
     call.until(8_500);
     call.expect_saved(r#"1r1 user "" not transcribed"#);
     call.at(9_000, user_said("user_1", "Late."));
-    call.expect_saved(r#"
+    call.expect_saved(
+        r#"
         1r1 user "" not transcribed
         1r2 user "Late."
-    "#);
+    "#,
+    );
 }
 
 #[test]
@@ -80,12 +84,14 @@ fn an_item_announced_late_renumbers_those_after_it_with_new_revisions() {
     call.at(0, user_said("user_3", "Three."));
     call.at(10, committed("user_2", Some("user_1")));
     call.at(20, user_said("user_2", "Two."));
-    call.expect_saved(r#"
+    call.expect_saved(
+        r#"
         1r1 user "One."
         2r1 user "Three."
         3r2 user "Three."
         2r1 user "Two."
-    "#);
+    "#,
+    );
 }
 
 #[test]

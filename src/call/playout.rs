@@ -129,8 +129,6 @@ pub(super) struct Playout {
     probes: u32,
     /// The network was measured for the audio that is sent next.
     probed: bool,
-    /// A mark was sent in this run.
-    run_marked: bool,
     scratch: Vec<u8>,
     mark_name: String,
 }
@@ -153,7 +151,6 @@ impl Playout {
             round_trip: None,
             probes: 0,
             probed: false,
-            run_marked: false,
             scratch: Vec::new(),
             mark_name: String::new(),
         }
@@ -303,15 +300,14 @@ impl Playout {
         if unheard {
             self.play_end = now;
             self.run += 1;
-            self.run_marked = false;
             self.lags.clear(); // Twilio starts from an empty buffer.
         }
         found
     }
 
-    /// Nothing is queued and every mark has come back.
+    /// Nothing is queued and every mark that follows audio has come back.
     pub(super) fn is_drained(&self) -> bool {
-        self.queue.is_empty() && self.marks.is_empty() && !self.mark_is_due()
+        self.queue.is_empty() && self.marks.iter().all(|mark| mark.probe) && !self.mark_is_due()
     }
 
     /// When the caller will have heard everything that was sent.
@@ -334,7 +330,6 @@ impl Playout {
             *lag = lag.saturating_sub(idle); // It is late by so much less.
         }
         self.run += 1;
-        self.run_marked = false;
         self.play_end = now;
     }
 
@@ -393,8 +388,7 @@ impl Playout {
 
     fn mark_is_due(&self) -> bool {
         let at_end = self.segments.iter().any(|s| s.complete && s.end == self.sent && s.end > self.marked);
-        let distance = if self.run_marked { MARK_EVERY_BYTES } else { 1 };
-        at_end || self.sent - self.marked >= distance
+        at_end || self.sent - self.marked >= MARK_EVERY_BYTES
     }
 
     fn take_probe(&mut self, now: CallTime) -> Step<'_> {
@@ -412,7 +406,7 @@ impl Playout {
         // An overlong id would make an overlong mark; the ledger matches whole names, so a cut one serves.
         let item = &item[..item.len().min(64)];
         let _ = write!(self.mark_name, "g{}:{item}:{ms}", self.generation);
-        (self.marked, self.run_marked) = (self.sent, true);
+        self.marked = self.sent;
         self.expect_mark(self.play_end, false);
         Step::Mark(&self.mark_name)
     }
@@ -432,4 +426,35 @@ fn duration(bytes: u64) -> Duration {
 
 fn bytes_in(time: Duration) -> u64 {
     time.as_micros() as u64 * BYTES_PER_MS / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays one second; Twilio begins `held_up_ms` late, on a network that takes 100 ms there and back. Returns what
+    /// the ledger believes was heard 600 ms after the first audio was sent.
+    fn believed_after_600_ms(held_up_ms: u64) -> u64 {
+        let mut playout = Playout::new(Duration::from_millis(200));
+        assert!(playout.push("item", &[0x55; 8000]));
+        let mut echoes: Vec<(u64, String)> = Vec::new();
+        for now_ms in 1000..1600 {
+            let now = CallTime::from_millis(now_ms);
+            while let Some(step) = playout.poll(now) {
+                let Step::Mark(name) = step else { continue };
+                let position_ms: u64 = name.rsplit(':').next().unwrap().parse().unwrap();
+                let echoed_ms =
+                    if name.contains("probe") { now_ms + 100 } else { 1100 + held_up_ms + position_ms };
+                echoes.push((echoed_ms, name.to_owned()));
+            }
+            echoes.retain(|(at, name)| *at != now_ms || !playout.on_mark(now, name));
+        }
+        playout.interrupt(CallTime::from_millis(1600)).cuts[0].heard_ms
+    }
+
+    #[test]
+    fn playing_that_began_late_is_known_from_the_first_mark_on() {
+        assert_eq!(believed_after_600_ms(0), 600);
+        assert_eq!(believed_after_600_ms(150), 450);
+    }
 }

@@ -38,7 +38,7 @@ enum Command {
     Demo(DemoOptions),
     /// The far ends by themselves: a caller as Twilio brings one, a model as `OpenAI` offers one.
     #[command(subcommand)]
-    Simulate(SimulateCommand),
+    Simulate(Box<SimulateCommand>),
     /// Prints the `OpenAPI` document.
     Openapi,
 }
@@ -97,12 +97,12 @@ async fn run(CommandLine { config, command }: CommandLine) -> anyhow::Result<Exi
         }
         Command::Demo(options) => {
             telemetry::init_logging(LogFormat::Text, "warn")?;
-            return Ok(if demo::run(options).await? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            return Ok(if Box::pin(demo::run(options)).await? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Simulate(command) => {
             telemetry::init_logging(LogFormat::Text, "warn")?;
             app::install_tls();
-            simulate::cli::run(command).await?;
+            simulate::cli::run(*command).await?;
         }
         Command::Openapi => match writeln!(io::stdout(), "{}", api::openapi_json()) {
             // Whoever reads it has seen enough.

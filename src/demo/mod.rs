@@ -9,7 +9,7 @@ mod show;
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -50,7 +50,7 @@ pub struct DemoOptions {
 /// Runs the demo. False: something was not true.
 pub async fn run(options: DemoOptions) -> anyhow::Result<bool> {
     let data_dir = std::env::temp_dir().join(format!("voicebridge-demo-{}", std::process::id()));
-    let result = in_dir(&options, data_dir.clone()).await;
+    let result = Box::pin(in_dir(&options, &data_dir)).await;
     if data_dir.exists() {
         std::fs::remove_dir_all(&data_dir)
             .with_context(|| format!("cannot remove {}", data_dir.display()))?;
@@ -58,7 +58,7 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<bool> {
     result
 }
 
-async fn in_dir(options: &DemoOptions, data_dir: PathBuf) -> anyhow::Result<bool> {
+async fn in_dir(options: &DemoOptions, data_dir: &Path) -> anyhow::Result<bool> {
     println!("voicebridge demo: starting a database, a server and both far ends on this machine…");
     let model =
         ModelServer::bind(ModelOptions::default(), any_port()).await.context("cannot start the model")?;
@@ -68,7 +68,7 @@ async fn in_dir(options: &DemoOptions, data_dir: PathBuf) -> anyhow::Result<bool
     println!("  server   {}", running.public_url.as_str());
     println!("  model    {} (simulated)", model.url());
 
-    let call = place_call(&running, &client, &twilio_token).await?;
+    let call = Box::pin(place_call(&running, &client, &twilio_token)).await?;
     let good = report(&running, &client, call, model.report()).await?;
     if options.keep {
         show::what_to_open(&running);
@@ -154,7 +154,7 @@ async fn report(
 /// The server's configuration: as a user would write it, apart from the environment of whoever runs the demo.
 fn config(
     options: &DemoOptions,
-    data_dir: PathBuf,
+    data_dir: &Path,
     model: &str,
     token: &SecretString,
 ) -> anyhow::Result<Config> {
@@ -162,7 +162,7 @@ fn config(
         None,
         |name| match name {
             "VOICEBRIDGE_LISTEN" => Some(format!("127.0.0.1:{}", options.port).into()),
-            "VOICEBRIDGE_DATA_DIR" => Some(data_dir.clone().into_os_string()),
+            "VOICEBRIDGE_DATA_DIR" => Some(data_dir.as_os_str().to_owned()),
             "OPENAI_REALTIME_URL" => Some(model.into()),
             "OPENAI_API_KEY" => Some("demo".into()),
             "TWILIO_AUTH_TOKEN" => Some(token.expose_secret().into()),

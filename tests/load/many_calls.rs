@@ -29,6 +29,7 @@ async fn a_hundred_calls_of_a_minute_leave_every_turn_once_in_order_with_the_rig
     }
     let calls = run_many(CALLS, Duration::from_millis(40), &options).await;
     for call in &calls {
+        assert_eq!(call.streams.len(), 1, "{call:?}");
         world.reason(&call.call_sid).await;
     }
     let report = world.model.report();

@@ -93,7 +93,8 @@ impl World {
             {
                 return reason;
             }
-            assert!(Instant::now() < deadline, "the call has not ended");
+            let live = self.running.metrics.calls_live.get();
+            assert!(Instant::now() < deadline, "call {call} has not ended; {live} calls are live");
             sleep(Duration::from_millis(20)).await;
         }
     }

@@ -99,6 +99,7 @@ async fn agent_call_incoming(
 )]
 async fn stream_ended(State(api): State<Api>, webhook: Webhook) -> Result<Twiml, ApiError> {
     let call_sid = webhook.call_sid()?;
+    api.bridge.asked_after(&call_sid); // Requests that have begun are answered, also by a server that stops.
     Ok(within(go_on(&api, &webhook, &call_sid)).await)
 }
 

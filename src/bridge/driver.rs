@@ -302,6 +302,7 @@ fn count(metrics: &Metrics, note: Note) {
             metrics.twilio_messages_ignored.inc();
         }
         Note::FrameDropped | Note::ModelAudioInvalid => metrics.frame_dropped(FrameDrop::NotAudio),
+        Note::FrameTooLarge => metrics.frame_dropped(FrameDrop::TooLarge),
         Note::FrameNotKept => metrics.frame_dropped(FrameDrop::QueueFull),
         Note::LateAudioDropped => metrics.frame_dropped(FrameDrop::Interrupted),
         Note::GapFilled => debug!("silence was put into a gap of the caller's audio"),

@@ -1,5 +1,6 @@
 //! Live calls: the sockets, clocks and tasks around [`crate::call::Call`].
 
+mod afterwards;
 mod driver;
 pub mod http_tools;
 mod lobby;
@@ -32,6 +33,7 @@ use crate::store::leases::{self, ClaimedCall};
 use crate::telemetry::{Metrics, ObserveDuration as _};
 use crate::wire::{openai, twilio};
 
+use afterwards::Afterwards;
 use driver::{Driver, ModelSide};
 use http_tools::HttpTools;
 use lobby::{Lobby, Opened, Opening};
@@ -96,6 +98,7 @@ struct Shared {
     defaults: Defaults,
     http: reqwest::Client,
     lobby: Lobby,
+    afterwards: Afterwards,
     node: String,
     max_calls: usize,
     places: Arc<AtomicUsize>,
@@ -135,7 +138,7 @@ impl Bridge {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { store, metrics, tasks, endpoint, defaults, http, node, max_calls } = parts;
-        let (lobby, places) = (Lobby::default(), Arc::default());
+        let (lobby, afterwards, places) = (Lobby::default(), Afterwards::default(), Arc::default());
         Self(Arc::new(Shared {
             store,
             metrics,
@@ -144,6 +147,7 @@ impl Bridge {
             defaults,
             http,
             lobby,
+            afterwards,
             node,
             max_calls,
             places,
@@ -175,6 +179,11 @@ impl Bridge {
             expiry.run(bridge.0.tasks.hang_up()).await;
         };
         self.0.tasks.spawn(work.instrument(span));
+    }
+
+    /// Twilio asks how a call goes on after its stream. The server may stop when it has been told.
+    pub fn asked_after(&self, call_sid: &CallSid) {
+        self.0.afterwards.asked(call_sid);
     }
 
     async fn open(&self, agent: &Agent, opened: Opened) {
@@ -315,6 +324,7 @@ impl Bridge {
         shared.metrics.calls_started.inc();
         shared.metrics.calls_live.inc();
         info!(agent = %agent.id, format = %settings.session.format, "media stream started");
+        let question = shared.afterwards.expect(&start.call_sid);
         let driver = Driver {
             call: Call::new(settings, openai::CAPABILITIES),
             stream_sid: start.stream_sid,
@@ -327,6 +337,7 @@ impl Bridge {
             started: Instant::now(),
         };
         let reason = driver.run().await;
+        shared.tasks.spawn(question.wait());
         shared.metrics.calls_live.dec();
         shared.metrics.call_ended(reason.as_str());
         info!(reason = reason.as_str(), "call ended");

@@ -26,6 +26,9 @@ const BATCH: usize = 64;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A connection that has silently died would be waited for until the network gives up, which takes a quarter of an hour.
+/// Longer than a statement may run and a connection may be waited for.
+const ATTEMPT_WITHIN: Duration = Duration::from_secs(20);
 /// How long a record of a finished call is still tried to be written.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -137,7 +140,8 @@ impl Writer {
     }
 
     async fn beat(&self) {
-        match leases::heartbeat(&self.store, &self.subject.call.call_sid, self.subject.token).await {
+        let beat = leases::heartbeat(&self.store, &self.subject.call.call_sid, self.subject.token);
+        match timely(beat).await {
             Ok(true) => {}
             Ok(false) => tracing::warn!("the lease of this call is not ours any more"),
             Err(error) => tracing::warn!(%error, "the lease of this call could not be renewed"),
@@ -195,7 +199,7 @@ impl Writer {
             return;
         }
         let CallRef { call_sid, organization, .. } = &self.subject.call;
-        match leads::link_by_phone(&self.store, *organization, call_sid).await {
+        match timely(leads::link_by_phone(&self.store, *organization, call_sid)).await {
             Ok(outcome) => {
                 self.linked = true;
                 match outcome {
@@ -211,29 +215,43 @@ impl Writer {
         }
     }
 
-    /// Does it until it works; `None` when it never did.
-    async fn persist<T, F>(&self, what: &'static str, mut attempt: impl FnMut() -> F) -> Option<T>
+    async fn persist<T, F>(&self, what: &'static str, attempt: impl FnMut() -> F) -> Option<T>
     where
         F: Future<Output = sqlx::Result<T>>,
     {
-        let started = Instant::now();
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match attempt().await {
-                Ok(value) => return Some(value),
-                Err(error) if started.elapsed() > PATIENCE || is_final(&error) => {
-                    tracing::error!(%error, what, "a record could not be written and is lost");
-                    return None;
-                }
-                Err(error) => {
-                    self.metrics.store_retries.inc();
-                    tracing::warn!(%error, what, "a record could not be written; trying again");
-                }
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
+        persist(&self.metrics, what, attempt).await
     }
+}
+
+/// Does it until it works; `None` when it never did.
+async fn persist<T, F>(metrics: &Metrics, what: &'static str, mut attempt: impl FnMut() -> F) -> Option<T>
+where
+    F: Future<Output = sqlx::Result<T>>,
+{
+    let started = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match timely(attempt()).await {
+            Ok(value) => return Some(value),
+            Err(error) => error,
+        };
+        if started.elapsed() > PATIENCE || is_final(&error) {
+            tracing::error!(%error, what, "a record could not be written and is lost");
+            return None;
+        }
+        metrics.store_retries.inc();
+        tracing::warn!(%error, what, "a record could not be written; trying again");
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The answer of the database, or that it did not come.
+async fn timely<T>(attempt: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    let late = |_| {
+        sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the database does not answer"))
+    };
+    timeout(ATTEMPT_WITHIN, attempt).await.map_err(late).flatten()
 }
 
 /// The database understood and refused: trying again cannot help.
@@ -243,5 +261,81 @@ fn is_final(error: &sqlx::Error) -> bool {
             error.constraint().is_some() || error.code().is_some_and(|c| c.starts_with("22"))
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    fn unreachable() -> sqlx::Error {
+        sqlx::Error::Io(std::io::ErrorKind::ConnectionRefused.into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_fails_or_hangs_is_tried_again_until_it_works() {
+        let (metrics, attempts) = (Metrics::new(), Cell::new(0));
+        let written = persist(&metrics, "turns", async || {
+            attempts.set(attempts.get() + 1);
+            match attempts.get() {
+                1 => Err(unreachable()),
+                2 => std::future::pending().await,
+                attempt => Ok(attempt),
+            }
+        });
+        assert_eq!(written.await, Some(3));
+        assert_eq!(metrics.store_retries.get(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_never_works_is_given_up() {
+        let began = Instant::now();
+        let written: Option<()> = persist(&Metrics::new(), "turns", async || Err(unreachable())).await;
+        assert_eq!(written, None);
+        assert!(began.elapsed() > PATIENCE && began.elapsed() < PATIENCE + 2 * LONGEST_PAUSE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_database_refuses_is_not_tried_again() {
+        let attempts = Cell::new(0);
+        let metrics = Metrics::new();
+        let written: Option<()> = persist(&metrics, "turns", async || {
+            attempts.set(attempts.get() + 1);
+            Err(sqlx::Error::Database(Box::new(Refused)))
+        })
+        .await;
+        assert_eq!((written, attempts.get()), (None, 1));
+    }
+
+    /// A value the column does not take.
+    #[derive(Debug, thiserror::Error)]
+    #[error("refused")]
+    struct Refused;
+
+    impl sqlx::error::DatabaseError for Refused {
+        fn message(&self) -> &'static str {
+            "refused"
+        }
+
+        fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+            Some("22001".into())
+        }
+
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> sqlx::error::ErrorKind {
+            sqlx::error::ErrorKind::Other
+        }
     }
 }

@@ -135,3 +135,62 @@ pub(super) fn limits(
         .write_buffer_size(16 * 1024)
         .max_write_buffer_size(max_unsent_bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    /// A socket with room for about this much that the peer has not read, and the peer's end.
+    async fn socket(
+        room_bytes: usize,
+    ) -> (Socket<tokio::io::DuplexStream>, WebSocketStream<tokio::io::DuplexStream>) {
+        let (near, far) = tokio::io::duplex(1024);
+        let limits = limits(1024, 4096, room_bytes).write_buffer_size(0);
+        let near = WebSocketStream::from_raw_socket(near, Role::Server, Some(limits)).await;
+        (Socket::new(near), WebSocketStream::from_raw_socket(far, Role::Client, None).await)
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_is_noticed_and_costs_no_more_than_the_buffer() {
+        let (mut near, far) = socket(8 * 1024).await;
+        let mut taken = 0;
+        while near.send("x".repeat(100)).is_ok() {
+            near.flush_now().await;
+            taken += 1;
+            assert!(taken < 1000, "the buffer has no end");
+        }
+        assert!((80..=95).contains(&taken), "{taken} messages of 102 bytes in 1 + 8 KiB");
+        drop(far);
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_leaves_whenever_the_peer_reads() {
+        use futures_util::StreamExt as _;
+        let (mut near, mut far) = socket(8 * 1024).await;
+        for number in 0..50 {
+            near.send(format!("{number:0100}")).unwrap();
+        }
+        for number in 0..50 {
+            let message = tokio::select! {
+                message = far.next() => message,
+                received = near.receive() => panic!("nobody said anything: {received:?}"),
+            };
+            assert_eq!(message.unwrap().unwrap().to_text().unwrap(), format!("{number:0100}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_too_large_to_be_skipped_is_told_from_a_broken_connection() {
+        use futures_util::SinkExt as _;
+        let (mut near, mut far) = socket(1024).await;
+        let received = tokio::select! {
+            received = near.receive() => received,
+            sent = far.send(Message::text("x".repeat(5000))) => panic!("all of it was read: {sent:?}"),
+        };
+        assert!(matches!(received, Received::Closed { oversize: true, .. }), "{received:?}");
+        let (mut near, far) = socket(1024).await;
+        drop(far);
+        assert!(matches!(near.receive().await, Received::Closed { oversize: false, .. }));
+    }
+}

@@ -155,7 +155,7 @@ impl Call {
         match input {
             Input::Twilio(message) => self.on_twilio(now, message),
             Input::UnreadableMessage => self.outbox.note(Note::MessageIgnored),
-            Input::OversizeMessage => self.on_bad_frame(now),
+            Input::OversizeMessage => self.on_bad_frame(now, Note::FrameTooLarge),
             Input::StreamClosed => self.end(now, EndReason::StreamLost),
             Input::ModelReady => self.on_ready(now),
             Input::Model(event) => self.on_model(now, event),
@@ -214,7 +214,7 @@ impl Call {
     fn on_caller_audio(&mut self, now: CallTime, media: &twilio::Media<'_>) {
         self.received.clear();
         if payload::decode_into(media.payload, &mut self.received).is_err() {
-            self.on_bad_frame(now);
+            self.on_bad_frame(now, Note::FrameDropped);
             return;
         }
         self.bad_frames = 0;
@@ -241,10 +241,10 @@ impl Call {
         }
     }
 
-    fn on_bad_frame(&mut self, now: CallTime) {
+    fn on_bad_frame(&mut self, now: CallTime, note: Note) {
         self.last_message = now;
         self.bad_frames += 1;
-        self.outbox.note(Note::FrameDropped);
+        self.outbox.note(note);
         if self.bad_frames >= MAX_BAD_FRAMES {
             self.end(now, EndReason::StreamInvalid);
         }

@@ -322,7 +322,11 @@ impl Call {
             Asked::EndCall if self.turns.caller_speaks() => {
                 self.answer_tool(now, &call, super::tools::error(SPOKEN_OVER));
             }
-            Asked::Run(request) => self.outbox.push(Output::CallTool(request)),
+            Asked::Run(request) => {
+                // One before it may have answered already; the model is asked to go on when all have.
+                self.turns.defer(Purpose::ToolResult);
+                self.outbox.push(Output::CallTool(request));
+            }
             Asked::Answer(output) => self.answer_tool(now, &call, output),
             Asked::EndCall => self.want_to_leave(now, EndReason::AgentEnded, call),
             Asked::Transfer(transfer) => {

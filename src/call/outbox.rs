@@ -47,8 +47,10 @@ pub enum Note {
     Truncated,
     /// A message of the stream could not be read or is not known.
     MessageIgnored,
-    /// Caller audio was not base64 or too large.
+    /// Caller audio was not base64.
     FrameDropped,
+    /// A message was too large for caller audio.
+    FrameTooLarge,
     /// Caller audio arrived before the model was ready and there was no room to keep more of it.
     FrameNotKept,
     /// Silence was put into a gap of the caller's audio.

@@ -106,6 +106,11 @@ impl Turns {
         }
     }
 
+    /// What was wanted is not to be asked for yet: its time will come again.
+    pub(super) fn defer(&mut self, purpose: Purpose) {
+        self.waiting.retain(|waiting| waiting.purpose != purpose);
+    }
+
     /// The next response to ask for, now. `event_id` will name it in errors.
     pub(super) fn next_request(
         &mut self,

@@ -41,6 +41,23 @@ fn parallel_functions_are_followed_by_one_response() {
 }
 
 #[test]
+fn a_function_that_answers_before_the_next_is_asked_for_is_followed_by_the_same_response() {
+    let mut call = TestCall::answering();
+    call.at(10, tool_call("call_1", "look_up", "{}"));
+    call.at(11, tool_finished("call_1", "found"));
+    call.at(12, tool_call("call_2", "book", "{}"));
+    call.at(20, response_done("resp_1"));
+    call.at(40, tool_finished("call_2", "booked"));
+    call.expect_after(
+        20,
+        "
+        0.040s model item tool-2 answers call_2 booked
+        0.040s model respond tool [resp-tool-3]
+    ",
+    );
+}
+
+#[test]
 fn arguments_that_are_no_json_object_are_explained_to_the_model() {
     for bad in ["{", "", "[1]", "null", "\"x\""] {
         let mut call = TestCall::answering();

@@ -20,7 +20,7 @@ pub(crate) struct World {
     pub(crate) running: Running,
     pub(crate) model: ModelServer,
     pub(crate) token: SecretString,
-    http: reqwest::Client,
+    pub(crate) http: reqwest::Client,
 }
 
 impl World {

@@ -1,0 +1,341 @@
+//! A model that refuses, fails, falls silent, goes away or talks nonsense.
+
+use serde_json::Value;
+use tokio::join;
+use voicebridge::simulate::caller::{CallReport, CallerOptions, run_call};
+use voicebridge::simulate::model::script::{FunctionCall, Outcome, Reply, Rule, When};
+use voicebridge::simulate::model::{Faults, ModelOptions, ModelReport, Transcripts};
+use voicebridge::simulate::scenario::{Scenario, Step};
+
+use crate::look::until;
+use crate::world::World;
+use crate::{brief, failing, interrupt, listen, only_stream, rule, say, scenario, short, tone};
+
+const SENTENCE: &str = "Say Sorry, something went wrong on our side. Please call again later.";
+
+/// One call, and everything that is left of it.
+struct Over {
+    call: CallReport,
+    reason: String,
+    rows: Vec<Value>,
+    model: ModelReport,
+    late_frames: u64,
+}
+
+impl Over {
+    fn words(&self) -> Vec<&str> {
+        self.rows.iter().map(|row| row["content"].as_str().unwrap()).collect()
+    }
+
+    /// The caller is told that it did not work.
+    fn is_apologised_for(&self, reason: &str) {
+        assert_eq!(self.reason, reason, "{:?}", self.call);
+        assert_eq!(self.call.violations, Vec::<String>::new());
+        assert_eq!(self.call.followed[1..], [SENTENCE, "Hangup"], "{:?}", self.call);
+    }
+
+    /// The caller hung up satisfied, and the model has nothing to complain about.
+    fn went_well(&self) {
+        only_stream(&self.call);
+        assert_eq!(self.reason, "caller_hung_up");
+        assert!(self.model.sessions.iter().all(|session| session.violations.is_empty()), "{:?}", self.model);
+    }
+}
+
+async fn call(model: ModelOptions, steps: Scenario) -> Over {
+    call_with(model, steps, &[]).await
+}
+
+async fn call_with(model: ModelOptions, steps: Scenario, settings: &[(&str, &str)]) -> Over {
+    let world = World::start(model, &[&[("AUDIO_FORMAT", "pcmu")], settings].concat()).await;
+    let call = run_call(world.call(steps)).await;
+    let reason = world.reason(&call.call_sid).await;
+    world.settled().await;
+    let rows = world.transcript(&call.call_sid).await;
+    let late_frames = world.metric(r#"frames_dropped_total{why="interrupted"}"#);
+    let model = world.model.report();
+    world.stop().await;
+    Over { call, reason, rows, model, late_frames }
+}
+
+fn faulty(faults: Faults) -> ModelOptions {
+    ModelOptions { faults, script: brief([]), ..ModelOptions::default() }
+}
+
+/// Stays on the line until the other side ends the call.
+fn patient() -> Scenario {
+    scenario([])
+}
+
+// ---- Set-up ----------------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_caller_whose_model_refuses_hears_an_apology_at_once() {
+    let status =
+        |status| call(faulty(Faults { refuse_upgrade: Some(status), ..Faults::default() }), patient());
+    let wrong_key = ModelOptions { api_key: Some("another-key".into()), ..ModelOptions::default() };
+    let refused_update = Faults { refuse_update: Some("invalid_value".into()), ..Faults::default() };
+    let nobody = [("OPENAI_REALTIME_URL", "ws://127.0.0.1:9")];
+    let (unauthorised, limited, broken, invalid_key, refused, unreachable) = join!(
+        status(401),
+        status(429),
+        status(500),
+        call(wrong_key, patient()),
+        call(faulty(refused_update), patient()),
+        call_with(ModelOptions::default(), patient(), &nobody),
+    );
+    // Trying again later may help with these.
+    for over in [&limited, &broken, &unreachable] {
+        over.is_apologised_for("model_unavailable");
+    }
+    for over in [&unauthorised, &invalid_key, &refused] {
+        over.is_apologised_for("model_refused");
+    }
+    assert_eq!(invalid_key.model.sessions[0].errors, ["invalid_api_key"], "let in first, then refused");
+    for over in [unauthorised, limited, broken, invalid_key, refused, unreachable] {
+        assert_eq!(over.call.streams[0].media_bytes, 0, "nothing was heard of a model that was not ready");
+        assert!(over.model.sessions.iter().all(|session| session.appends == 0 && !session.open));
+        assert_eq!(over.rows, Vec::<Value>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_would_speak_another_format_is_never_heard() {
+    let faults = Faults { echo_pcm_output: true, ..Faults::default() };
+    let over = call(faulty(faults), patient()).await;
+    over.is_apologised_for("model_refused");
+    assert_eq!(over.call.streams[0].media_bytes, 0);
+    assert_eq!(over.model.sessions[0].appends, 0);
+}
+
+#[tokio::test]
+async fn a_transcription_model_that_is_refused_is_replaced_or_left_out() {
+    let refusing = |models: &[&str]| ModelOptions {
+        refused_transcription_models: models.iter().map(ToString::to_string).collect(),
+        script: brief([]),
+        ..ModelOptions::default()
+    };
+    let first = ["gpt-transcribe"];
+    let both = ["gpt-transcribe", "gpt-4o-mini-transcribe"];
+    let (replaced, left_out) = join!(call(refusing(&first), short()), call(refusing(&both), short()));
+    for over in [&replaced, &left_out] {
+        over.went_well();
+    }
+    let model =
+        |over: &Over| over.model.sessions[0].session["audio"]["input"]["transcription"]["model"].clone();
+    assert_eq!(model(&replaced), "gpt-4o-mini-transcribe");
+    assert_eq!(replaced.words(), ["Good day.", "Hello?", "Hello to you."]);
+    assert_eq!(model(&left_out), Value::Null);
+    assert_eq!(left_out.words(), ["Good day.", "", "Hello to you."]);
+    assert_eq!(left_out.rows[1]["status"], "not_transcribed");
+}
+
+#[tokio::test]
+async fn sessions_are_opened_while_the_call_is_set_up_used_once_and_closed_when_nobody_comes() {
+    let world = World::start(faulty(Faults::default()), &[("AUDIO_FORMAT", "pcmu")]).await;
+    let offered = world.offer("CA1").await;
+    until("the session is agreed on before the stream begins", async || {
+        world.model.report().sessions.first().is_some_and(|session| session.updates == 1)
+    })
+    .await;
+    let call = run_call(CallerOptions { call_sid: Some("CA2".into()), ..world.call(short()) }).await;
+    only_stream(&call);
+    world.reason("CA2").await;
+    let sessions = world.model.report().sessions;
+    assert_eq!(sessions.len(), 2, "one for each call");
+    assert!(sessions[0].open && !sessions[1].open, "{sessions:?}");
+    until("the first session is given up", async || !world.model.report().sessions[0].open).await;
+    assert_eq!(world.model.report().sessions[0].appends, 0);
+
+    // A stream that is so late gets a session of its own.
+    let mut line = world.connect(&offered).await.expect("the offer still stands");
+    line.start("CA1", &serde_json::json!({})).await;
+    line.hear("media").await;
+    line.stop().await;
+    assert_eq!(world.reason("CA1").await, "caller_hung_up");
+    assert_eq!(world.model.report().sessions.len(), 3);
+    assert!(world.metric("model_ready_seconds_count") >= 3);
+    world.stop().await;
+}
+
+// ---- Responses -------------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_response_that_fails_is_asked_for_once_more() {
+    let once =
+        |code| ModelOptions { script: brief([failing(When::Greeting, 1, code)]), ..ModelOptions::default() };
+    let always =
+        |code: &str| faulty(Faults { fail_every: 1, fail_code: Some(code.into()), ..Faults::default() });
+    let (server_error, rate_limit, still_failing, no_quota) = join!(
+        call(once("server_error"), short()),
+        call(once("rate_limit_exceeded"), short()),
+        call(always("server_error"), patient()),
+        call(always("insufficient_quota"), patient()),
+    );
+    for over in [server_error, rate_limit] {
+        over.went_well();
+        let statuses: Vec<_> = over.model.sessions[0].responses.iter().map(|r| r.status.as_str()).collect();
+        assert_eq!(statuses, ["failed", "completed", "completed"]);
+        assert_eq!(over.words(), ["Good day.", "Hello?", "Hello to you."]);
+    }
+    still_failing.is_apologised_for("model_failed");
+    assert_eq!(still_failing.model.sessions[0].responses.len(), 2);
+    no_quota.is_apologised_for("model_refused");
+    assert_eq!(no_quota.model.sessions[0].responses.len(), 1, "asking again would be in vain");
+}
+
+#[tokio::test]
+async fn a_response_may_be_cut_short_or_have_several_parts_and_noise_is_no_harm() {
+    let incomplete = Rule {
+        reply: Reply {
+            outcome: Outcome::Incomplete("max_output_tokens".into()),
+            ..rule(When::Anything, [tone(1000, "This is far too long.")]).reply
+        },
+        ..rule(When::Heard("address-question".into()), [])
+    };
+    let parts = [tone(300, "One."), tone(300, "Two."), tone(300, "Three.")];
+    let script = brief([rule(When::Heard("hello".into()), parts), incomplete]);
+    let faults = Faults { noise: true, ..Faults::default() };
+    let model = ModelOptions { script, faults, split_samples: true, ..ModelOptions::default() };
+    let steps =
+        || scenario([listen(), say("hello"), listen(), say("address-question"), listen(), Step::HangUp]);
+    let linear = [("AUDIO_FORMAT", "pcm24k")];
+    let (ulaw, linear) = join!(call(model.clone(), steps()), call_with(model, steps(), &linear));
+    for over in [ulaw, linear] {
+        over.went_well();
+        let words = over.words();
+        assert_eq!(
+            words[..6],
+            ["Good day.", "Hello?", "One.", "Two.", "Three.", "And what is your address?"]
+        );
+        assert!("This is far too long.".starts_with(words[6]) && !words[6].is_empty(), "{words:?}");
+        assert_eq!(words.len(), 7);
+        let stream = only_stream(&over.call);
+        assert_eq!(stream.heard_bytes, stream.media_bytes, "every byte of every part was heard");
+        assert_eq!(over.model.sessions[0].items.iter().filter(|item| item.truncated_ms.is_some()).count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn what_arrives_of_an_interrupted_answer_is_never_heard() {
+    let faults = Faults { late_deltas: 4, ..Faults::default() };
+    // Barely faster than it is heard, so that it is still being generated.
+    let model = ModelOptions { speed: 1.3, faults, script: brief([]), ..ModelOptions::default() };
+    let steps = scenario([listen(), say("hours-question"), interrupt(1500, "hello"), listen(), Step::HangUp]);
+    let over = call(model, steps).await;
+    over.went_well();
+    let session = &over.model.sessions[0];
+    let cut = session.items.iter().find(|item| item.truncated_ms.is_some()).expect("one was cut");
+    assert_eq!(session.responses.iter().filter(|response| response.status == "cancelled").count(), 1);
+    assert!(over.late_frames >= 1, "late audio came and was dropped");
+    let [clear] = &only_stream(&over.call).clears[..] else { panic!("one clear: {:?}", over.call) };
+    let after: Vec<_> = clear.followed_by.iter().filter_map(|audio| audio.mark.as_ref()).collect();
+    assert!(after.iter().all(|mark| !mark.contains(&cut.id)), "{after:?}");
+    let row = over.rows.iter().find(|row| row["item_id"] == *cut.id).expect("it is in the transcript");
+    assert_eq!(row["interrupted"], true);
+    assert_eq!(over.words().last(), Some(&"Hello to you."));
+}
+
+#[tokio::test]
+async fn a_function_called_with_broken_arguments_is_understood_or_explained() {
+    let rule = |phrase: &str, tool: &str, say| Rule {
+        reply: Reply {
+            call: vec![FunctionCall { tool: tool.into(), arguments: "{}".into() }],
+            ..rule(When::Anything, [say]).reply
+        },
+        ..rule(When::Heard(phrase.into()), [])
+    };
+    let faults = Faults { broken_arguments: true, ..Faults::default() };
+    let script = brief([
+        rule("hello", "transfer", tone(300, "I will put you through.")),
+        rule("goodbye", "end_call", tone(300, "Goodbye.")),
+    ]);
+    let model = ModelOptions { script, faults, ..ModelOptions::default() };
+    let (end, transfer) = join!(
+        call(model.clone(), scenario([listen(), say("goodbye")])),
+        call(model, scenario([listen(), say("hello")])),
+    );
+    // What is wanted is clear enough without them.
+    assert_eq!((end.reason.as_str(), transfer.reason.as_str()), ("agent_ended", "transferred"));
+    for over in [end, transfer] {
+        let row = over.rows.last().unwrap();
+        assert_eq!(
+            (&row["role"], &row["generated_content"]),
+            (&"tool".into(), &r#"{"reason": "#.into()),
+            "{row}"
+        );
+    }
+}
+
+// ---- Losing it -------------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_model_that_goes_away_in_mid_call_ends_it_with_an_apology_or_with_people() {
+    let spoken = [rule(When::Greeting, [tone(20_000, "A very long story.")])];
+    let going = |faults| ModelOptions { script: brief(spoken.clone()), speed: 1.0, ..faulty(faults) };
+    let after_ms = Some(4000);
+    let dropped = call(going(Faults { drop_after_ms: after_ms, ..Faults::default() }), patient());
+    let expired = call(going(Faults { expire_after_ms: after_ms, ..Faults::default() }), patient());
+    let frozen = call(going(Faults { freeze_after_ms: after_ms, ..Faults::default() }), patient());
+    let never_there = call(faulty(Faults { no_session: true, ..Faults::default() }), patient());
+    let with_people = async {
+        let world = World::start(going(Faults { drop_after_ms: after_ms, ..Faults::default() }), &[]).await;
+        world.change_agent("transfer_number = '+14155550199', fallback_sentence = 'One moment.'").await;
+        let call = run_call(world.call(patient())).await;
+        assert_eq!(world.reason(&call.call_sid).await, "model_lost");
+        assert_eq!(call.followed[1..], ["Say One moment.", "Dial +14155550199", "Hangup"], "{call:?}");
+        world.settled().await;
+        let query = format!("select event_sequence::text from calls where call_sid = '{}'", call.call_sid);
+        let events = world.value::<String>(&query).await;
+        assert!(events.contains(r#""type": "transferred""#) && events.contains("+14155550199"), "{events}");
+        world.stop().await;
+    };
+    let (dropped, expired, frozen, never_there, ()) =
+        join!(dropped, expired, frozen, never_there, with_people);
+    dropped.is_apologised_for("model_lost");
+    expired.is_apologised_for("model_lost");
+    assert_eq!(expired.model.sessions[0].errors, ["session_expired"]);
+    frozen.is_apologised_for("model_stalled");
+    never_there.is_apologised_for("model_unavailable");
+    for over in [dropped, expired, frozen] {
+        let [row] = &over.rows[..] else { panic!("the greeting is on record: {:?}", over.rows) };
+        assert_eq!((&row["role"], &row["interrupted"]), (&"assistant".into(), &true.into()));
+        assert!(over.call.heard_voice_ms() > 0);
+    }
+}
+
+// ---- The caller's words ----------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn texts_that_come_late_in_another_order_or_never_do_not_disturb_the_transcript() {
+    let script = brief([rule(When::Heard("address-question".into()), [tone(400, "Mill Street.")])]);
+    let with = |transcripts| {
+        let model = ModelOptions { script: script.clone(), transcripts, ..ModelOptions::default() };
+        call(
+            model,
+            scenario([listen(), say("hello"), listen(), say("address-question"), listen(), Step::HangUp]),
+        )
+    };
+    let usual = Transcripts::default();
+    let (late, reversed, lost, failed) = join!(
+        with(Transcripts { delay_ms: 2500, ..usual }),
+        with(Transcripts { reversed: true, ..usual }),
+        with(Transcripts { lose_every: 2, ..usual }),
+        with(Transcripts { fail_every: 2, ..usual }),
+    );
+    for over in [&late, &reversed] {
+        let whole = ["Good day.", "Hello?", "Hello to you.", "And what is your address?", "Mill Street."];
+        assert_eq!(over.words(), whole);
+    }
+    for over in [&lost, &failed] {
+        assert_eq!(over.words(), ["Good day.", "Hello?", "Hello to you.", "", "Mill Street."]);
+        assert_eq!(over.rows[3]["status"], "not_transcribed");
+    }
+    for over in [late, reversed, lost, failed] {
+        over.went_well();
+        let roles: Vec<_> = over.rows.iter().map(|row| row["role"].as_str().unwrap()).collect();
+        assert_eq!(roles, ["assistant", "user", "assistant", "user", "assistant"]);
+        let order: Vec<_> = over.rows.iter().map(|row| row["sequence"].as_i64().unwrap()).collect();
+        assert!(order.is_sorted(), "{order:?}");
+    }
+}

@@ -1,0 +1,276 @@
+//! What is on record of a call: when, in which order, and whatever happens to the database.
+
+use secrecy::ExposeSecret as _;
+use serde_json::{Value, json};
+use tokio::io::copy_bidirectional;
+use tokio::join;
+use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use voicebridge::simulate::caller::{CallReport, CallerOptions, run_call};
+use voicebridge::simulate::model::script::{Rule, When};
+use voicebridge::simulate::model::{ModelOptions, Transcripts};
+use voicebridge::simulate::scenario::Step;
+use voicebridge::simulate::speech::agent_phrase;
+
+use crate::look::until;
+use crate::world::World;
+use crate::{brief, interrupt, listen, only_stream, rule, say, scenario, short, tone};
+
+const PCMU: (&str, &str) = ("AUDIO_FORMAT", "pcmu");
+
+#[tokio::test]
+async fn turns_are_on_record_while_the_call_goes_on_with_what_was_heard_and_what_was_not() {
+    let script = brief([]);
+    let transcripts = Transcripts { delay_ms: 100, ..Transcripts::default() };
+    let world = World::start(ModelOptions { script, transcripts, ..ModelOptions::default() }, &[PCMU]).await;
+    let steps = scenario([listen(), say("hours-question"), interrupt(2000, "hello"), listen()]);
+    let mut calls = JoinSet::new();
+    calls.spawn(run_call(CallerOptions { call_sid: Some("CA1".into()), ..world.call(steps) }));
+    until("all five turns are on record", async || rows(&world, "CA1").await.len() == 5).await;
+    assert_eq!(world.running.metrics.calls_live.get(), 1, "and the caller is still there");
+    // Counted from the end of each turn.
+    let saved = world.metric("transcript_save_seconds_count");
+    assert!(saved >= 5);
+    assert_eq!(world.metric(r#"transcript_save_seconds_bucket{le="1.0"}"#), saved, "each within a second");
+
+    let rows = world.transcript("CA1").await;
+    let cut = &rows[2];
+    let (heard, generated) = (cut["content"].as_str().unwrap(), cut["generated_content"].as_str().unwrap());
+    assert_eq!(generated, agent_phrase("hours-answer").unwrap().text);
+    assert!(generated.starts_with(heard) && heard.len() < generated.len() && !heard.is_empty(), "{heard}");
+    assert_eq!(cut["interrupted"], true);
+    let report = world.model.report();
+    let item = report.sessions[0].items.iter().find(|item| cut["item_id"] == *item.id).unwrap();
+    assert_eq!(cut["heard_until_ms"].as_u64(), item.truncated_ms, "we know of it what the model was told");
+    for row in [&rows[0], &rows[1], &rows[3], &rows[4]] {
+        assert_eq!((&row["interrupted"], &row["generated_content"]), (&json!(false), &Value::Null), "{row}");
+    }
+    calls.shutdown().await;
+    assert_eq!(world.reason("CA1").await, "stream_lost");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_record_of_a_call_tells_its_course_and_its_report() {
+    let world = World::start(ModelOptions { script: brief([]), ..ModelOptions::default() }, &[PCMU]).await;
+    let lost = run_call(world.call(scenario([listen(), say("hello"), listen(), Step::Drop])));
+    let (completed, failed) = join!(run_call(world.call(short())), lost);
+    only_stream(&completed);
+    assert_eq!(world.reason(&completed.call_sid).await, "caller_hung_up");
+    assert_eq!(world.reason(&failed.call_sid).await, "stream_lost");
+    let record = async |call: &CallReport, column: &str| {
+        let text: String = world
+            .value(&format!("select {column}::text from calls where call_sid = '{}'", call.call_sid))
+            .await;
+        serde_json::from_str::<Value>(&text).unwrap()
+    };
+    for (call, last) in [(&completed, "agent_call_completed"), (&failed, "call_failed")] {
+        let events = record(call, "event_sequence").await;
+        let types: Vec<_> =
+            events.as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
+        assert_eq!(types, ["incoming_call", "stream_started", "connected", last]);
+        let times: Vec<_> =
+            events.as_array().unwrap().iter().map(|event| event["timestamp"].as_str()).collect();
+        assert!(times.is_sorted() && times[0].is_some(), "{times:?}");
+        assert_eq!(events[0]["details"], json!({"from": call.from, "to": call.to}));
+        assert_eq!(events[1]["details"]["stream_sid"], call.streams[0].stream_sid);
+    }
+    let (report, events) = (record(&completed, "data").await, record(&completed, "event_sequence").await);
+    assert_eq!(events[3]["details"], report);
+    assert_eq!(
+        (&report["call"]["sid"], &report["call"]["endedReason"]),
+        (&json!(completed.call_sid), &json!("caller_hung_up"))
+    );
+    assert_eq!(record(&failed, "event_sequence").await[3]["details"], json!({"reason": "stream_lost"}));
+    // As reports of calls have always been read.
+    for (call, status) in [(&completed, "completed"), (&failed, "failed")] {
+        let query = format!("select call_sid::text from calls where data->'call'->>'status' = '{status}'");
+        assert_eq!(world.value::<String>(&query).await, call.call_sid);
+        let seconds = (call.streams[0].ended_ms / 1000.0) as i64;
+        let query = format!(
+            "select count(*) from calls where call_sid = '{}' and (data->'call'->>'duration')::int between {} and {}",
+            call.call_sid,
+            seconds,
+            seconds + 3
+        );
+        assert_eq!(world.value::<i64>(&query).await, 1, "about {seconds} s");
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_lead_is_linked_to_its_own_latest_call_and_never_taken_from_a_live_one() {
+    let world = World::start(ModelOptions { script: brief([]), ..ModelOptions::default() }, &[PCMU]).await;
+    // The line of these tests calls from the first number.
+    let (ada, bob) = (world.create_lead("+14155550123").await, world.create_lead("+14155550124").await);
+    let linked = async |lead: i64| world.get(&format!("/api/leads/{lead}")).await["data"]["call_sid"].clone();
+    let call = |sid: &str, from: &str| {
+        let options = world.call(scenario([listen(), Step::HangUp]));
+        run_call(CallerOptions { call_sid: Some(sid.into()), from: from.into(), ..options })
+    };
+    let calls = join!(call("CA1", "+14155550123"), call("CA2", "+14155550124"), call("CA3", "+14155550125"));
+    for call in [&calls.0, &calls.1, &calls.2] {
+        world.reason(&call.call_sid).await;
+    }
+    world.settled().await;
+    assert_eq!((linked(ada).await, linked(bob).await), (json!("CA1"), json!("CA2")));
+
+    let mut line = world.line("CA4").await;
+    line.hear("mark").await;
+    until("the lead has moved from the finished call", async || linked(ada).await == "CA4").await;
+    let meanwhile = call("CA5", "+14155550123").await;
+    assert_eq!(meanwhile.followed.len(), 1, "an ordinary call: {meanwhile:?}");
+    until("it is over", async || {
+        let ended = "select count(*) from call_leases where call_sid = 'CA5' and ended_at is not null";
+        world.value::<i64>(ended).await == 1
+    })
+    .await;
+    assert_eq!(linked(ada).await, "CA4", "the lead is in a live call");
+    line.stop().await;
+    world.reason("CA4").await;
+
+    call("CA6", "+14155550123").await;
+    world.reason("CA6").await;
+    world.settled().await;
+    assert_eq!((linked(ada).await, linked(bob).await), (json!("CA6"), json!("CA2")));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_database_that_goes_away_neither_ends_nor_delays_a_call_and_gets_its_records_later() {
+    let cable = Cable::plug_in().await;
+    let answer = |phrase: &str, text: &str| -> Rule { rule(When::Heard(phrase.into()), [tone(400, text)]) };
+    let script = brief([answer("address-question", "Mill Street."), answer("still-here", "So am I.")]);
+    let settings = [PCMU, ("DATABASE_URL", cable.url.expose_secret())];
+    let world = World::start(ModelOptions { script, ..ModelOptions::default() }, &settings).await;
+    let steps =
+        || [listen(), say("hello"), listen(), say("address-question"), listen(), say("still-here"), listen()];
+    let call = |sid: &str, last: Option<Step>| {
+        let steps = scenario(steps().into_iter().chain(last));
+        run_call(CallerOptions { call_sid: Some(sid.into()), ..world.call(steps) })
+    };
+    let mut calls = JoinSet::new();
+    calls.spawn(call("CA1", None));
+    let mut ending = JoinSet::new();
+    ending.spawn(call("CA2", Some(Step::HangUp)));
+    until("both calls are on record", async || {
+        rows(&world, "CA1").await.len() >= 2 && rows(&world, "CA2").await.len() >= 2
+    })
+    .await;
+    cable.unplug();
+    // All of this happens while nothing can be written.
+    let ended = ending.join_next().await.unwrap().unwrap();
+    assert_eq!(ended.missed, Vec::<String>::new());
+    assert!(ended.utterances.iter().all(|said| said.answered_ms.is_some()), "{:?}", ended.utterances);
+    assert!(ended.streams[0].unheard_bytes == 0 && ended.streams[0].clears.is_empty(), "{ended:?}");
+    until("the other caller is answered as well", async || {
+        let sessions = world.model.report().sessions;
+        sessions
+            .iter()
+            .all(|session| session.responses.iter().filter(|r| r.status == "completed").count() >= 4)
+    })
+    .await;
+    assert_eq!(world.running.metrics.calls_live.get(), 1);
+    assert_eq!(world.status("/readyz", &[]).await, 503, "and somebody can see it");
+
+    cable.plug_in_again();
+    let whole = [
+        "Good day.",
+        "Hello?",
+        "Hello to you.",
+        "And what is your address?",
+        "Mill Street.",
+        "Yes, I am still here.",
+        "So am I.",
+    ];
+    for call in ["CA1", "CA2"] {
+        until("every turn is on record, once and in order", async || {
+            rows(&world, call).await.iter().map(|row| row["content"].as_str().unwrap()).collect::<Vec<_>>()
+                == whole
+        })
+        .await;
+    }
+    assert_eq!(world.running.metrics.calls_live.get(), 1, "the first call is still going on");
+    until("the end of the second is on record", async || {
+        let query = "select coalesce(max(disconnect_reason), '') from call_leases where call_sid = 'CA2'";
+        world.value::<String>(query).await == "caller_hung_up"
+    })
+    .await;
+    assert!(world.metric("store_retries_total") >= 1);
+    calls.shutdown().await;
+    assert_eq!(world.reason("CA1").await, "stream_lost");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_carrier_that_does_not_read_for_a_while_loses_nothing() {
+    let script = brief([rule(When::Greeting, [tone(8000, "A long greeting.")])]);
+    let world = World::start(ModelOptions { script, ..ModelOptions::default() }, &[PCMU]).await;
+    let waiting = Step::WaitForAgent { heard_ms: 500, within_ms: 30_000 };
+    let deaf = [Step::StopReading { ms: 5000 }, Step::Pause { ms: 5500 }];
+    let steps = [waiting].into_iter().chain(deaf).chain([listen(), say("hello"), listen(), Step::HangUp]);
+    let call = run_call(world.call(scenario(steps))).await;
+    let stream = only_stream(&call);
+    assert_eq!((stream.heard_bytes, stream.unheard_bytes), (8 * (8000 + 400), 0));
+    assert_eq!(world.reason(&call.call_sid).await, "caller_hung_up");
+    world.settled().await;
+    let rows = world.transcript(&call.call_sid).await;
+    assert_eq!(rows.iter().map(|row| row["interrupted"].clone()).collect::<Vec<_>>(), [false, false, false]);
+    world.stop().await;
+}
+
+/// What is on record so far, perhaps nothing.
+async fn rows(world: &World, call: &str) -> Vec<Value> {
+    let answer = world.get(&format!("/transcripts/{call}")).await;
+    answer["transcripts"].as_array().cloned().unwrap_or_default()
+}
+
+/// The way to the database, which can be cut: nothing comes through and nothing says so.
+struct Cable {
+    url: secrecy::SecretString,
+    plugged_in: watch::Sender<bool>,
+    _carrying: JoinSet<()>,
+}
+
+impl Cable {
+    async fn plug_in() -> Self {
+        let store = crate::support::store(1).await;
+        let options = store.pool().connect_options();
+        let socket = options.get_socket().expect("tests use a Unix socket").join(".s.PGSQL.5432");
+        let (user, database) = (options.get_username(), options.get_database().expect("it has a name"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let url = format!("postgres://{user}@{address}/{database}?sslmode=disable").into();
+        store.close().await;
+        let (plugged_in, seen) = watch::channel(true);
+        let mut carrying = JoinSet::new();
+        carrying.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (mut outer, _) = listener.accept().await.unwrap();
+                let (socket, mut seen) = (socket.clone(), seen.clone());
+                connections.spawn(async move {
+                    if *seen.borrow_and_update() {
+                        let mut inner = UnixStream::connect(&socket).await.unwrap();
+                        tokio::select! {
+                            _ = copy_bidirectional(&mut outer, &mut inner) => return,
+                            _ = seen.changed() => {}
+                        }
+                    }
+                    // What hangs breaks when the way is free again.
+                    let _ = seen.wait_for(|plugged_in| *plugged_in).await;
+                });
+            }
+        });
+        Self { url, plugged_in, _carrying: carrying }
+    }
+
+    fn unplug(&self) {
+        self.plugged_in.send_replace(false);
+    }
+
+    fn plug_in_again(&self) {
+        self.plugged_in.send_replace(true);
+    }
+}

@@ -97,7 +97,11 @@ async fn run(CommandLine { config, command }: CommandLine) -> anyhow::Result<Exi
         }
         Command::Demo(options) => {
             telemetry::init_logging(LogFormat::Text, "warn")?;
-            return Ok(if Box::pin(demo::run(options)).await? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            return Ok(if Box::pin(demo::run(options)).await? {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
         }
         Command::Simulate(command) => {
             telemetry::init_logging(LogFormat::Text, "warn")?;

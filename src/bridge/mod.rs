@@ -173,7 +173,7 @@ impl Bridge {
             return;
         };
         let (bridge, agent) = (self.clone(), Arc::clone(agent));
-        let span = info_span!("prepare", call.id = %call_sid);
+        let span = info_span!(parent: None, "prepare", call.id = %call_sid);
         let work = async move {
             bridge.open(&agent, opened).await;
             expiry.run(bridge.0.tasks.hang_up()).await;
@@ -248,7 +248,8 @@ impl Bridge {
             warn!("a media stream connected and did not start");
             return;
         };
-        let span = info_span!("call", call.id = %start.call_sid);
+        // A call outlives the request that brought it.
+        let span = info_span!(parent: None, "call", call.id = %start.call_sid);
         async {
             let (agent, opening) = admission.prepared.unzip();
             match self.identify(&start, admission.claimed, agent).await {

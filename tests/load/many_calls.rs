@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
-use voicebridge::simulate::caller::{CallReport, CallerOptions, run_many};
+use voicebridge::simulate::caller::{CallReport, CallerOptions, StreamEnd, run_many};
 use voicebridge::simulate::model::{ItemReport, ModelOptions, Replies, SessionReport};
 use voicebridge::simulate::scenario::Scenario;
 
 use crate::world::World;
 
 const CALLS: usize = 100;
-/// Audio on its way when a call ends.
+const FRAME_MS: f64 = 20.0;
+/// Audio on its way when the agent ends a call.
 const IN_FLIGHT_MS: f64 = 120.0;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,6 +48,11 @@ async fn a_hundred_calls_of_a_minute_leave_every_turn_once_in_order_with_the_rig
         let lead = world.get(&format!("/api/leads/{}", leads[&call.from])).await;
         assert_eq!(lead["data"]["call_sid"], call.call_sid.as_str());
     }
+    let numbers = world.running.metrics.encode();
+    let dropped = numbers
+        .lines()
+        .filter(|line| line.starts_with("voicebridge_frames_dropped_total") && !line.contains("interrupted"));
+    assert_eq!(dropped.collect::<Vec<_>>(), Vec::<&str>::new());
     world.stop().await;
 }
 
@@ -58,7 +64,9 @@ fn check_ends(call: &CallReport, session: &SessionReport) {
     );
     let [stream] = &call.streams[..] else { panic!("one stream: {call:?}") };
     let missing_ms = stream.frames_sent as f64 * 20.0 - session.received_audio_ms;
-    assert!(missing_ms.abs() < IN_FLIGHT_MS, "{missing_ms} ms of the caller's audio are missing");
+    // A caller who hangs up has said everything before; into a stream that the agent ends, frames are on their way.
+    let allowed_ms = if stream.ended_by == StreamEnd::Stop { FRAME_MS } else { IN_FLIGHT_MS };
+    assert!(missing_ms < allowed_ms, "{missing_ms} ms of the caller's audio are missing");
     assert_eq!(stream.frames_discarded, 0);
 }
 
@@ -72,7 +80,14 @@ fn check_turns(rows: &[Value], session: &SessionReport) {
         .filter(|item| is_turn(item))
         .map(|item| (item.id.as_str(), words(item)))
         .collect();
-    assert_eq!(written, spoken);
+    // What the model began to say as the caller hung up was not heard by anybody, and may be on record or not.
+    let unheard = session
+        .items
+        .last()
+        .is_some_and(|item| item.role.as_deref() == Some("assistant") && item.status != "completed");
+    let until = if unheard { spoken.len().min(written.len()) } else { spoken.len() };
+    assert!(spoken.len() <= until + 1, "{spoken:?}");
+    assert_eq!(written, spoken[..until]);
     let sequence: Vec<i64> = rows.iter().map(|row| row["sequence"].as_i64().unwrap()).collect();
     assert!(sequence.is_sorted_by(|one, next| one < next), "{sequence:?}");
 }

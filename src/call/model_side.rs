@@ -92,7 +92,7 @@ impl Call {
 
     fn on_agent_audio(&mut self, now: CallTime, response: &str, item: &str, base64: &str) {
         if self.phase.is_over() || !self.turns.takes_audio(now, response) {
-            self.outbox.note(Note::LateAudioDropped);
+            self.drop_late_audio(item);
             return;
         }
         self.received.clear();
@@ -173,15 +173,35 @@ impl Call {
             self.outbox.note(Note::BargeIn);
             self.outbox.clear();
         }
-        for cut in found.cuts.iter().filter(|cut| cut.heard_ms < cut.received_ms) {
-            if self.capabilities.can_truncate {
-                let event_id = self.event_id("trunc");
-                let (item, audio_end_ms) = (cut.item.clone(), cut.heard_ms);
-                self.outbox.model(ModelCommand::Truncate { event_id, item, audio_end_ms });
-                self.outbox.note(Note::Truncated);
+        self.heard_so_far.clear();
+        for cut in &found.cuts {
+            if cut.heard_ms < cut.received_ms {
+                self.truncate(cut.item.clone(), cut.heard_ms);
+            } else {
+                // Nothing to take back, unless more of it is on its way already.
+                self.heard_so_far.push((cut.item.clone(), cut.heard_ms));
             }
         }
         self.record_interruption(now, &found);
+    }
+
+    fn truncate(&mut self, item: ItemId, audio_end_ms: u64) {
+        if self.capabilities.can_truncate {
+            let event_id = self.event_id("trunc");
+            self.outbox.model(ModelCommand::Truncate { event_id, item, audio_end_ms });
+            self.outbox.note(Note::Truncated);
+        }
+    }
+
+    /// Audio of an interrupted response came late. If all of its item had been heard until then, this is the part that
+    /// the model must forget.
+    fn drop_late_audio(&mut self, item: &str) {
+        self.outbox.note(Note::LateAudioDropped);
+        let late = self.heard_so_far.iter().position(|(heard, _)| heard.as_str() == item);
+        if let Some(index) = late.filter(|_| !self.phase.is_over()) {
+            let (item, heard_ms) = self.heard_so_far.swap_remove(index);
+            self.truncate(item, heard_ms);
+        }
     }
 
     pub(super) fn record_interruption(&mut self, now: CallTime, found: &Interruption) {

@@ -79,6 +79,7 @@ pub(super) struct Turns {
     /// The response that runs has been heard or has called a function.
     productive: bool,
     failures: u32,
+    empties: u32,
     retry_at: Option<CallTime>,
 }
 
@@ -95,6 +96,7 @@ impl Turns {
             owed_until: None,
             productive: false,
             failures: 0,
+            empties: 0,
             retry_at: None,
         }
     }
@@ -290,8 +292,8 @@ impl Turns {
     /// A response was completed without anything to hear. It is asked for once more; silence after that is left to
     /// the dead-air rule, because the model may mean it.
     pub(super) fn on_empty(&mut self) {
-        self.failures += 1;
-        if self.failures == 1 {
+        self.empties += 1;
+        if self.empties == 1 {
             let instructions = self.last_asked.take().and_then(|request| request.instructions);
             self.want(Purpose::Retry, instructions);
         }
@@ -304,7 +306,7 @@ impl Turns {
 
     /// A response did what it was for.
     pub(super) fn on_success(&mut self) {
-        self.failures = 0;
+        (self.failures, self.empties) = (0, 0);
     }
 
     pub(super) fn is_discarded(&self, response: &str) -> bool {

@@ -42,6 +42,17 @@ fn late_audio_of_an_interrupted_response_is_never_played() {
 }
 
 #[test]
+fn an_item_heard_as_far_as_it_had_come_is_truncated_when_more_of_it_comes_late() {
+    let mut call = TestCall::answering();
+    call.at(0, agent_audio("item_1", 400));
+    call.at(1000, speech_started()); // The model has paused; everything so far was heard.
+    call.expect_after(500, "");
+    call.at(1010, agent_audio("item_1", 100));
+    call.at(1020, agent_audio("item_1", 100));
+    call.expect_after(500, "1.010s model truncate item_1 at 400ms");
+}
+
+#[test]
 fn a_barge_in_after_the_response_is_done_takes_back_what_twilio_still_plays() {
     let mut call = TestCall::answering();
     call.at(0, agent_audio("item_1", 8000));

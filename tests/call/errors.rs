@@ -84,6 +84,22 @@ fn an_empty_response_is_asked_for_once_more_and_then_left_to_the_silence() {
 }
 
 #[test]
+fn an_empty_response_does_not_use_up_the_second_try_of_a_failed_one() {
+    let failed = ResponseStatus::Failed {
+        code: "server_error".into(),
+        message: String::new(),
+        class: ErrorClass::RetryResponse,
+    };
+    let mut call = TestCall::answering();
+    call.at(100, response_done("resp_1"));
+    call.at(200, response_started("resp_2"));
+    call.at(300, done_with("resp_2", failed));
+    call.until(5_000);
+    assert_eq!(call.count("model respond retry"), 2);
+    assert!(!call.is_ended());
+}
+
+#[test]
 fn a_response_cut_short_by_its_length_counts_when_it_was_heard() {
     let cut = || ResponseStatus::Incomplete { reason: "max_output_tokens".into() };
     let mut call = TestCall::answering();

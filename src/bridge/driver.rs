@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info, trace, warn};
 
 use super::http_tools::HttpTools;
 use super::lobby::Opening;
@@ -172,7 +172,8 @@ where
             Ok(event) => {
                 if let ModelEvent::Error(error) = &event {
                     let (code, about) = (&error.code, error.event_id.as_deref().unwrap_or_default());
-                    warn!(code, about, message = error.message, "the model reported an error");
+                    warn!(code, about, "the model reported an error");
+                    trace!(message = error.message, "its text, which may quote what we sent");
                 }
                 self.call.handle_input(now, Input::Model(event));
             }

@@ -6,7 +6,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use futures_util::{Sink, Stream};
+use futures_util::{Sink, Stream, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::CapacityError;
@@ -30,7 +30,7 @@ pub(super) enum Received {
     },
 }
 
-/// The peer does not read and the buffer for it is full, or the connection broke while writing.
+/// The peer does not read and the buffer for it is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the peer does not take what is sent to it")]
 pub(super) struct Blocked;
@@ -56,7 +56,11 @@ where
             return Ok(()); // Its end has been reported, or soon will be.
         }
         self.unflushed = true;
-        Pin::new(&mut self.stream).start_send(Message::Text(text.into())).map_err(|_| Blocked)
+        match Pin::new(&mut self.stream).start_send(Message::Text(text.into())) {
+            Err(Error::WriteBufferFull(_)) => Err(Blocked),
+            // A broken connection shows itself in reading too, where its end is reported.
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Writes what can be written without waiting; the rest follows when [`Self::receive`] is polled.
@@ -117,6 +121,9 @@ where
             let frame = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
             // A peer that is gone already needs no goodbye.
             let _ = self.stream.close(Some(frame)).await;
+            // What it still sends is read and dropped until it has answered: unread bytes would turn our goodbye into
+            // a reset of the connection.
+            while let Some(Ok(_)) = self.stream.next().await {}
         }
     }
 }

@@ -175,6 +175,10 @@ pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Privat
             let cluster = PrivateCluster::start(&dir, Durability::Full)
                 .await
                 .context("cannot start the private PostgreSQL (DATABASE_URL is not set)")?;
+            if let Some(socket) = cluster.connect_options().get_socket() {
+                let psql = format!("psql -h {} -U voicebridge voicebridge", socket.display());
+                tracing::info!(psql, "the private PostgreSQL runs; look at it with this command");
+            }
             (cluster.connect_options(), Some(cluster))
         }
     };

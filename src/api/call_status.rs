@@ -17,7 +17,7 @@ use crate::ids::{CallSid, OrganizationId};
 use crate::lifecycle::{self, CallEvent, CallRef};
 use crate::store::calls::CallRecord;
 use crate::store::leases::{self, AfterStream, FencingToken};
-use crate::store::{call_events, calls};
+use crate::store::{call_events, calls, leads};
 
 /// Routes of callbacks.
 pub fn router() -> OpenApiRouter<Api> {
@@ -82,6 +82,8 @@ async fn end_without_stream(
     let Some(record) = calls::by_call_sid(&api.store, call_sid).await? else { return Ok(()) };
     let lease = leases::next_action(&api.store, call_sid).await?;
     if lease.as_ref().is_some_and(|lease| lease.claimed) {
+        // For a stream of somebody else's TwiML this callback is the first to name the caller.
+        leads::link_by_phone(&api.store, record.organization_id, call_sid).await?;
         return Ok(());
     }
     let reason = if went_to_people(&record) {

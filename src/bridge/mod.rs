@@ -24,12 +24,13 @@ use tracing::{Instrument as _, info, info_span, warn};
 use uuid::Uuid;
 
 use crate::call::Call;
+use crate::call::end::EndReason;
 use crate::ids::{AgentId, CallSid};
-use crate::lifecycle::CallRef;
+use crate::lifecycle::{self, CallEvent, CallRef};
 use crate::shutdown::Tasks;
-use crate::store::Store;
 use crate::store::agents::{self, Agent};
 use crate::store::leases::{self, ClaimedCall};
+use crate::store::{Store, transcripts};
 use crate::telemetry::{Metrics, ObserveDuration as _};
 use crate::wire::{openai, twilio};
 
@@ -233,7 +234,7 @@ impl Bridge {
     {
         let bridge = self.clone();
         self.0.tasks.spawn(async move {
-            let Some(io) = io.await else { return };
+            let Some(io) = io.await else { return bridge.give_up(admission.claimed).await };
             let config = limits(READ_BUFFER_BYTES, MAX_MESSAGE_BYTES, MAX_UNSENT_BYTES);
             let stream = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
             bridge.carry_stream(Socket::new(stream), admission).await;
@@ -246,22 +247,36 @@ impl Bridge {
     {
         let Ok(Some(start)) = timeout(START_WITHIN, wait_for_start(&mut socket)).await else {
             warn!("a media stream connected and did not start");
-            return;
+            return self.give_up(admission.claimed).await;
         };
         // A call outlives the request that brought it.
         let span = info_span!(parent: None, "call", call.id = %start.call_sid);
         async {
             let (agent, opening) = admission.prepared.unzip();
-            match self.identify(&start, admission.claimed, agent).await {
+            match self.identify(&start, admission.claimed.clone(), agent).await {
                 Ok((claimed, agent)) => self.carry_call(socket, start, claimed, agent, opening).await,
                 Err(problem) => {
                     warn!(%problem, "the media stream is turned away");
                     let _ = timeout(START_WITHIN, socket.close()).await;
+                    self.give_up(admission.claimed).await;
                 }
             }
         }
         .instrument(span)
         .await;
+    }
+
+    /// Ends a call whose stream was let in and did not come to anything: nobody else will.
+    async fn give_up(&self, claimed: Option<ClaimedCall>) {
+        let Some(claimed) = claimed else { return };
+        let call =
+            CallRef { call_sid: claimed.call_sid, organization: claimed.organization, agent: claimed.agent };
+        let (token, reason) = (claimed.fencing_token, EndReason::StreamLost);
+        let ended =
+            CallEvent::Ended { token, reason, duration: Duration::ZERO, report: serde_json::Map::new() };
+        if let Err(error) = lifecycle::record(&self.0.store, &call, Timestamp::now(), &ended).await {
+            warn!(%error, call.id = %call.call_sid, "the end of a call could not be put on record");
+        }
     }
 
     /// Which call and which agent a stream belongs to.
@@ -307,7 +322,8 @@ impl Bridge {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let shared = &self.0;
-        let (_, settings) = profile::settings(&agent, &shared.defaults);
+        let (_, mut settings) = profile::settings(&agent, &shared.defaults);
+        settings.stream = claimed.fencing_token.0.unsigned_abs();
         let opening = prepared.unwrap_or_else(|| self.start_opening(&agent));
         let subject = Subject {
             call: CallRef {
@@ -319,6 +335,7 @@ impl Bridge {
             stream_sid: start.stream_sid.clone(),
             node: shared.node.clone(),
             stream_started: Timestamp::now(),
+            after_sequence: self.taken_before(&claimed).await,
         };
         let (scribe, writer) = scribe::scribe(subject, shared.store.clone(), shared.metrics.clone());
         shared.tasks.spawn(writer.run());
@@ -342,6 +359,15 @@ impl Bridge {
         shared.metrics.calls_live.dec();
         shared.metrics.call_ended(reason.as_str());
         info!(reason = reason.as_str(), "call ended");
+    }
+
+    /// Where the conversation goes on when an earlier stream of the call has left turns.
+    async fn taken_before(&self, claimed: &ClaimedCall) -> u32 {
+        if claimed.fencing_token.0 <= 1 {
+            return 0;
+        }
+        let last = timeout(CLAIM_WITHIN, transcripts::last_sequence(&self.0.store, &claimed.call_sid)).await;
+        last.ok().and_then(Result::ok).unwrap_or_default()
     }
 
     fn start_opening(&self, agent: &Arc<Agent>) -> Opening {

@@ -40,6 +40,8 @@ pub(super) struct Subject {
     pub(super) stream_sid: StreamSid,
     pub(super) node: String,
     pub(super) stream_started: Timestamp,
+    /// Places in the conversation that earlier streams of the call have taken.
+    pub(super) after_sequence: u32,
 }
 
 enum Record {
@@ -63,12 +65,20 @@ pub(super) struct Writer {
     store: Store,
     metrics: Metrics,
     linked: bool,
+    told_unlinked: bool,
 }
 
 /// A queue for one call and its writer, which has to be run.
 pub(super) fn scribe(subject: Subject, store: Store, metrics: Metrics) -> (Scribe, Writer) {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    let writer = Writer { queue: receiver, subject: subject.clone(), store, metrics, linked: false };
+    let writer = Writer {
+        queue: receiver,
+        subject: subject.clone(),
+        store,
+        metrics,
+        linked: false,
+        told_unlinked: false,
+    };
     (Scribe { queue: sender, subject, dropped: 0 }, writer)
 }
 
@@ -88,7 +98,8 @@ impl Scribe {
         self.event(CallEvent::Transferred { token, to: None, reason, summary });
     }
 
-    pub(super) fn turn(&mut self, entry: Entry) {
+    pub(super) fn turn(&mut self, mut entry: Entry) {
+        entry.sequence += self.subject.after_sequence;
         self.put(Record::Turn(entry, Instant::now()));
     }
 
@@ -200,15 +211,15 @@ impl Writer {
         }
         let CallRef { call_sid, organization, .. } = &self.subject.call;
         match timely(leads::link_by_phone(&self.store, *organization, call_sid)).await {
-            Ok(outcome) => {
+            Ok(LinkOutcome::Linked { lead, .. } | LinkOutcome::AlreadyLinked { lead }) => {
                 self.linked = true;
-                match outcome {
-                    LinkOutcome::Linked { lead, .. } | LinkOutcome::AlreadyLinked { lead } => {
-                        tracing::info!(lead, "lead linked");
-                    }
-                    other => tracing::warn!(outcome = ?other, "no lead was linked to this call"),
-                }
+                tracing::info!(lead, "lead linked");
             }
+            // The number may become known, and the lead free, while the call goes on.
+            Ok(outcome) if !std::mem::replace(&mut self.told_unlinked, true) => {
+                tracing::warn!(?outcome, "no lead was linked to this call so far");
+            }
+            Ok(_) => {}
             Err(error) => {
                 tracing::warn!(%error, "linking the lead failed; it is tried again with the next turn");
             }
@@ -219,23 +230,31 @@ impl Writer {
     where
         F: Future<Output = sqlx::Result<T>>,
     {
-        persist(&self.metrics, what, attempt).await
+        persist(&self.metrics, what, || self.queue.is_closed(), attempt).await
     }
 }
 
-/// Does it until it works; `None` when it never did.
-async fn persist<T, F>(metrics: &Metrics, what: &'static str, mut attempt: impl FnMut() -> F) -> Option<T>
+/// Does it until it works; `None` when it never did. As long as the call is not over it is not given up.
+async fn persist<T, F>(
+    metrics: &Metrics,
+    what: &'static str,
+    call_is_over: impl Fn() -> bool,
+    mut attempt: impl FnMut() -> F,
+) -> Option<T>
 where
     F: Future<Output = sqlx::Result<T>>,
 {
-    let started = Instant::now();
+    let mut over_since = None;
     let mut pause = FIRST_PAUSE;
     loop {
         let error = match timely(attempt()).await {
             Ok(value) => return Some(value),
             Err(error) => error,
         };
-        if started.elapsed() > PATIENCE || is_final(&error) {
+        if call_is_over() {
+            over_since.get_or_insert_with(Instant::now);
+        }
+        if over_since.is_some_and(|since: Instant| since.elapsed() > PATIENCE) || is_final(&error) {
             tracing::error!(%error, what, "a record could not be written and is lost");
             return None;
         }
@@ -276,22 +295,36 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_write_that_fails_or_hangs_is_tried_again_until_it_works() {
         let (metrics, attempts) = (Metrics::new(), Cell::new(0));
-        let written = persist(&metrics, "turns", async || {
-            attempts.set(attempts.get() + 1);
-            match attempts.get() {
-                1 => Err(unreachable()),
-                2 => std::future::pending().await,
-                attempt => Ok(attempt),
-            }
-        });
+        let written = persist(
+            &metrics,
+            "turns",
+            || true,
+            async || {
+                attempts.set(attempts.get() + 1);
+                match attempts.get() {
+                    1 => Err(unreachable()),
+                    2 => std::future::pending().await,
+                    attempt => Ok(attempt),
+                }
+            },
+        );
         assert_eq!(written.await, Some(3));
         assert_eq!(metrics.store_retries.get(), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_write_that_never_works_is_given_up() {
+    async fn nothing_of_a_live_call_is_given_up() {
+        let (began, metrics) = (Instant::now(), Metrics::new());
+        let live = || false;
+        let attempt = async || if began.elapsed() > 10 * PATIENCE { Ok(()) } else { Err(unreachable()) };
+        assert_eq!(persist(&metrics, "turns", live, attempt).await, Some(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_never_works_is_given_up_some_time_after_the_call() {
         let began = Instant::now();
-        let written: Option<()> = persist(&Metrics::new(), "turns", async || Err(unreachable())).await;
+        let written: Option<()> =
+            persist(&Metrics::new(), "turns", || true, async || Err(unreachable())).await;
         assert_eq!(written, None);
         assert!(began.elapsed() > PATIENCE && began.elapsed() < PATIENCE + 2 * LONGEST_PAUSE);
     }
@@ -300,10 +333,15 @@ mod tests {
     async fn what_the_database_refuses_is_not_tried_again() {
         let attempts = Cell::new(0);
         let metrics = Metrics::new();
-        let written: Option<()> = persist(&metrics, "turns", async || {
-            attempts.set(attempts.get() + 1);
-            Err(sqlx::Error::Database(Box::new(Refused)))
-        })
+        let written: Option<()> = persist(
+            &metrics,
+            "turns",
+            || false,
+            async || {
+                attempts.set(attempts.get() + 1);
+                Err(sqlx::Error::Database(Box::new(Refused)))
+            },
+        )
         .await;
         assert_eq!((written, attempts.get()), (None, 1));
     }

@@ -87,6 +87,8 @@ pub struct Call {
     downlink: Downlink,
     /// The item whose audio is arriving.
     arriving: Option<ItemId>,
+    /// Unfinished items that were heard as far as they had come when the caller spoke.
+    heard_so_far: Vec<(ItemId, u64)>,
     playout: Playout,
     turns: Turns,
     transcript: Transcript,
@@ -124,6 +126,7 @@ impl Call {
             uplink: Uplink::new(format),
             downlink: Downlink::new(format),
             arriving: None,
+            heard_so_far: Vec::new(),
             playout: Playout::new(settings.playout_lead),
             turns: Turns::new(),
             transcript: Transcript::default(),
@@ -294,7 +297,10 @@ impl Call {
         }
         let text = format!("(The caller pressed {keys} on the keypad.)");
         let event_id = self.event_id("keypad");
-        let Ok(id) = ItemId::parse(&event_id) else { return };
+        // An item's id is unique in the whole call, also when the call comes back on another stream.
+        let stream = self.settings.stream;
+        let id = if stream > 1 { format!("{event_id}-s{stream}") } else { event_id.clone() };
+        let Ok(id) = ItemId::parse(&id) else { return };
         self.transcript.keypad(now, &id, &text);
         self.outbox.model(ModelCommand::CreateItem { event_id, item: NewItem::UserText { id, text } });
         self.turns.want(Purpose::Keypad, None);

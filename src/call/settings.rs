@@ -15,6 +15,8 @@ pub const TRANSFER_TO_HUMAN: &str = "transfer_to_human";
 pub struct Settings {
     /// What the model is told first, built-in functions included.
     pub session: SessionConfig,
+    /// Which stream of the call this is, from 1.
+    pub stream: u64,
     /// How to greet, as an instruction; `None` waits for the caller to speak.
     pub greeting: Option<String>,
     /// Functions that are answered outside the call, and how long each may take.
@@ -47,6 +49,7 @@ impl Settings {
     pub fn new(session: SessionConfig) -> Self {
         Self {
             session,
+            stream: 1,
             greeting: None,
             tools: BTreeMap::new(),
             max_duration: Duration::from_secs(30 * 60),

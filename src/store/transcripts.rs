@@ -120,6 +120,17 @@ pub async fn save(
     Ok(())
 }
 
+/// The last place that is taken in the conversation of a call; 0 when there is none.
+pub async fn last_sequence(store: &Store, call_sid: &CallSid) -> sqlx::Result<u32> {
+    let last = sqlx::query_scalar!(
+        r#"select coalesce(max(sequence), 0) as "last!" from conversation_transcripts where call_sid = $1"#,
+        call_sid.as_str(),
+    )
+    .fetch_one(&store.pool)
+    .await?;
+    Ok(last.unsigned_abs())
+}
+
 /// The conversation of a call in its order, at most `limit` turns.
 pub async fn by_call(
     store: &Store,

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use voicebridge::app::install_tls;
 use voicebridge::simulate::caller::{CallReport, CallerOptions, EndedBy, StreamEnd, run_call};
 use voicebridge::simulate::model::{ModelOptions, ModelServer, SessionReport};
+use voicebridge::simulate::network::Network;
 use voicebridge::simulate::scenario::{Scenario, Step, Utterance};
 use voicebridge::store::cluster::{Durability, PrivateCluster, reachable_dir};
 use voicebridge::wire::signature::sign;
@@ -171,11 +172,10 @@ impl Server {
 
     fn call(&self, steps: Vec<Step>) -> CallerOptions {
         let scenario = Scenario { name: "drain".into(), voice: "anna".into(), steps };
-        CallerOptions::new(
-            format!("{}/media-stream-twiml", self.url),
-            Some(SecretString::from(TOKEN)),
-            scenario,
-        )
+        let url = format!("{}/media-stream-twiml", self.url);
+        let usual = CallerOptions::new(url, Some(SecretString::from(TOKEN)), scenario);
+        // Twilio asks what comes next a while after the stream was closed.
+        CallerOptions { network: Network { delay_ms: 500, jitter_ms: 0 }, ..usual }
     }
 
     /// Greetings that the model has finished, which takes a fraction of the time to hear them.

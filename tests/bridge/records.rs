@@ -274,3 +274,27 @@ impl Cable {
         self.plugged_in.send_replace(true);
     }
 }
+
+#[tokio::test]
+async fn a_call_that_comes_back_on_another_stream_goes_on_in_its_transcript() {
+    let world = World::start(ModelOptions { script: brief([]), ..ModelOptions::default() }, &[PCMU]).await;
+    for streams in 1..=2 {
+        let mut line = world.line("CA1").await;
+        line.hear("media").await;
+        let key =
+            json!({"event": "dtmf", "streamSid": "MZ1", "dtmf": {"track": "inbound_track", "digit": "#"}});
+        line.text(key.to_string()).await;
+        until("the key is on record", async || {
+            world.transcript("CA1").await.iter().filter(|row| row["role"] == "user").count() == streams
+        })
+        .await;
+        line.stop().await;
+        world.settled().await;
+    }
+    let rows = world.transcript("CA1").await;
+    let sequence: Vec<i64> = rows.iter().map(|row| row["sequence"].as_i64().unwrap()).collect();
+    assert!(sequence.is_sorted_by(|one, next| one < next), "{sequence:?}");
+    let items: std::collections::BTreeSet<_> = rows.iter().map(|row| row["item_id"].to_string()).collect();
+    assert_eq!(items.len(), rows.len(), "each item is one row");
+    world.stop().await;
+}

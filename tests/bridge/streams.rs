@@ -118,6 +118,7 @@ async fn a_stream_that_belongs_to_no_call_of_ours_is_closed_and_leaves_nothing_b
     assert_eq!(world.running.metrics.calls_started.get(), 1, "only the fifth was a call");
     assert_eq!(world.reason("CA5").await, "caller_hung_up");
     for call in ["CA1", "CA3"] {
+        assert_eq!(world.reason(call).await, "stream_lost");
         let after = world.webhook(ENDED, &[("CallSid", call), ("CallStatus", "in-progress")]).await;
         assert!(after.contains(FALLBACK), "the caller of {call} is not left alone: {after}");
     }

@@ -298,3 +298,26 @@ async fn a_call_that_comes_back_on_another_stream_goes_on_in_its_transcript() {
     assert_eq!(items.len(), rows.len(), "each item is one row");
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_caller_whose_number_comes_with_the_last_callback_is_linked_then() {
+    let world = World::start(ModelOptions { script: brief([]), ..ModelOptions::default() }, &[PCMU]).await;
+    let lead = world.create_lead("+14155550177").await;
+    let mut line = world.connect(&world.open_address()).await.expect("a signed stream");
+    line.start("CA1", &json!({})).await;
+    line.hear("media").await;
+    line.stop().await;
+    world.reason("CA1").await;
+    let linked = async || world.get(&format!("/api/leads/{lead}")).await["data"]["call_sid"].clone();
+    assert_eq!(linked().await, Value::Null, "nobody has said who called");
+    let over = [
+        ("CallSid", "CA1"),
+        ("CallStatus", "completed"),
+        ("Direction", "inbound"),
+        ("From", "+14155550177"),
+        ("To", "+14155550100"),
+    ];
+    world.webhook("/api/twilio/call-status", &over).await;
+    assert_eq!(linked().await, "CA1");
+    world.stop().await;
+}

@@ -17,3 +17,4 @@ pub mod api;
 pub mod config;
 pub mod app;
 pub mod demo;
+pub mod bench;

@@ -3,6 +3,7 @@
 mod actor;
 mod call;
 mod ear;
+pub mod offer;
 mod playout;
 mod protocol;
 mod report;

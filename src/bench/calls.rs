@@ -1,0 +1,308 @@
+//! What both ends of a call share, and what they count.
+//!
+//! The ends run on different threads. Per frame they share one atomic: when it was sent.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::latency::Durations;
+use super::mark::SEQUENCES;
+
+/// Frames whose time of sending is remembered: 20 seconds.
+const SLOTS: usize = 1024;
+/// Each so many frames say which call they belong to instead of which frame they are.
+pub(super) const CALL_EVERY: u64 = 64;
+/// A frame later than this is audible as a gap.
+const LATE: Duration = Duration::from_millis(20);
+
+/// Microseconds since the rig began.
+pub(super) type Micros = u64;
+
+/// The rig's clock.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock(Instant);
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(super) fn now(self) -> Micros {
+        self.0.elapsed().as_micros() as Micros
+    }
+
+    pub(super) fn at(self, micros: Micros) -> Instant {
+        self.0 + Duration::from_micros(micros)
+    }
+}
+
+/// When frames of one direction of a call were sent.
+#[derive(Debug)]
+pub(super) struct Lane(Box<[AtomicU64]>);
+
+impl Lane {
+    fn new() -> Self {
+        Self((0..SLOTS).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    pub(super) fn sent(&self, frame: u64, at: Micros) {
+        self.0[frame as usize % SLOTS].store(at, Ordering::Release);
+    }
+
+    pub(super) fn sent_at(&self, frame: u64) -> Micros {
+        self.0[frame as usize % SLOTS].load(Ordering::Acquire)
+    }
+}
+
+/// What the two ends of a call know of each other.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) number: u16,
+    pub(super) sid: String,
+    pub(super) up: Lane,
+    pub(super) down: Lane,
+    /// When the model last said that the caller speaks over the agent; 0 when `clear` has followed.
+    pub(super) interrupted_at: AtomicU64,
+    pub(super) cut: Mutex<Cut>,
+    /// What was said, when it is to be compared with the transcript.
+    pub(super) said: Option<Mutex<Vec<Said>>>,
+}
+
+/// Where an answer was cut, as the two ends saw it.
+#[derive(Debug, Default)]
+pub(super) struct Cut {
+    pub(super) heard_ms: Option<u64>,
+    pub(super) truncated_ms: Option<u64>,
+}
+
+/// A turn of the conversation as the model knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) item: String,
+    pub(super) by_agent: bool,
+    pub(super) text: String,
+    /// Where the bridge had it cut, in milliseconds.
+    pub(super) truncated_ms: Option<u64>,
+}
+
+/// What is counted of one direction.
+#[derive(Debug, Default)]
+pub(super) struct Way {
+    pub(super) latency: Durations,
+    pub(super) shift_us: Durations,
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    pub(super) reordered: u64,
+    pub(super) late: u64,
+}
+
+impl Way {
+    /// A frame arrived so long after it was sent.
+    pub(super) fn arrived(&mut self, latency: Duration, shift_us: u64, in_order: bool) {
+        self.received += 1;
+        self.latency.record(latency);
+        self.shift_us.record_us(shift_us);
+        self.reordered += u64::from(!in_order);
+        self.late += u64::from(latency > LATE);
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.latency.add(&other.latency);
+        self.shift_us.add(&other.shift_us);
+        self.sent += other.sent;
+        self.received += other.received;
+        self.reordered += other.reordered;
+        self.late += other.late;
+    }
+}
+
+/// What one thread of far ends counts during a step.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) up: Way,
+    pub(super) down: Way,
+    pub(super) first_audio: Durations,
+    pub(super) barge_in: Durations,
+    /// Difference between what was heard and where the bridge cut.
+    pub(super) truncation: Durations,
+    pub(super) lateness: Durations,
+    pub(super) calls_failed: u32,
+    pub(super) problems: BTreeMap<String, u64>,
+}
+
+impl Tally {
+    pub(super) fn problem(&mut self, what: impl Into<String>) {
+        *self.problems.entry(what.into()).or_default() += 1;
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        self.up.add(&other.up);
+        self.down.add(&other.down);
+        self.first_audio.add(&other.first_audio);
+        self.barge_in.add(&other.barge_in);
+        self.truncation.add(&other.truncation);
+        self.lateness.add(&other.lateness);
+        self.calls_failed += other.calls_failed;
+        for (what, count) in &other.problems {
+            *self.problems.entry(what.clone()).or_default() += count;
+        }
+    }
+}
+
+/// What all ends share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) clock: Clock,
+    from: AtomicU64,
+    until: AtomicU64,
+    calls: Mutex<HashMap<u16, Arc<Call>>>,
+    pub(super) callers: Mutex<Tally>,
+    pub(super) models: Mutex<Tally>,
+}
+
+impl Shared {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            clock: Clock::start(),
+            from: AtomicU64::new(u64::MAX),
+            until: AtomicU64::new(u64::MAX),
+            calls: Mutex::default(),
+            callers: Mutex::default(),
+            models: Mutex::default(),
+        })
+    }
+
+    /// Frames that are sent from now on count until [`Shared::close_window`].
+    pub(super) fn open_window(&self) {
+        self.until.store(u64::MAX, Ordering::Release);
+        self.from.store(self.clock.now(), Ordering::Release);
+    }
+
+    pub(super) fn close_window(&self) {
+        self.until.store(self.clock.now(), Ordering::Release);
+    }
+
+    /// A new step: nothing counts, and what was counted is handed out.
+    pub(super) fn take(&self) -> Tally {
+        self.from.store(u64::MAX, Ordering::Release);
+        let mut all = std::mem::take(&mut *lock(&self.callers));
+        all.add(&std::mem::take(&mut *lock(&self.models)));
+        all
+    }
+
+    /// Whether a frame that was sent at this time counts.
+    pub(super) fn counts(&self, sent_at: Micros) -> bool {
+        self.from.load(Ordering::Acquire) <= sent_at && sent_at < self.until.load(Ordering::Acquire)
+    }
+
+    pub(super) fn add_call(&self, number: u16, sid: String, keep_said: bool) -> Arc<Call> {
+        let call = Arc::new(Call {
+            number,
+            sid,
+            up: Lane::new(),
+            down: Lane::new(),
+            interrupted_at: AtomicU64::new(0),
+            cut: Mutex::default(),
+            said: keep_said.then(Mutex::default),
+        });
+        lock(&self.calls).insert(number, Arc::clone(&call));
+        call
+    }
+
+    pub(super) fn call(&self, number: u16) -> Option<Arc<Call>> {
+        lock(&self.calls).get(&number).cloned()
+    }
+
+    pub(super) fn remove_call(&self, number: u16) {
+        lock(&self.calls).remove(&number);
+    }
+}
+
+impl Call {
+    /// One end knows its side of a cut; whoever comes second knows the difference.
+    pub(super) fn cut_seen(&self, see: impl FnOnce(&mut Cut)) -> Option<Duration> {
+        let mut cut = lock(&self.cut);
+        see(&mut cut);
+        let (heard, truncated) = (cut.heard_ms?, cut.truncated_ms?);
+        *cut = Cut::default();
+        Some(Duration::from_millis(heard.abs_diff(truncated)))
+    }
+
+    pub(super) fn note(&self, change: impl FnOnce(&mut Vec<Said>)) {
+        if let Some(said) = &self.said {
+            change(&mut lock(said));
+        }
+    }
+}
+
+/// Nobody panics while holding one of these; if somebody did, the numbers are still numbers.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Counts frames on from the highest so far, from numbers that start again at [`SEQUENCES`].
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    highest: Option<u64>,
+}
+
+impl Order {
+    /// The whole number of a frame, and whether it is later than all before it.
+    pub(super) fn place(&mut self, sequence: u16) -> (u64, bool) {
+        let (sequence, all) = (u64::from(sequence), u64::from(SEQUENCES));
+        let Some(highest) = self.highest else {
+            self.highest = Some(sequence);
+            return (sequence, true);
+        };
+        let ahead = (sequence + all - highest % all) % all;
+        if ahead < all / 2 && ahead > 0 {
+            self.highest = Some(highest + ahead);
+            (highest + ahead, true)
+        } else {
+            (highest.saturating_sub((all - ahead) % all), false)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_counted_on_when_their_numbers_start_again() {
+        let mut order = Order::default();
+        assert_eq!(order.place(4_090), (4_090, true));
+        assert_eq!(order.place(4_095), (4_095, true));
+        assert_eq!(order.place(0), (4_096, true));
+        assert_eq!(order.place(4_094), (4_094, false));
+        assert_eq!(order.place(0), (4_096, false), "a frame that came twice");
+        assert_eq!(order.place(1_000), (5_096, true));
+    }
+
+    #[test]
+    fn only_frames_sent_inside_the_window_count() {
+        let shared = Shared::new();
+        assert!(!shared.counts(0));
+        shared.open_window();
+        let inside = shared.clock.now() + 1;
+        assert!(shared.counts(inside));
+        while shared.clock.now() <= inside {}
+        shared.close_window();
+        assert!(shared.counts(inside));
+        assert!(!shared.counts(shared.clock.now() + 1));
+        shared.take();
+        assert!(!shared.counts(inside));
+    }
+
+    #[test]
+    fn a_cut_is_compared_when_both_ends_have_seen_it() {
+        let call = Shared::new().add_call(7, "CA7".into(), false);
+        assert_eq!(call.cut_seen(|cut| cut.truncated_ms = Some(480)), None);
+        assert_eq!(call.cut_seen(|cut| cut.heard_ms = Some(500)), Some(Duration::from_millis(20)));
+        assert_eq!(call.cut_seen(|cut| cut.heard_ms = Some(100)), None, "the next cut begins anew");
+    }
+}

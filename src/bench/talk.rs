@@ -1,0 +1,153 @@
+//! What the model's end says and when, as a plain value.
+//!
+//! Most answers come at the pace of speech, 20 ms of audio every 20 ms, so that each frame's way can be timed. Now and
+//! then one comes all at once, as real models send them, and the caller speaks over it: those time the barge-in.
+
+use super::calls::Micros;
+use super::mark::FRAME_MS;
+use crate::simulate::random::Random;
+
+const FRAME_US: Micros = 1_000 * FRAME_MS as Micros;
+/// Length of an answer that comes at the pace of speech, in frames.
+const PACED_FRAMES: (u64, u64) = (200, 400);
+/// Length of an answer that comes at once, in frames.
+const BURST_FRAMES: u64 = 160;
+/// When the caller speaks over an answer that came at once.
+const INTERRUPTED_AFTER_US: (u64, u64) = (500_000, 2_400_000);
+/// From the end of an answer to the caller's next word: what the bridge holds is played by then.
+const PAUSE_US: Micros = 400_000;
+/// Length of the caller's turn.
+const TURN_US: Micros = 500_000;
+/// From the end of the turn to the answer.
+const THINK_US: Micros = 100_000;
+
+/// Something to say now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Act {
+    /// A response begins; its number.
+    Begin(u32),
+    /// So many frames of audio at once. `timed`: each is to be timed.
+    Audio { frames: u64, timed: bool },
+    /// The response is complete.
+    Done,
+    /// The caller began to speak. `over`: over an answer that is being played.
+    SpeechStarted { over: bool },
+    /// The caller stopped.
+    SpeechStopped,
+    /// The text of what the caller said.
+    UserText,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Begin,
+    Paced { left: u64 },
+    Burst,
+    PacedDone,
+    BurstDone,
+    Playing { over: bool },
+    CallerTurn,
+    Thinking,
+}
+
+/// One conversation.
+#[derive(Debug)]
+pub(super) struct Talk {
+    state: State,
+    next_at: Micros,
+    responses: u32,
+    interrupt_every: u32,
+    random: Random,
+}
+
+impl Talk {
+    /// Every `interrupt_every`-th answer is spoken over; none when 0.
+    pub(super) const fn new(random: Random, interrupt_every: u32) -> Self {
+        Self { state: State::Waiting, next_at: Micros::MAX, responses: 0, interrupt_every, random }
+    }
+
+    /// A response was asked for, or is due by itself. True: it begins.
+    pub(super) fn begin(&mut self, now: Micros) -> bool {
+        let waiting = self.state == State::Waiting;
+        if waiting {
+            (self.state, self.next_at) = (State::Begin, now);
+        }
+        waiting
+    }
+
+    /// When [`Talk::poll`] has something to say again.
+    pub(super) const fn next_at(&self) -> Micros {
+        self.next_at
+    }
+
+    /// What is to be said by now, and since when; ask again until there is nothing.
+    pub(super) fn poll(&mut self, now: Micros) -> Option<(Micros, Act)> {
+        let due = self.next_at;
+        if due > now {
+            return None;
+        }
+        let (act, next, wait) = match self.state {
+            State::Waiting => return None,
+            State::Begin => {
+                self.responses += 1;
+                let burst = self.interrupt_every > 0 && self.responses.is_multiple_of(self.interrupt_every);
+                let paced = State::Paced { left: self.random.between(PACED_FRAMES.0, PACED_FRAMES.1) };
+                (Act::Begin(self.responses), if burst { State::Burst } else { paced }, 0)
+            }
+            State::Paced { left: 1 } => (Act::Audio { frames: 1, timed: true }, State::PacedDone, FRAME_US),
+            State::Paced { left } => {
+                (Act::Audio { frames: 1, timed: true }, State::Paced { left: left - 1 }, FRAME_US)
+            }
+            State::Burst => (Act::Audio { frames: BURST_FRAMES, timed: false }, State::BurstDone, 0),
+            State::PacedDone => (Act::Done, State::Playing { over: false }, PAUSE_US),
+            State::BurstDone => {
+                let wait = self.random.between(INTERRUPTED_AFTER_US.0, INTERRUPTED_AFTER_US.1);
+                (Act::Done, State::Playing { over: true }, wait)
+            }
+            State::Playing { over } => (Act::SpeechStarted { over }, State::CallerTurn, TURN_US),
+            State::CallerTurn => (Act::SpeechStopped, State::Thinking, THINK_US),
+            State::Thinking => (Act::UserText, State::Begin, 0),
+        };
+        (self.state, self.next_at) = (next, due + wait);
+        Some((due, act))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acts(interrupt_every: u32, until: Micros) -> Vec<(Micros, Act)> {
+        let mut talk = Talk::new(Random::new(1), interrupt_every);
+        assert_eq!(talk.poll(until), None, "nobody has asked yet");
+        assert!(talk.begin(1_000));
+        assert!(!talk.begin(2_000), "one response at a time");
+        std::iter::from_fn(|| talk.poll(until)).collect()
+    }
+
+    #[test]
+    fn timed_frames_are_due_every_20_ms_however_late_they_are_asked_for() {
+        let all = acts(0, 60_000_000);
+        assert_eq!(all[0], (1_000, Act::Begin(1)));
+        let first: Vec<Micros> = all[1..].iter().map_while(|(at, act)| {
+            (*act == Act::Audio { frames: 1, timed: true }).then_some(*at)
+        }).collect();
+        assert!((200..=400).contains(&first.len()));
+        assert!(first.windows(2).all(|pair| pair[1] - pair[0] == 20_000));
+        let timed = all.iter().filter(|(_, act)| matches!(act, Act::Audio { timed: true, .. })).count();
+        assert!(timed > 2_300, "{timed} of 3000: nearly all the time somebody is to be heard");
+        assert!(!all.iter().any(|(_, act)| *act == Act::SpeechStarted { over: true }));
+    }
+
+    #[test]
+    fn every_third_answer_comes_at_once_and_is_spoken_over_while_it_plays() {
+        let all = acts(3, 60_000_000);
+        let third = all.iter().position(|(_, act)| *act == Act::Begin(3)).unwrap();
+        let [burst, done, over] = [all[third + 1], all[third + 2], all[third + 3]];
+        assert_eq!(burst.1, Act::Audio { frames: BURST_FRAMES, timed: false });
+        assert_eq!((done.1, over.1), (Act::Done, Act::SpeechStarted { over: true }));
+        let after = over.0 - burst.0;
+        assert!(after >= 500_000 && after < BURST_FRAMES * FRAME_US - 500_000, "{after}");
+    }
+}

@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use secrecy::ExposeSecret;
 use voicebridge::app::{self, App, Signals, check};
+use voicebridge::bench::{self, cli::BenchOptions, floor::RelayOptions};
 use voicebridge::config::{Config, Need, VARIABLES};
 use voicebridge::demo::{self, DemoOptions};
 use voicebridge::simulate::cli::SimulateCommand;
@@ -39,6 +40,10 @@ enum Command {
     /// The far ends by themselves: a caller as Twilio brings one, a model as `OpenAI` offers one.
     #[command(subcommand)]
     Simulate(Box<SimulateCommand>),
+    /// Load and latency of any bridge reachable by URL, or of this one: a table, JSON, and a page with plots.
+    Bench(Box<BenchOptions>),
+    /// Moves bytes from connection to connection and does nothing else: the floor of a benchmark.
+    Relay(RelayOptions),
     /// Prints the `OpenAPI` document.
     Openapi,
 }
@@ -107,6 +112,17 @@ async fn run(CommandLine { config, command }: CommandLine) -> anyhow::Result<Exi
             telemetry::init_logging(LogFormat::Text, "warn")?;
             app::install_tls();
             simulate::cli::run(*command).await?;
+        }
+        Command::Bench(options) => {
+            telemetry::init_logging(LogFormat::Text, "warn")?;
+            app::install_tls();
+            let good = Box::pin(bench::run(*options)).await?;
+            return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Relay(options) => {
+            telemetry::init_logging(LogFormat::Text, "warn")?;
+            let signals = Signals::listen().context("cannot listen for signals")?;
+            bench::floor::relay(options, signals).await?;
         }
         Command::Openapi => match writeln!(io::stdout(), "{}", api::openapi_json()) {
             // Whoever reads it has seen enough.

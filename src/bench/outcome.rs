@@ -111,6 +111,8 @@ pub struct Step {
     pub first_audio: Latency,
     /// From the model's word that the caller speaks to `clear` reaching the caller's end.
     pub barge_in: Latency,
+    /// Between what the caller had heard when `clear` came and where the model was told to cut.
+    pub truncation: Latency,
     /// CPU time of the target's processes; only of what was started here.
     pub cpu: Option<Cpu>,
     /// Memory of the target's processes; only of what was started here.

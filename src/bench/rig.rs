@@ -1,0 +1,170 @@
+//! Both far ends, each on a thread of its own, and what a step does with them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Handle};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::caller::{self, Dialing};
+use super::calls::{Call, Shared, Tally};
+use super::mark::SEQUENCES;
+use super::model::{self, Manner};
+
+/// What is under way when a step ends is waited for so long.
+const HANG_UP_WITHIN: Duration = Duration::from_secs(20);
+/// Frames sent at the end of the measured time may arrive so much later.
+const STRAGGLERS: Duration = Duration::from_millis(1_500);
+
+/// The far ends.
+#[derive(Debug)]
+pub(super) struct Rig {
+    shared: Arc<Shared>,
+    callers: Thread,
+    models: Thread,
+    sessions: TaskTracker,
+    pub(super) model_addr: SocketAddr,
+    next_call: u16,
+}
+
+/// A thread that runs tasks. One thread an end: more would take from the bridge what it is measured for.
+#[derive(Debug)]
+struct Thread {
+    handle: Handle,
+    stop: CancellationToken,
+    join: Option<JoinHandle<()>>,
+}
+
+impl Thread {
+    fn start(name: &str) -> anyhow::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
+        let (handle, stop) = (runtime.handle().clone(), CancellationToken::new());
+        let stopped = stop.clone();
+        let join = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || runtime.block_on(stopped.cancelled()))
+            .context("cannot start a thread")?;
+        Ok(Self { handle, stop, join: Some(join) })
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(join) = self.join.take() {
+            // What it may have panicked with has been printed.
+            let _ = join.join();
+        }
+    }
+}
+
+/// Calls that are on.
+#[derive(Debug)]
+pub(super) struct Calls {
+    tasks: TaskTracker,
+    hang_up: CancellationToken,
+}
+
+impl Rig {
+    /// Starts the model's end on `listen`.
+    pub(super) async fn start(listen: SocketAddr, manner: Manner) -> anyhow::Result<Self> {
+        let (callers, models) = (Thread::start("callers")?, Thread::start("models")?);
+        let shared = Shared::new();
+        let sessions = TaskTracker::new();
+        let listener = TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("cannot listen on {listen} (--model-listen)"))?;
+        let model_addr = listener.local_addr().context("cannot tell the address that is listened on")?;
+        // A socket belongs to the runtime that made it.
+        let listener = listener.into_std().context("cannot hand the listener over")?;
+        let (ends, tracker, stop) = (Arc::clone(&shared), sessions.clone(), models.stop.clone());
+        sessions.spawn_on(
+            async move {
+                match TcpListener::from_std(listener) {
+                    Ok(listener) => model::serve(listener, ends, manner, tracker, stop).await,
+                    Err(error) => super::calls::lock(&ends.models).problem(error.to_string()),
+                }
+            },
+            &models.handle,
+        );
+        Ok(Self { shared, callers, models, sessions, model_addr, next_call: 0 })
+    }
+
+    /// Begins a step: what was counted before does not count.
+    pub(super) fn begin(&self) {
+        self.shared.take();
+    }
+
+    /// Places calls, evenly in time, and returns when the last one has been placed.
+    pub(super) async fn dial(&mut self, count: u32, per_s: f64, dialing: &Dialing, keep_said: bool) -> (Calls, Vec<Arc<Call>>) {
+        let calls = Calls { tasks: TaskTracker::new(), hang_up: CancellationToken::new() };
+        let started = Instant::now();
+        let mut placed = Vec::new();
+        for number in 0..count {
+            sleep_until(started + Duration::from_secs_f64(f64::from(number) / per_s)).await;
+            placed.push(self.dial_one(&calls, dialing, keep_said));
+        }
+        (calls, placed)
+    }
+
+    /// Places one more call.
+    pub(super) fn dial_one(&mut self, calls: &Calls, dialing: &Dialing, keep_said: bool) -> Arc<Call> {
+        self.next_call = (self.next_call + 1) % SEQUENCES as u16;
+        let sid = format!("CA{}", uuid::Uuid::new_v4().simple());
+        let call = self.shared.add_call(self.next_call, sid, keep_said);
+        let task = caller::run(
+            Arc::clone(&self.shared),
+            Arc::clone(&call),
+            dialing.clone(),
+            calls.hang_up.child_token(),
+        );
+        calls.tasks.spawn_on(task, &self.callers.handle);
+        call
+    }
+
+    /// Measures for so long. `looked` is called when the measured time begins and when it ends.
+    pub(super) async fn measure(&self, time: Duration, mut look: impl FnMut()) {
+        self.shared.open_window();
+        look();
+        sleep(time).await;
+        look();
+        self.shared.close_window();
+        sleep(STRAGGLERS).await;
+    }
+
+    /// Hangs up and returns what was counted.
+    pub(super) async fn finish(&self, calls: Calls) -> Tally {
+        calls.hang_up.cancel();
+        calls.tasks.close();
+        let hung_up = timeout(HANG_UP_WITHIN, calls.tasks.wait()).await.is_ok();
+        let mut tally = self.shared.take();
+        if !hung_up {
+            tally.problem("calls did not end within 20 s");
+        }
+        tally
+    }
+
+    /// What was counted so far, without ending anything.
+    pub(super) fn peek(&self) -> Tally {
+        self.shared.take()
+    }
+
+    /// How many tasks the model's end runs: one for each session, and one that accepts.
+    pub(super) fn sessions(&self) -> usize {
+        self.sessions.len().saturating_sub(1)
+    }
+
+    /// Ends both ends.
+    pub(super) async fn stop(self) {
+        self.models.stop.cancel();
+        self.sessions.close();
+        let _ = timeout(HANG_UP_WITHIN, self.sessions.wait()).await;
+        drop((self.callers, self.models));
+    }
+}

@@ -1,12 +1,14 @@
 //! Runs one call to its end: the only place that reads the clock or waits on its behalf.
 //!
 //! One task polls both sockets, the functions and the timer, hands what happened to the call and does what comes out.
-//! Nothing travels through a channel on the way from one socket to the other.
+//! Nothing travels through a channel on the way from one socket to the other, and what one wake-up brings about leaves
+//! in one write.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
@@ -53,23 +55,25 @@ pub(super) struct Driver<S> {
     pub(super) metrics: Metrics,
     pub(super) hang_up: CancellationToken,
     pub(super) started: Instant,
+    /// A message on its way into a socket's buffer.
+    pub(super) text: String,
 }
 
-/// Something that happened, as the sockets saw it.
+/// What woke the call.
 enum Event {
-    Twilio(Received),
-    Model(Received),
+    Twilio,
+    Model,
     Opened(Result<ModelSocket, OpenError>),
     Tool(crate::call::tools::ToolResult),
     HangUp,
     Timeout,
 }
 
-/// Audio that a message caused to be sent at once, for the added latency.
+/// Frames of audio that one wake-up sent on, for the added latency.
 #[derive(Default)]
 struct Relayed {
-    to_model: bool,
-    to_caller: bool,
+    to_model: u32,
+    to_caller: u32,
 }
 
 impl<S> Driver<S>
@@ -80,28 +84,36 @@ where
     pub(super) async fn run(mut self) -> EndReason {
         self.scribe.stream_started();
         let mut told_to_hang_up = false;
+        // Registered once; a token asked anew at every turn is a lock that all calls share.
+        let hang_up = self.hang_up.clone().cancelled_owned();
+        tokio::pin!(hang_up);
         let timer = sleep_until(self.started);
         tokio::pin!(timer);
         loop {
-            let deadline = self.started + self.call.poll_timeout().since_start();
-            if timer.deadline() != deadline {
-                timer.as_mut().reset(deadline);
-            }
+            self.set(timer.as_mut());
             // What has arrived goes before the timer, which must not mistake a busy machine for a silent caller. The
             // call looks at its timers with every input, so nothing that floods us can hold them back.
             let event = tokio::select! {
                 biased;
-                () = self.hang_up.cancelled(), if !told_to_hang_up => Event::HangUp,
-                received = self.twilio.receive() => Event::Twilio(received),
+                () = self.twilio.readable() => Event::Twilio,
                 event = next_of_model(&mut self.model) => event,
                 result = self.tools.next() => Event::Tool(result),
                 () = &mut timer => Event::Timeout,
+                () = &mut hang_up, if !told_to_hang_up => Event::HangUp,
             };
             told_to_hang_up |= matches!(event, Event::HangUp);
             let received_at = Instant::now();
-            self.take(received_at, event);
+            let now = CallTime::from(received_at - self.started);
             let mut relayed = Relayed::default();
-            let ended = self.act(&mut relayed).await;
+            let ended = match event {
+                Event::Twilio => self.take_from_twilio(now, &mut relayed).await,
+                Event::Model => self.take_from_model(now, &mut relayed).await,
+                Event::Timeout if now < self.call.poll_timeout() => None, // Put off since it was set.
+                other => {
+                    self.take(now, other);
+                    self.act(&mut relayed).await
+                }
+            };
             self.twilio.flush_now().await;
             if let ModelSide::Open(model) = &mut self.model {
                 model.flush_now().await;
@@ -114,77 +126,74 @@ where
         }
     }
 
-    fn take(&mut self, at: Instant, event: Event) {
-        let now = CallTime::from(at - self.started);
-        match event {
-            Event::Twilio(Received::Text(text)) if text.len() > MAX_STREAM_MESSAGE_BYTES => {
-                self.call.handle_input(now, Input::OversizeMessage);
-            }
-            Event::Twilio(Received::Text(text)) => self.take_from_twilio(now, &text),
-            Event::Twilio(Received::Binary) => self.call.handle_input(now, Input::UnreadableMessage),
-            Event::Twilio(Received::Closed { why, oversize }) => {
-                debug!(why, "the media stream's socket closed");
-                let input =
-                    if oversize { Input::HangUp(EndReason::StreamInvalid) } else { Input::StreamClosed };
-                self.call.handle_input(now, input);
-            }
-            Event::Model(Received::Text(text)) => self.take_from_model(now, &text),
-            Event::Model(Received::Binary) => {}
-            Event::Model(Received::Closed { why, .. }) => {
-                info!(why, "the model's socket closed");
-                self.model = ModelSide::Gone;
-                self.call.handle_input(now, Input::ModelClosed);
-            }
+    /// Sets the timer where the call wants it. A timer that is too early stays: nearly every frame puts the call's
+    /// deadlines off, and waking once for nothing is cheaper than setting it with every frame.
+    fn set(&self, timer: Pin<&mut Sleep>) {
+        let deadline = self.started + self.call.poll_timeout().since_start();
+        if deadline < timer.deadline() || timer.is_elapsed() {
+            timer.reset(deadline);
+        }
+    }
+
+    fn take(&mut self, now: CallTime, event: Event) {
+        let input = match event {
             Event::Opened(Ok(socket)) => {
                 self.model = ModelSide::Open(socket);
-                self.call.handle_input(now, Input::ModelReady);
+                Input::ModelReady
             }
             Event::Opened(Err(error)) => {
                 warn!(%error, "there is no model session for this call");
                 self.model = ModelSide::Gone;
-                let reason =
-                    if error.may_pass() { EndReason::ModelUnavailable } else { EndReason::ModelRefused };
-                self.call.handle_input(now, Input::HangUp(reason));
+                let unavailable = error.may_pass();
+                Input::HangUp(if unavailable { EndReason::ModelUnavailable } else { EndReason::ModelRefused })
             }
-            Event::Tool(result) => self.call.handle_input(now, Input::ToolFinished(result)),
-            Event::HangUp => self.call.handle_input(now, Input::HangUp(EndReason::Drained)),
-            Event::Timeout => self.call.handle_input(now, Input::Timeout),
-        }
-    }
-
-    fn take_from_twilio(&mut self, now: CallTime, text: &str) {
-        let error = match twilio::decode(text) {
-            Ok(message) => return self.call.handle_input(now, Input::Twilio(message)),
-            Err(error) => error,
+            Event::Tool(result) => Input::ToolFinished(result),
+            Event::HangUp => Input::HangUp(EndReason::Drained),
+            Event::Timeout | Event::Twilio | Event::Model => Input::Timeout,
         };
-        let plain =
-            matches!(error, twilio::DecodeError::Escaped).then(|| unescaped(text).unwrap_or_default());
-        if let Some(Ok(message)) = plain.as_deref().map(twilio::decode) {
-            self.call.handle_input(now, Input::Twilio(message));
-        } else {
-            debug!(%error, "a message of the stream cannot be read");
-            self.call.handle_input(now, Input::UnreadableMessage);
-        }
+        self.call.handle_input(now, input);
     }
 
-    fn take_from_model(&mut self, now: CallTime, text: &str) {
-        match openai::decode(text) {
-            Ok(event) => {
-                if let ModelEvent::Error(error) = &event {
-                    let (code, about) = (&error.code, error.event_id.as_deref().unwrap_or_default());
-                    warn!(code, about, "the model reported an error");
-                    trace!(message = error.message, "its text, which may quote what we sent");
+    /// Everything Twilio has sent, one message after the other.
+    async fn take_from_twilio(&mut self, now: CallTime, relayed: &mut Relayed) -> Option<EndReason> {
+        while let Some(received) = self.twilio.next() {
+            match received {
+                Received::Text(text) if text.len() > MAX_STREAM_MESSAGE_BYTES => {
+                    self.call.handle_input(now, Input::OversizeMessage);
                 }
-                self.call.handle_input(now, Input::Model(event));
-            }
-            Err(openai::DecodeError::Escaped) => {
-                let plain = unescaped(text).unwrap_or_default();
-                if let Ok(event) = openai::decode(&plain) {
-                    self.call.handle_input(now, Input::Model(event));
+                Received::Text(text) => hear_twilio(&mut self.call, now, text),
+                Received::Binary => self.call.handle_input(now, Input::UnreadableMessage),
+                Received::Closed { why, oversize } => {
+                    debug!(why, "the media stream's socket closed");
+                    let invalid = Input::HangUp(EndReason::StreamInvalid);
+                    self.call.handle_input(now, if oversize { invalid } else { Input::StreamClosed });
                 }
             }
-            Err(error) => debug!(%error, "a message of the model cannot be read"),
+            if let Some(reason) = self.act(relayed).await {
+                return Some(reason);
+            }
         }
+        None
+    }
+
+    /// Everything the model has sent, one event after the other.
+    async fn take_from_model(&mut self, now: CallTime, relayed: &mut Relayed) -> Option<EndReason> {
+        while let ModelSide::Open(socket) = &mut self.model {
+            match socket.next()? {
+                Received::Text(text) => hear_model(&mut self.call, now, text),
+                Received::Binary => {}
+                Received::Closed { why, .. } => {
+                    info!(why, "the model's socket closed");
+                    socket.flush_now().await; // Our answer to its goodbye.
+                    self.model = ModelSide::Gone;
+                    self.call.handle_input(now, Input::ModelClosed);
+                }
+            }
+            if let Some(reason) = self.act(relayed).await {
+                return Some(reason);
+            }
+        }
+        None
     }
 
     /// Does what the call wants done. Returns the reason once it has ended.
@@ -193,18 +202,18 @@ where
             let output = self.call.poll_output()?;
             let sent = match output {
                 Output::Twilio(message) => {
-                    relayed.to_caller |= matches!(message, twilio::Outbound::Media { .. });
-                    let mut text = String::with_capacity(1280);
-                    twilio::encode(message, &self.stream_sid, &mut text);
-                    self.twilio.send(text)
+                    relayed.to_caller += u32::from(matches!(message, twilio::Outbound::Media { .. }));
+                    self.text.clear();
+                    twilio::encode(message, &self.stream_sid, &mut self.text);
+                    self.twilio.send(&self.text)
                 }
                 Output::Model(command) => {
-                    relayed.to_model |= matches!(command, ModelCommand::AppendAudio(_));
+                    relayed.to_model += u32::from(matches!(command, ModelCommand::AppendAudio(_)));
                     match &mut self.model {
                         ModelSide::Open(socket) => {
-                            let mut text = String::with_capacity(1500);
-                            openai::encode(&command, &mut text);
-                            socket.send(text)
+                            self.text.clear();
+                            openai::encode(&command, &mut self.text);
+                            socket.send(&self.text)
                         }
                         ModelSide::Opening(_) | ModelSide::Gone => Ok(()),
                     }
@@ -266,15 +275,53 @@ where
     }
 
     fn measure(&self, received_at: Instant, relayed: &Relayed) {
+        if relayed.to_model + relayed.to_caller == 0 {
+            return;
+        }
         let elapsed = received_at.elapsed();
-        if relayed.to_model {
-            self.metrics.frames.caller.inc();
-            self.metrics.added_latency.caller.observe_duration(elapsed);
+        let (frames, latency) = (&self.metrics.frames, &self.metrics.added_latency);
+        frames.caller.inc_by(relayed.to_model.into());
+        frames.agent.inc_by(relayed.to_caller.into());
+        for _ in 0..relayed.to_model {
+            latency.caller.observe_duration(elapsed);
         }
-        if relayed.to_caller {
-            self.metrics.frames.agent.inc();
-            self.metrics.added_latency.agent.observe_duration(elapsed);
+        for _ in 0..relayed.to_caller {
+            latency.agent.observe_duration(elapsed);
         }
+    }
+}
+
+fn hear_twilio(call: &mut Call, now: CallTime, text: &str) {
+    let error = match twilio::decode(text) {
+        Ok(message) => return call.handle_input(now, Input::Twilio(message)),
+        Err(error) => error,
+    };
+    let plain = matches!(error, twilio::DecodeError::Escaped).then(|| unescaped(text).unwrap_or_default());
+    if let Some(Ok(message)) = plain.as_deref().map(twilio::decode) {
+        call.handle_input(now, Input::Twilio(message));
+    } else {
+        debug!(%error, "a message of the stream cannot be read");
+        call.handle_input(now, Input::UnreadableMessage);
+    }
+}
+
+fn hear_model(call: &mut Call, now: CallTime, text: &str) {
+    match openai::decode(text) {
+        Ok(event) => {
+            if let ModelEvent::Error(error) = &event {
+                let (code, about) = (&error.code, error.event_id.as_deref().unwrap_or_default());
+                warn!(code, about, "the model reported an error");
+                trace!(message = error.message, "its text, which may quote what we sent");
+            }
+            call.handle_input(now, Input::Model(event));
+        }
+        Err(openai::DecodeError::Escaped) => {
+            let plain = unescaped(text).unwrap_or_default();
+            if let Ok(event) = openai::decode(&plain) {
+                call.handle_input(now, Input::Model(event));
+            }
+        }
+        Err(error) => debug!(%error, "a message of the model cannot be read"),
     }
 }
 
@@ -286,7 +333,10 @@ async fn next_of_model(model: &mut ModelSide) -> Event {
                 opened.unwrap_or_else(|_| Err(OpenError::Closed("the opening was given up".into()))),
             )
         }
-        ModelSide::Open(socket) => Event::Model(socket.receive().await),
+        ModelSide::Open(socket) => {
+            socket.readable().await;
+            Event::Model
+        }
         ModelSide::Gone => std::future::pending().await,
     }
 }

@@ -18,8 +18,6 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::Role;
 use tracing::{Instrument as _, info, info_span, warn};
 use uuid::Uuid;
 
@@ -32,6 +30,7 @@ use crate::store::agents::{self, Agent};
 use crate::store::leases::{self, ClaimedCall};
 use crate::store::{Store, transcripts};
 use crate::telemetry::{Metrics, ObserveDuration as _};
+use crate::wire::websocket::Role;
 use crate::wire::{openai, twilio};
 
 use afterwards::Afterwards;
@@ -41,14 +40,15 @@ use lobby::{Lobby, Opened, Opening};
 use model_socket::{ModelEndpoint, OpenError};
 use profile::Defaults;
 use scribe::Subject;
-use socket::{Received, Socket, limits};
+use socket::{Limits, Received, Socket};
 
-/// tungstenite fills it with zeros before each read: a caller's frame is 350 bytes.
-const READ_BUFFER_BYTES: usize = 4 * 1024;
-/// Messages up to this size can be skipped; a larger one breaks the stream.
-const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
-/// About half a minute of audio that Twilio does not take: it is not listening.
-const MAX_UNSENT_BYTES: usize = 512 * 1024;
+const STREAM_LIMITS: Limits = Limits {
+    // A caller's frame is 350 bytes.
+    read_bytes: 2 * 1024,
+    message_bytes: 1024 * 1024,
+    // About half a minute of audio that Twilio does not take: it is not listening.
+    unsent_bytes: 512 * 1024,
+};
 /// Twilio sends `connected` and `start` right after the handshake.
 const START_WITHIN: Duration = Duration::from_secs(5);
 /// A claim in the database must not hold the caller up; with an offer of our own we can do without.
@@ -235,9 +235,7 @@ impl Bridge {
         let bridge = self.clone();
         self.0.tasks.spawn(async move {
             let Some(io) = io.await else { return bridge.give_up(admission.claimed).await };
-            let config = limits(READ_BUFFER_BYTES, MAX_MESSAGE_BYTES, MAX_UNSENT_BYTES);
-            let stream = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
-            bridge.carry_stream(Socket::new(stream), admission).await;
+            bridge.carry_stream(Socket::new(io, Role::Server, STREAM_LIMITS, &[]), admission).await;
         });
     }
 
@@ -353,6 +351,7 @@ impl Bridge {
             metrics: shared.metrics.clone(),
             hang_up: shared.tasks.hang_up().clone(),
             started: Instant::now(),
+            text: String::new(),
         };
         let reason = driver.run().await;
         shared.tasks.spawn(question.wait());
@@ -401,14 +400,15 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     loop {
-        match socket.receive().await {
-            Received::Text(text) => {
-                if let Ok(twilio::Inbound::Start(start)) = twilio::decode(&text) {
+        match socket.next() {
+            Some(Received::Text(text)) => {
+                if let Ok(twilio::Inbound::Start(start)) = twilio::decode(text) {
                     return Some(*start);
                 }
             }
-            Received::Binary => {}
-            Received::Closed { .. } => return None,
+            Some(Received::Binary) => {}
+            Some(Received::Closed { .. }) => return None,
+            None => socket.readable().await,
         }
     }
 }

@@ -3,30 +3,41 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::http::header::{
+    AUTHORIZATION, CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use axum::http::{HeaderValue, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
-use tokio_tungstenite::{Connector, MaybeTlsStream};
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::MaybeTlsStream;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::socket::{Received, Socket, limits};
+use super::socket::{Limits, Received, Socket};
 use crate::call::setup::{Setup, SetupError, Step};
 use crate::wire::model::{ModelCommand, SessionConfig};
 use crate::wire::openai;
+use crate::wire::websocket::Role;
 
-/// tungstenite fills it with zeros before each read: larger than a usual audio delta is waste.
-const READ_BUFFER_BYTES: usize = 16 * 1024;
-/// A whole turn's audio may come in one message.
-const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
-/// About a minute of audio that the model does not take: it is not listening.
-const MAX_UNSENT_BYTES: usize = 4 * 1024 * 1024;
+const LIMITS: Limits = Limits {
+    // A usual audio delta, and what a call keeps for the next.
+    read_bytes: 8 * 1024,
+    // A whole turn's audio may come in one message.
+    message_bytes: 16 * 1024 * 1024,
+    // About a minute of audio that the model does not take: it is not listening.
+    unsent_bytes: 4 * 1024 * 1024,
+};
 /// From the first packet to the agreed session.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
+type ModelIo = MaybeTlsStream<TcpStream>;
+
 /// Boxed, because it waits in places that are empty most of the time.
-pub(super) type ModelSocket = Box<Socket<MaybeTlsStream<TcpStream>>>;
+pub(super) type ModelSocket = Box<Socket<ModelIo>>;
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -71,14 +82,14 @@ impl OpenError {
 pub struct ModelEndpoint {
     url: reqwest::Url,
     key: Option<SecretString>,
-    connector: Connector,
+    tls: TlsConnector,
 }
 
 impl ModelEndpoint {
     /// An endpoint at `url`, without its query. `key` is sent as a bearer token.
     #[must_use]
     pub fn new(url: reqwest::Url, key: Option<SecretString>) -> Self {
-        Self { url, key, connector: connector() }
+        Self { url, key, tls: TlsConnector::from(tls_config()) }
     }
 
     /// Opens a session of `model` and agrees on its configuration.
@@ -101,43 +112,103 @@ impl ModelEndpoint {
 
     async fn connect(&self, model: &str) -> Result<ModelSocket, OpenError> {
         let url = openai::url(self.url.as_str(), model);
-        let mut request =
-            url.as_str().into_client_request().map_err(|e| OpenError::Request(e.to_string()))?;
+        let url = reqwest::Url::parse(&url).map_err(|error| OpenError::Request(error.to_string()))?;
+        let io = self.connect_io(&url).await.map_err(|error| OpenError::Connect(error.to_string()))?;
+        let key = generate_key();
+        let request = self.request(&url, &key)?;
+        let broken = |error: hyper::Error| OpenError::Connect(error.to_string());
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(io)).await.map_err(broken)?;
+        let mut connection = Box::pin(connection.with_upgrades());
+        let mut sending = Box::pin(sender.send_request(request));
+        let mut response = tokio::select! {
+            biased;
+            response = &mut sending => response.map_err(broken)?,
+            ended = &mut connection => {
+                ended.map_err(broken)?;
+                sending.await.map_err(broken)?
+            }
+        };
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(OpenError::Http { status: response.status().as_u16() });
+        }
+        let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT).map(HeaderValue::as_bytes);
+        if accepted != Some(derive_accept_key(key.as_bytes()).as_bytes()) {
+            return Err(OpenError::Connect("it answered the handshake of somebody else".to_owned()));
+        }
+        let upgrading = hyper::upgrade::on(&mut response);
+        let (upgraded, _) = tokio::join!(upgrading, connection);
+        let parts = upgraded
+            .map_err(broken)?
+            .downcast::<TokioIo<ModelIo>>()
+            .map_err(|_| OpenError::Connect("the connection did not survive its handshake".to_owned()))?;
+        let socket = Socket::new(parts.io.into_inner(), Role::Client, LIMITS, &parts.read_buf);
+        Ok(Box::new(socket))
+    }
+
+    async fn connect_io(&self, url: &reqwest::Url) -> std::io::Result<ModelIo> {
+        let unusable = || std::io::Error::other("the address names no host");
+        let host = url.host_str().ok_or_else(unusable)?.trim_matches(['[', ']']);
+        // `ws` and `wss` have the ports of `http` and `https`.
+        let tcp = TcpStream::connect((host, url.port_or_known_default().ok_or_else(unusable)?)).await?;
+        // Nagle's algorithm would hold a burst back by 40 ms.
+        tcp.set_nodelay(true)?;
+        if url.scheme() != "wss" {
+            return Ok(MaybeTlsStream::Plain(tcp));
+        }
+        let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
+        Ok(MaybeTlsStream::Rustls(self.tls.connect(name, tcp).await?))
+    }
+
+    // RFC 6455, section 4.1.
+    fn request(&self, url: &reqwest::Url, key: &str) -> Result<Request<Body>, OpenError> {
+        let host = match (url.host_str().unwrap_or_default(), url.port()) {
+            (host, Some(port)) => format!("{host}:{port}"),
+            (host, None) => host.to_owned(),
+        };
+        let path = match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+        let mut request = Request::get(path)
+            .header(HOST, host)
+            .header(CONNECTION, "Upgrade")
+            .header(UPGRADE, "websocket")
+            .header(SEC_WEBSOCKET_VERSION, "13")
+            .header(SEC_WEBSOCKET_KEY, key)
+            .body(Body::empty())
+            .map_err(|error| OpenError::Request(error.to_string()))?;
         if let Some(key) = &self.key {
             let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()))
                 .map_err(|_| OpenError::Request("the key holds characters that no header may".into()))?;
             value.set_sensitive(true);
             request.headers_mut().insert(AUTHORIZATION, value);
         }
-        let config = limits(READ_BUFFER_BYTES, MAX_MESSAGE_BYTES, MAX_UNSENT_BYTES);
-        let connector = Some(self.connector.clone());
-        // `true` turns Nagle's algorithm off: it would hold a burst back by 40 ms.
-        match tokio_tungstenite::connect_async_tls_with_config(request, Some(config), true, connector).await {
-            Ok((stream, _)) => Ok(Box::new(Socket::new(stream))),
-            Err(tungstenite::Error::Http(response)) => {
-                Err(OpenError::Http { status: response.status().as_u16() })
-            }
-            Err(error) => Err(OpenError::Connect(error.to_string())),
-        }
+        Ok(request)
     }
 }
 
 async fn agree(socket: &mut ModelSocket, config: SessionConfig) -> Result<(), OpenError> {
     let mut setup = Setup::new(config);
     loop {
-        let text = match socket.receive().await {
-            Received::Text(text) => text,
-            Received::Binary => continue,
-            Received::Closed { why, .. } => return Err(OpenError::Closed(why)),
+        let step = match socket.next() {
+            Some(Received::Text(text)) => {
+                openai::decode(text).map_or(Step::Wait, |event| setup.handle_event(&event))
+            }
+            Some(Received::Binary) => Step::Wait,
+            Some(Received::Closed { why, .. }) => return Err(OpenError::Closed(why)),
+            None => {
+                socket.readable().await;
+                continue;
+            }
         };
-        let Ok(event) = openai::decode(&text) else { continue };
-        match setup.handle_event(&event) {
+        match step {
             Step::Wait => {}
             Step::Update { event_id } => {
                 let command = ModelCommand::UpdateSession { event_id, config: setup.config() };
                 let mut message = String::new();
                 openai::encode(&command, &mut message);
-                socket.send(message).map_err(|_| OpenError::Closed("it does not read".into()))?;
+                socket.send(&message).map_err(|_| OpenError::Closed("it does not read".into()))?;
             }
             Step::Ready => {
                 for left_out in setup.left_out() {
@@ -155,7 +226,7 @@ async fn agree(socket: &mut ModelSocket, config: SessionConfig) -> Result<(), Op
 
 /// One configuration for the whole process: reading the root certificates costs milliseconds, and TLS sessions are
 /// resumed only within one configuration.
-fn connector() -> Connector {
+fn tls_config() -> Arc<rustls::ClientConfig> {
     static CONFIG: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
     let config = CONFIG.get_or_init(|| {
         let mut roots = rustls::RootCertStore::empty();
@@ -172,5 +243,5 @@ fn connector() -> Connector {
             .with_no_client_auth();
         Arc::new(config)
     });
-    Connector::Rustls(Arc::clone(config))
+    Arc::clone(config)
 }

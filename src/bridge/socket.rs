@@ -1,24 +1,27 @@
 //! One WebSocket, polled for reading and flushed for writing by the same task.
 //!
-//! Writing only fills the socket's own bounded buffer; the bytes leave when the socket is polled. So nothing is lost
-//! when the future that polls is dropped, and a peer that does not read is noticed by a full buffer.
+//! Sending only fills the socket's own bounded buffer; the bytes leave when it is flushed, so that everything that one
+//! wake-up brings about is one write. A peer that does not read is noticed by a full buffer.
 
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use futures_util::{Sink, Stream, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::CapacityError;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
+use tokio_util::io::poll_read_buf;
 
-/// What came out of a socket.
+use crate::wire::websocket::{Message, ProtocolError, Reader, Role, Writer};
+
+/// RFC 6455, section 7.4.1: a normal end, and a message that is too large.
+const NORMAL: u16 = 1000;
+const TOO_LARGE: u16 = 1009;
+const PROTOCOL_ERROR: u16 = 1002;
+
+/// What came out of a socket. Text borrows from the socket's buffer.
 #[derive(Debug)]
-pub(super) enum Received {
+pub(super) enum Received<'a> {
     /// A text message.
-    Text(Utf8Bytes),
+    Text(&'a str),
     /// A binary message, which neither of our peers has a use for.
     Binary,
     /// The peer is gone: it closed, or the connection broke.
@@ -35,10 +38,27 @@ pub(super) enum Received {
 #[error("the peer does not take what is sent to it")]
 pub(super) struct Blocked;
 
-/// One side's connection.
+/// Sizes of one side's socket.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// What one read may bring.
+    pub(super) read_bytes: usize,
+    /// The largest message that can be skipped; a larger one breaks the connection.
+    pub(super) message_bytes: usize,
+    /// What may wait to be written.
+    pub(super) unsent_bytes: usize,
+}
+
+/// One side's connection, after its handshake.
 pub(super) struct Socket<S> {
-    stream: WebSocketStream<S>,
-    unflushed: bool,
+    io: S,
+    limits: Limits,
+    reader: Reader,
+    writer: Writer,
+    /// There may be a message among what was read.
+    more: bool,
+    /// How the connection ended, to be told after what came before.
+    ended: Option<String>,
     closed: bool,
 }
 
@@ -46,123 +66,172 @@ impl<S> Socket<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    pub(super) fn new(stream: WebSocketStream<S>) -> Self {
-        Self { stream, unflushed: false, closed: false }
+    /// `leftover` is what came right after the handshake.
+    pub(super) fn new(io: S, role: Role, limits: Limits, leftover: &[u8]) -> Self {
+        let mut reader = Reader::new(role, limits.message_bytes);
+        if !leftover.is_empty() {
+            reader.room(leftover.len()).extend_from_slice(leftover);
+        }
+        let more = !leftover.is_empty();
+        Self { io, limits, reader, writer: Writer::new(role), more, ended: None, closed: false }
     }
 
     /// Puts a message into the socket's buffer.
-    pub(super) fn send(&mut self, text: String) -> Result<(), Blocked> {
+    pub(super) fn send(&mut self, text: &str) -> Result<(), Blocked> {
         if self.closed {
             return Ok(()); // Its end has been reported, or soon will be.
         }
-        self.unflushed = true;
-        match Pin::new(&mut self.stream).start_send(Message::Text(text.into())) {
-            Err(Error::WriteBufferFull(_)) => Err(Blocked),
-            // A broken connection shows itself in reading too, where its end is reported.
-            Ok(()) | Err(_) => Ok(()),
+        if self.writer.unwritten().len() + text.len() > self.limits.unsent_bytes {
+            return Err(Blocked);
         }
+        self.writer.text(text);
+        Ok(())
     }
 
-    /// Writes what can be written without waiting; the rest follows when [`Self::receive`] is polled.
+    /// Writes what can be written without waiting; the rest follows when [`Self::poll_readable`] is polled.
     pub(super) async fn flush_now(&mut self) {
-        std::future::poll_fn(|cx| {
-            self.poll_flush(cx);
-            Poll::Ready(())
-        })
-        .await;
-    }
-
-    /// The next message. Cancel-safe. Never ends: after `Closed` it waits for ever.
-    pub(super) async fn receive(&mut self) -> Received {
-        std::future::poll_fn(|cx| self.poll_receive(cx)).await
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) {
-        if self.unflushed && !self.closed {
-            // An error shows itself in reading too, where it is reported.
-            self.unflushed = Pin::new(&mut self.stream).poll_flush(cx).is_pending();
+        if !self.writer.unwritten().is_empty() {
+            poll_fn(|cx| {
+                self.flush(cx);
+                Poll::Ready(())
+            })
+            .await;
         }
     }
 
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+    /// Waits until [`Self::next`] may have something. Cancel-safe. Waits for ever when the end has been told.
+    pub(super) async fn readable(&mut self) {
+        poll_fn(|cx| self.poll_readable(cx)).await;
+    }
+
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.closed {
             return Poll::Pending;
         }
-        self.poll_flush(cx);
-        loop {
-            let message = match std::task::ready!(Pin::new(&mut self.stream).poll_next(cx)) {
-                Some(Ok(Message::Text(text))) => return Poll::Ready(Received::Text(text)),
-                Some(Ok(Message::Binary(_))) => return Poll::Ready(Received::Binary),
-                // The answer to a ping is queued by the library and leaves with the next flush.
-                Some(Ok(Message::Ping(_))) => {
-                    self.unflushed = true;
-                    self.poll_flush(cx);
-                    continue;
+        self.flush(cx);
+        if self.more {
+            return Poll::Ready(());
+        }
+        match ready!(poll_read_buf(Pin::new(&mut self.io), cx, self.reader.room(self.limits.read_bytes))) {
+            Ok(0) => self.ended = Some("the connection ended without a close".to_owned()),
+            Ok(_) => {}
+            Err(error) => self.ended = Some(error.to_string()),
+        }
+        self.more = true;
+        Poll::Ready(())
+    }
+
+    /// The next message of what was read; `None` when more has to be read first.
+    pub(super) fn next(&mut self) -> Option<Received<'_>> {
+        let found = loop {
+            match self.reader.find() {
+                Ok(Some(found)) if found.is_control() => match self.reader.message(found) {
+                    Ok(Message::Ping(payload)) => self.writer.pong(payload),
+                    Ok(Message::Close { code, reason }) => {
+                        self.writer.close(NORMAL);
+                        return Some(end(&mut self.closed, format!("close {code} {reason}")));
+                    }
+                    Ok(_) | Err(_) => {}
+                },
+                Ok(Some(found)) => break found,
+                Ok(None) => {
+                    self.more = false;
+                    let why = self.ended.take()?;
+                    return Some(end(&mut self.closed, why));
                 }
-                Some(Ok(Message::Pong(_) | Message::Frame(_))) => continue,
-                Some(Ok(Message::Close(frame))) => Ok(frame),
-                Some(Err(error)) => Err(error),
-                None => Ok(None),
-            };
-            self.closed = true;
-            let oversize = matches!(message, Err(Error::Capacity(CapacityError::MessageTooLong { .. })));
-            let why = match message {
-                Ok(Some(frame)) => format!("close {} {}", frame.code, frame.reason),
-                Ok(None) => "closed".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            return Poll::Ready(Received::Closed { why, oversize });
+                Err(error) => return Some(refuse(&mut self.writer, &mut self.closed, error)),
+            }
+        };
+        Some(match self.reader.message(found) {
+            Ok(Message::Text(text)) => Received::Text(text),
+            Ok(_) => Received::Binary,
+            Err(error) => refuse(&mut self.writer, &mut self.closed, error),
+        })
+    }
+
+    /// Says goodbye. Waits until it is written and the peer has answered; give it a deadline.
+    pub(super) async fn close(&mut self) {
+        if !std::mem::replace(&mut self.closed, true) {
+            self.writer.close(NORMAL);
+            poll_fn(|cx| self.poll_flush(cx)).await;
+            // What it still sends is read and dropped until it has answered: unread bytes would turn our goodbye into
+            // a reset of the connection.
+            let mut dropped = Vec::with_capacity(1024);
+            while matches!(
+                poll_fn(|cx| poll_read_buf(Pin::new(&mut self.io), cx, &mut dropped)).await,
+                Ok(1..)
+            ) {
+                dropped.clear();
+            }
         }
     }
 
-    /// Says goodbye. Waits until it is written; give it a deadline.
-    pub(super) async fn close(&mut self) {
-        if !std::mem::replace(&mut self.closed, true) {
-            let frame = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
-            // A peer that is gone already needs no goodbye.
-            let _ = self.stream.close(Some(frame)).await;
-            // What it still sends is read and dropped until it has answered: unread bytes would turn our goodbye into
-            // a reset of the connection.
-            while let Some(Ok(_)) = self.stream.next().await {}
+    fn flush(&mut self, cx: &mut Context<'_>) {
+        // What is left goes on when the socket can be written again, of which the task is told.
+        let _ = self.poll_flush(cx).is_pending();
+    }
+
+    /// Ready when nothing is left, or nothing can be written any more.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.writer.unwritten().is_empty() {
+            match ready!(Pin::new(&mut self.io).poll_write(cx, self.writer.unwritten())) {
+                Ok(bytes @ 1..) => self.writer.wrote(bytes),
+                // A broken connection shows itself in reading too, where its end is reported.
+                Ok(0) | Err(_) => {
+                    self.writer.wrote(self.writer.unwritten().len());
+                    return Poll::Ready(());
+                }
+            }
         }
+        Pin::new(&mut self.io).poll_flush(cx).map(drop)
     }
 }
 
-/// Limits of one side's socket.
-pub(super) fn limits(
-    read_buffer_bytes: usize,
-    max_message_bytes: usize,
-    max_unsent_bytes: usize,
-) -> WebSocketConfig {
-    // tungstenite zero-fills its read buffer before every read, so a large one costs more than it saves.
-    WebSocketConfig::default()
-        .read_buffer_size(read_buffer_bytes)
-        .max_message_size(Some(max_message_bytes))
-        .max_frame_size(Some(max_message_bytes))
-        .write_buffer_size(16 * 1024)
-        .max_write_buffer_size(max_unsent_bytes)
+fn end(closed: &mut bool, why: String) -> Received<'static> {
+    *closed = true;
+    Received::Closed { why, oversize: false }
+}
+
+/// The peer broke the protocol, and is told so.
+fn refuse(writer: &mut Writer, closed: &mut bool, error: ProtocolError) -> Received<'static> {
+    *closed = true;
+    let oversize = matches!(error, ProtocolError::TooLarge { .. });
+    writer.close(if oversize { TOO_LARGE } else { PROTOCOL_ERROR });
+    Received::Closed { why: error.to_string(), oversize }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio_tungstenite::tungstenite::protocol::Role;
+    use futures_util::{SinkExt as _, StreamExt as _};
+    use tokio::io::DuplexStream;
+    use tokio_tungstenite::WebSocketStream;
+    use tokio_tungstenite::tungstenite::Message as Theirs;
+    use tokio_tungstenite::tungstenite::protocol;
 
     /// A socket with room for about this much that the peer has not read, and the peer's end.
-    async fn socket(
-        room_bytes: usize,
-    ) -> (Socket<tokio::io::DuplexStream>, WebSocketStream<tokio::io::DuplexStream>) {
+    async fn socket(room_bytes: usize) -> (Socket<DuplexStream>, WebSocketStream<DuplexStream>) {
         let (near, far) = tokio::io::duplex(1024);
-        let limits = limits(1024, 4096, room_bytes).write_buffer_size(0);
-        let near = WebSocketStream::from_raw_socket(near, Role::Server, Some(limits)).await;
-        (Socket::new(near), WebSocketStream::from_raw_socket(far, Role::Client, None).await)
+        let limits = Limits { read_bytes: 256, message_bytes: 4096, unsent_bytes: room_bytes };
+        let far = WebSocketStream::from_raw_socket(far, protocol::Role::Client, None).await;
+        (Socket::new(near, Role::Server, limits, &[]), far)
+    }
+
+    async fn receive(socket: &mut Socket<DuplexStream>) -> String {
+        loop {
+            match socket.next() {
+                Some(Received::Text(text)) => return text.to_owned(),
+                Some(other) => return format!("{other:?}"),
+                None => socket.readable().await,
+            }
+        }
     }
 
     #[tokio::test]
     async fn a_peer_that_does_not_read_is_noticed_and_costs_no_more_than_the_buffer() {
         let (mut near, far) = socket(8 * 1024).await;
         let mut taken = 0;
-        while near.send("x".repeat(100)).is_ok() {
+        while near.send(&"x".repeat(100)).is_ok() {
             near.flush_now().await;
             taken += 1;
             assert!(taken < 1000, "the buffer has no end");
@@ -173,31 +242,60 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_sent_leaves_whenever_the_peer_reads() {
-        use futures_util::StreamExt as _;
         let (mut near, mut far) = socket(8 * 1024).await;
         for number in 0..50 {
-            near.send(format!("{number:0100}")).unwrap();
+            near.send(&format!("{number:0100}")).unwrap();
         }
+        near.flush_now().await;
         for number in 0..50 {
             let message = tokio::select! {
                 message = far.next() => message,
-                received = near.receive() => panic!("nobody said anything: {received:?}"),
+                received = receive(&mut near) => panic!("nobody said anything: {received:?}"),
             };
             assert_eq!(message.unwrap().unwrap().to_text().unwrap(), format!("{number:0100}"));
         }
     }
 
     #[tokio::test]
+    async fn everything_the_peer_sent_comes_before_its_end_and_pings_are_answered() {
+        let (mut near, mut far) = socket(1024).await;
+        let talked = async {
+            far.send(Theirs::text("one")).await.unwrap();
+            far.send(Theirs::Ping("there?".into())).await.unwrap();
+            far.send(Theirs::text("two")).await.unwrap();
+            assert_eq!(far.next().await.unwrap().unwrap(), Theirs::Pong("there?".into()));
+            far.close(None).await.unwrap();
+            while let Some(Ok(_)) = far.next().await {}
+        };
+        let heard = async {
+            assert_eq!(receive(&mut near).await, "one");
+            assert_eq!(receive(&mut near).await, "two");
+            assert!(receive(&mut near).await.contains("close 1005"));
+            near.flush_now().await;
+            drop(near);
+        };
+        tokio::join!(talked, heard);
+    }
+
+    #[tokio::test]
+    async fn what_came_with_the_handshake_is_not_lost() {
+        let (near, _far) = tokio::io::duplex(1024);
+        let limits = Limits { read_bytes: 64, message_bytes: 4096, unsent_bytes: 1024 };
+        let mut near = Socket::new(near, Role::Client, limits, b"\x81\x05Hello\x81\x05agai");
+        assert_eq!(receive(&mut near).await, "Hello");
+        assert!(near.next().is_none(), "the second is not complete");
+    }
+
+    #[tokio::test]
     async fn a_message_too_large_to_be_skipped_is_told_from_a_broken_connection() {
-        use futures_util::SinkExt as _;
         let (mut near, mut far) = socket(1024).await;
         let received = tokio::select! {
-            received = near.receive() => received,
-            sent = far.send(Message::text("x".repeat(5000))) => panic!("all of it was read: {sent:?}"),
+            received = receive(&mut near) => received,
+            sent = far.send(Theirs::text("x".repeat(5000))) => panic!("all of it was read: {sent:?}"),
         };
-        assert!(matches!(received, Received::Closed { oversize: true, .. }), "{received:?}");
+        assert!(received.contains("oversize: true"), "{received}");
         let (mut near, far) = socket(1024).await;
         drop(far);
-        assert!(matches!(near.receive().await, Received::Closed { oversize: false, .. }));
+        assert!(receive(&mut near).await.contains("oversize: false"));
     }
 }

@@ -9,3 +9,4 @@ pub mod payload;
 pub mod signature;
 pub mod twilio;
 pub mod twiml;
+pub mod websocket;

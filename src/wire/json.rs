@@ -136,6 +136,125 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
+/// Reads the shape that audio messages have: an object of strings without escapes, whole numbers and objects of the same.
+///
+/// Whatever else comes, every method answers `None`, and the message is left to the complete reader, which also says
+/// what is wrong with it. So this one may be short, and wrong in one direction only: refusing what it could have read.
+#[derive(Debug)]
+pub(super) struct Plain<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+/// A member's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PlainValue<'a> {
+    /// A string, as it stands.
+    Text(&'a str),
+    /// A whole number.
+    Count(u64),
+    /// An object begins: its members are next.
+    Object,
+}
+
+impl<'a> Plain<'a> {
+    /// Begins with the object's first member.
+    pub(super) fn new(text: &'a str) -> Option<Self> {
+        let mut plain = Self { text, at: 0 };
+        plain.expect(b'{')?;
+        Some(plain)
+    }
+
+    /// The next member; `Some(None)` at the end of the object.
+    pub(super) fn member(&mut self) -> Option<Option<(&'a str, PlainValue<'a>)>> {
+        if self.skip_to()? == b'}' {
+            self.at += 1;
+            return Some(None);
+        }
+        let name = self.string()?;
+        self.expect(b':')?;
+        let value = match self.skip_to()? {
+            b'"' => PlainValue::Text(self.string()?),
+            b'{' => {
+                self.at += 1;
+                return Some(Some((name, PlainValue::Object)));
+            }
+            _ => PlainValue::Count(self.number()?),
+        };
+        self.comma()?;
+        Some(Some((name, value)))
+    }
+
+    /// After the end of an inner object: on to the next member of the outer one.
+    pub(super) fn leave(&mut self) -> Option<()> {
+        self.comma()
+    }
+
+    /// Nothing follows the end of the outermost object.
+    pub(super) fn is_over(&self) -> bool {
+        self.text.as_bytes()[self.at..].iter().all(|byte| byte.is_ascii_whitespace())
+    }
+
+    /// A comma with a member after it, or the end of the object.
+    fn comma(&mut self) -> Option<()> {
+        match self.skip_to()? {
+            b',' => {
+                self.at += 1;
+                (self.skip_to()? == b'"').then_some(())
+            }
+            b'}' => Some(()),
+            _ => None,
+        }
+    }
+
+    fn expect(&mut self, wanted: u8) -> Option<()> {
+        let found = self.skip_to()? == wanted;
+        self.at += usize::from(found);
+        found.then_some(())
+    }
+
+    /// The next byte that is not a space.
+    fn skip_to(&mut self) -> Option<u8> {
+        loop {
+            match *self.text.as_bytes().get(self.at)? {
+                b' ' | b'\t' | b'\n' | b'\r' => self.at += 1,
+                byte => return Some(byte),
+            }
+        }
+    }
+
+    fn string(&mut self) -> Option<&'a str> {
+        self.expect(b'"')?;
+        let rest = &self.text.as_bytes()[self.at..];
+        let length = memchr::memchr2(b'"', b'\\', rest)?;
+        let is_plain = rest[length] == b'"' && !has_control(&rest[..length]);
+        let text = self.text.get(self.at..self.at + length).filter(|_| is_plain)?;
+        self.at += length + 1;
+        Some(text)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let digits = self.text.as_bytes()[self.at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let text = self.text.get(self.at..self.at + digits)?;
+        self.at += digits;
+        count(text)
+    }
+}
+
+/// Digits as JSON spells a whole number, few enough for an `f64` to hold.
+pub(super) fn count(text: &str) -> Option<u64> {
+    let spelled = text == "0" || matches!(text.as_bytes(), [b'1'..=b'9', rest @ ..] if rest.len() < 15);
+    let digits = text
+        .bytes()
+        .try_fold(0_u64, |number, byte| byte.is_ascii_digit().then(|| number * 10 + u64::from(byte - b'0')));
+    digits.filter(|_| spelled)
+}
+
+/// One byte of state and no early exit, so that the compiler looks at many bytes at once.
+fn has_control(bytes: &[u8]) -> bool {
+    bytes.iter().fold(0, |found, &byte| found | u8::from(byte < 0x20)) != 0
+}
+
 /// Appends `text` as a JSON string, quotes included.
 pub(super) fn push_string(text: &str, out: &mut String) {
     out.push('"');

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::errors::classify;
 use crate::ids::{InvalidId, ItemId, ResponseId, ToolCallId};
-use crate::wire::json::{Count, Text};
+use crate::wire::json::{Count, Plain, PlainValue, Text};
 use crate::wire::model::{
     AudioFormat, ErrorClass, ItemKind, ModelError, ModelEvent, ResponseStatus, SessionEcho, Usage,
 };
@@ -35,6 +35,42 @@ pub enum DecodeError {
 /// Any member may be null, missing or new; what the event's meaning does not need falls back to nothing. Events we do
 /// not know are [`ModelEvent::Ignored`]. Allocates nothing for audio.
 pub fn decode(text: &str) -> Result<ModelEvent<'_>, DecodeError> {
+    match plain_audio(text) {
+        Some(audio) => Ok(audio),
+        None => decode_any(text),
+    }
+}
+
+/// Audio as the service usually spells it. `None`: [`decode_any`] must look.
+fn plain_audio(text: &str) -> Option<ModelEvent<'_>> {
+    let mut plain = Plain::new(text)?;
+    let (mut is_audio, mut response, mut item, mut base64) = (false, None, None, None);
+    while let Some((name, value)) = plain.member()? {
+        let member = match (name, value) {
+            ("type", PlainValue::Text("response.output_audio.delta")) if !is_audio => {
+                is_audio = true;
+                continue;
+            }
+            ("event_id", PlainValue::Text(_)) | ("output_index" | "content_index", PlainValue::Count(_)) => {
+                continue;
+            }
+            ("response_id", _) => &mut response,
+            ("item_id", _) => &mut item,
+            ("delta", _) => &mut base64,
+            _ => return None,
+        };
+        let PlainValue::Text(text) = value else { return None };
+        if member.replace(text).is_some() {
+            return None;
+        }
+    }
+    if !is_audio || !plain.is_over() {
+        return None;
+    }
+    Some(ModelEvent::Audio { response: response?, item: item?, base64: base64? })
+}
+
+fn decode_any(text: &str) -> Result<ModelEvent<'_>, DecodeError> {
     let event: Event<'_> = serde_json::from_str(text)?;
     let kind = event.kind.0.clone().ok_or(DecodeError::MissingMember("type"))?;
     Ok(match &*kind {
@@ -263,4 +299,47 @@ fn read_error(error: &Value) -> ModelError {
     };
     read.class = classify(&read);
     read
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USUAL: &str = r#"{"type":"response.output_audio.delta","event_id":"event_1","response_id":"resp_1","item_id":"item_1","output_index":0,"content_index":0,"delta":"AAAA"}"#;
+
+    #[test]
+    fn usual_audio_takes_the_short_way_and_nothing_else_does() {
+        let audio = Some(ModelEvent::Audio { response: "resp_1", item: "item_1", base64: "AAAA" });
+        assert_eq!(plain_audio(USUAL), audio);
+        assert_eq!(plain_audio(&USUAL.replace(':', " : ").replace(',', ", ")), audio);
+        for other in [
+            USUAL.replace("output_audio.delta", "output_audio.done"),
+            USUAL.replace("\"item_1\"", "null"),
+            USUAL.replace("AAAA", "AA\\u0041"),
+            USUAL.replace("event_id", "item_id"),
+            USUAL.replace("\"delta\"", "\"gamma\""),
+            USUAL.replace(":0,", ":-1,"),
+            USUAL.replace(":0,", ":00,"),
+            USUAL.replace('}', ""),
+        ] {
+            assert_eq!(plain_audio(&other), None, "{other}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Both ways must agree wherever the short one answers at all, also on messages that are broken.
+        #[test]
+        fn the_short_way_says_what_the_long_one_says(
+            cut in 0_usize..200,
+            put in "[ \"{}:,\\\\a0-9.e\u{0}-\u{20}-]{0,3}",
+            drop in 0_usize..4,
+        ) {
+            let cut = cut.min(USUAL.len());
+            let text = format!("{}{put}{}", &USUAL[..cut], &USUAL[(cut + drop).min(USUAL.len())..]);
+            if let Some(audio) = plain_audio(&text) {
+                let long = decode_any(&text);
+                proptest::prop_assert!(matches!(&long, Ok(found) if *found == audio), "{text}: {long:?}");
+            }
+        }
+    }
 }

@@ -37,6 +37,8 @@ const MAX_SEGMENTS: usize = 256;
 const MAX_MARKS: usize = 256;
 /// Items heard to the end whose length is remembered, should the model add to one of them.
 const MAX_FINISHED: usize = 8;
+/// A queue of this size is kept when it is empty: half a second.
+const KEPT_BYTES: usize = 4 * 1024;
 /// Ten minutes are what Twilio buffers; a queue longer than that is a model gone astray.
 const MAX_QUEUED_BYTES: usize = 10 * 60 * 1000 * BYTES_PER_MS as usize;
 
@@ -110,7 +112,7 @@ struct PendingMark {
 pub(super) struct Playout {
     lead: Duration,
     generation: u32,
-    queue: VecDeque<u8>,
+    queue: Queue,
     segments: VecDeque<Segment>,
     /// Bytes of the items that were heard last.
     finished: VecDeque<(ItemId, u64)>,
@@ -129,8 +131,45 @@ pub(super) struct Playout {
     probes: u32,
     /// The network was measured for the audio that is sent next.
     probed: bool,
-    scratch: Vec<u8>,
     mark_name: String,
+}
+
+/// Bytes that wait. What is taken lies in one piece, so that it can be sent from here.
+#[derive(Debug, Default)]
+struct Queue {
+    bytes: Vec<u8>,
+    /// Before this all has been taken.
+    from: usize,
+}
+
+impl Queue {
+    fn len(&self) -> usize {
+        self.bytes.len() - self.from
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        if self.from == self.bytes.len() {
+            self.clear();
+        } else if self.from > self.bytes.len() / 2 {
+            self.bytes.drain(..std::mem::take(&mut self.from));
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn take(&mut self, bytes: usize) -> &[u8] {
+        let start = self.from;
+        self.from += bytes;
+        &self.bytes[start..self.from]
+    }
+
+    /// Drops all; gives the memory of a long answer back.
+    fn clear(&mut self) {
+        if self.bytes.capacity() > KEPT_BYTES {
+            self.bytes = Vec::new();
+        }
+        self.bytes.clear();
+        self.from = 0;
+    }
 }
 
 impl Playout {
@@ -138,7 +177,7 @@ impl Playout {
         Self {
             lead: lead.max(duration(FRAME_BYTES as u64)),
             generation: 0,
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             segments: VecDeque::new(),
             finished: VecDeque::new(),
             marks: VecDeque::new(),
@@ -151,7 +190,6 @@ impl Playout {
             round_trip: None,
             probes: 0,
             probed: false,
-            scratch: Vec::new(),
             mark_name: String::new(),
         }
     }
@@ -176,7 +214,7 @@ impl Playout {
         if let Some(last) = self.segments.back_mut() {
             last.end += ulaw.len() as u64;
         }
-        self.queue.extend(ulaw);
+        self.queue.push(ulaw);
         true
     }
 
@@ -205,21 +243,18 @@ impl Playout {
             return Some(self.take_probe(now));
         }
         self.probed = false;
-        self.scratch.clear();
-        self.scratch.extend(self.queue.drain(..bytes));
         self.sent += bytes as u64;
         if self.play_end < now {
             self.start_afresh(now);
         }
         self.play_end = self.play_end + duration(bytes as u64);
         let segment = self.segments.iter().find(|s| s.end >= self.sent);
-        Some(Step::Audio { item: segment.map_or("", |s| s.item.as_str()), ulaw: &self.scratch })
+        Some(Step::Audio { item: segment.map_or("", |s| s.item.as_str()), ulaw: self.queue.take(bytes) })
     }
 
     /// When to call [`Self::poll`] again if nothing else happens.
     pub(super) fn next_send(&self) -> Option<CallTime> {
-        let bytes = self.next_message()?;
-        Some(self.play_end - self.lead.saturating_sub(duration(bytes as u64)))
+        self.next_message().map(|(_, at)| at)
     }
 
     /// A mark came back. False: it is of an older generation, or unknown.
@@ -307,7 +342,7 @@ impl Playout {
 
     /// Nothing is queued and every mark that follows audio has come back.
     pub(super) fn is_drained(&self) -> bool {
-        self.queue.is_empty() && self.marks.iter().all(|mark| mark.probe) && !self.mark_is_due()
+        self.queue.len() == 0 && self.marks.iter().all(|mark| mark.probe) && !self.mark_is_due()
     }
 
     /// When the caller will have heard everything that was sent.
@@ -370,20 +405,24 @@ impl Playout {
         of_item.map(|s| s.item_offset + s.end - s.start).or_else(finished).unwrap_or(0)
     }
 
-    /// Bytes of the next message, were there room for it.
-    fn next_message(&self) -> Option<usize> {
+    /// Bytes of the next message, and when it may leave.
+    fn next_message(&self) -> Option<(usize, CallTime)> {
         let segment = self.segments.iter().find(|s| s.end > self.sent)?;
         let available = (segment.end - self.sent.max(segment.start)) as usize;
         let bytes = available.min(MESSAGE_BYTES).min(bytes_in(self.lead) as usize);
         let tail = segment.complete && bytes == available;
         let whole = if tail { bytes } else { bytes - bytes % FRAME_BYTES };
-        (whole > 0).then_some(whole)
+        if whole > 0 {
+            let at = self.play_end - self.lead.saturating_sub(duration(whole as u64));
+            return Some((whole, at));
+        }
+        // Less than a frame, and more to come: it waits for the rest, but not until the caller hears a gap.
+        (bytes > 0).then(|| (bytes, self.play_end - duration(FRAME_BYTES as u64)))
     }
 
     fn sendable(&self, now: CallTime) -> Option<usize> {
-        let bytes = self.next_message()?;
-        let ahead = self.play_end.since(now);
-        (ahead + duration(bytes as u64) <= self.lead).then_some(bytes)
+        let (bytes, at) = self.next_message()?;
+        (at <= now).then_some(bytes)
     }
 
     fn mark_is_due(&self) -> bool {

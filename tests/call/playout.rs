@@ -65,12 +65,34 @@ fn thirty_seconds_at_once_are_paced_a_little_ahead_of_the_ear() {
 #[test]
 fn the_end_of_an_item_is_sent_although_it_is_no_whole_frame() {
     let mut call = TestCall::answering();
-    call.at(0, audio_bytes("resp_1", "item_1", vec![1; 100]));
+    call.at(0, audio_bytes("resp_1", "item_1", vec![1; 1600 + 100]));
     call.until(50);
-    assert_eq!(call.media.len(), 0, "the rest of the frame may come");
+    assert_eq!(call.media.len(), 1600, "the rest of the frame may come");
     call.at(50, audio_done("item_1"));
-    assert_eq!(call.media.len(), 100);
-    assert_eq!(call.marks, ["g0:item_1:12"]);
+    assert_eq!(call.media.len(), 1700);
+    assert_eq!(call.marks, ["g0:item_1:200", "g0:item_1:212"]);
+}
+
+#[test]
+fn part_of_a_frame_waits_for_the_rest_only_until_the_caller_would_hear_a_gap() {
+    let mut call = TestCall::answering();
+    call.at(0, audio_bytes("resp_1", "item_1", vec![1; 1600 + 100]));
+    call.until(179);
+    assert_eq!(call.media.len(), 1600);
+    call.until(180);
+    assert_eq!(call.media.len(), 1700, "20 ms are left to hear");
+}
+
+#[test]
+fn audio_that_comes_at_the_pace_of_speech_is_not_held_up_by_the_converter() {
+    let mut call = TestCall::new(settings(AudioFormat::Pcm24k), ABLE);
+    call.at(0, model_ready());
+    call.at(0, response_started("resp_1"));
+    for frame in 0..10 {
+        call.at(frame * 20, audio_bytes("resp_1", "item_1", vec![0; 960]));
+        // 2.5 ms stay in the filter, and no frame waits for the one after it.
+        assert_eq!(call.media.len() as u64, 160 * (frame + 1) - 20);
+    }
 }
 
 #[test]

@@ -133,6 +133,8 @@ pub(super) struct Transcript {
     order: Vec<ItemId>,
     announced: u32,
     dirty: bool,
+    /// When the first overdue text is given up. Kept, because it is asked for with every frame.
+    text_due: Option<CallTime>,
     /// Stands in for the slots of items that are too many.
     spare: Slot,
 }
@@ -167,6 +169,7 @@ impl Transcript {
         if !slot.text_final {
             slot.text_due.get_or_insert(text_due);
         }
+        self.plan_texts();
     }
 
     /// The caller began to speak; `at` is on the stream's clock.
@@ -183,6 +186,7 @@ impl Transcript {
         if !slot.text_final {
             slot.text_due = Some(text_due);
         }
+        self.plan_texts();
     }
 
     /// Part of the caller's text; the rest is awaited a while longer.
@@ -204,6 +208,7 @@ impl Transcript {
         slot.text_final = true;
         slot.text_due = None;
         self.dirty = true;
+        self.plan_texts();
     }
 
     /// There was no turn after all: the model had nothing to commit.
@@ -217,6 +222,7 @@ impl Transcript {
         }
         self.order.retain(|other| other != item);
         self.dirty = true;
+        self.plan_texts();
     }
 
     /// More of the agent's words.
@@ -316,8 +322,12 @@ impl Transcript {
     }
 
     /// When to call [`Self::close_overdue`].
-    pub(super) fn text_due(&self) -> Option<CallTime> {
-        self.slots.values().filter_map(|slot| slot.text_due).min()
+    pub(super) const fn text_due(&self) -> Option<CallTime> {
+        self.text_due
+    }
+
+    fn plan_texts(&mut self) {
+        self.text_due = self.slots.values().filter_map(|slot| slot.text_due).min();
     }
 
     /// Closes the caller's turns whose text is overdue.
@@ -328,6 +338,7 @@ impl Transcript {
             slot.text_final = true;
             self.dirty = true;
         }
+        self.plan_texts();
     }
 
     /// True while the text of a caller's turn is awaited, a turn that is being spoken included.
@@ -343,6 +354,7 @@ impl Transcript {
             slot.text_due = None;
         }
         self.dirty = true;
+        self.plan_texts();
     }
 
     /// Entries that are finished and differ from what was handed out before, in conversation order.

@@ -25,7 +25,11 @@ pub struct BenchOptions {
     #[arg(long, requires = "url")]
     pub pid: Option<u32>,
     /// Address of the model's end, which that bridge must use as its Realtime endpoint.
-    #[arg(long, default_value = "127.0.0.1:0", default_value_if("url", clap::builder::ArgPredicate::IsPresent, "127.0.0.1:9090"))]
+    #[arg(
+        long,
+        default_value = "127.0.0.1:0",
+        default_value_if("url", clap::builder::ArgPredicate::IsPresent, "127.0.0.1:9090")
+    )]
     pub model_listen: SocketAddr,
     /// Auth token that webhooks and streams are signed with; nothing is signed without it.
     #[arg(long, env = "TWILIO_AUTH_TOKEN", hide_env_values = true)]
@@ -149,9 +153,16 @@ mod tests {
     #[test]
     fn numbers_and_times_are_checked() {
         assert_eq!(parse("--calls 10,20 --soak 30m").unwrap().soak, Some(Duration::from_secs(1800)));
-        for wrong in
-            ["--calls 0", "--soak 5", "--soak m", "--soak 1d", "--seconds 0", "--dial-per-s 0", "--pid 4", "--soak 1h --floor"]
-        {
+        for wrong in [
+            "--calls 0",
+            "--soak 5",
+            "--soak m",
+            "--soak 1d",
+            "--seconds 0",
+            "--dial-per-s 0",
+            "--pid 4",
+            "--soak 1h --floor",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

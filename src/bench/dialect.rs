@@ -197,14 +197,20 @@ mod tests {
     #[test]
     fn what_a_bridge_says_is_told_apart() {
         let read = |text| read(text).unwrap();
-        assert_eq!(read(r#"{"type":"input_audio_buffer.append","audio":"AAAA"}"#), Heard::Audio("AAAA".into()));
+        assert_eq!(
+            read(r#"{"type":"input_audio_buffer.append","audio":"AAAA"}"#),
+            Heard::Audio("AAAA".into())
+        );
         assert_eq!(read(r#"{"event":"media","media":{"payload":"f38="}}"#), Heard::Audio("f38=".into()));
         assert_eq!(read(r#"{"type":"response.create","response":{}}"#), Heard::Respond);
         assert_eq!(
-            read(r#"{"type":"conversation.item.truncate","item_id":"i","content_index":0,"audio_end_ms":480}"#),
+            read(
+                r#"{"type":"conversation.item.truncate","item_id":"i","content_index":0,"audio_end_ms":480}"#
+            ),
             Heard::Truncate { item: "i".into(), audio_end_ms: 480 }
         );
-        let session = r#"{"type":"session.update","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}}}}}"#;
+        let session =
+            r#"{"type":"session.update","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}}}}}"#;
         let Heard::Session(session) = read(session) else { panic!("a session") };
         assert_eq!(format_of(&session, "input"), AudioFormat::Pcmu);
         assert_eq!(format_of(&session, "output"), AudioFormat::Pcm24k);

@@ -76,7 +76,12 @@ impl Way {
     }
 
     /// Ready when this direction is over.
-    fn poll(&mut self, cx: &mut Context<'_>, from: &mut TcpStream, to: &mut TcpStream) -> Poll<io::Result<()>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+    ) -> Poll<io::Result<()>> {
         loop {
             while self.from < self.until {
                 let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.buffer[self.from..self.until]))?;

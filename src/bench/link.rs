@@ -210,7 +210,8 @@ mod tests {
     async fn a_message_in_several_frames_and_pieces_is_one_message() {
         let (near, mut far) = tokio::io::duplex(1000);
         let mut link = Link::new(near, true);
-        let frames = [&b"\x01\x03one"[..], b"\x89\x00", b"\x00\x03two", b"\x80\x05three", b"\x88\x00"].concat();
+        let frames =
+            [&b"\x01\x03one"[..], b"\x89\x00", b"\x00\x03two", b"\x80\x05three", b"\x88\x00"].concat();
         let sent = async {
             for byte in frames {
                 tokio::io::AsyncWriteExt::write_all(&mut far, &[byte]).await.unwrap();

@@ -219,12 +219,17 @@ mod tests {
     #[test]
     fn frames_are_found_whatever_comes_before_them_and_however_they_are_cut() {
         for format in [AudioFormat::Pcmu, AudioFormat::Pcm24k] {
-            let silence = vec![if format == AudioFormat::Pcmu { 0xFF } else { 0 }; 37 * format.bytes_per_ms() + 10];
+            let silence =
+                vec![if format == AudioFormat::Pcmu { 0xFF } else { 0 }; 37 * format.bytes_per_ms() + 10];
             let audio = [silence, frames(format, 1..50)].concat();
             for piece in [1, 7, 160, 960, 5_000] {
                 let found = read(format, &audio, piece);
                 let marks: Vec<Mark> = found.iter().map(|found| found.mark).collect();
-                assert_eq!(marks, (1..50).map(Mark::Frame).collect::<Vec<_>>(), "{format} in pieces of {piece}");
+                assert_eq!(
+                    marks,
+                    (1..50).map(Mark::Frame).collect::<Vec<_>>(),
+                    "{format} in pieces of {piece}"
+                );
                 assert_eq!(found[0].at_byte, 37 * format.bytes_per_ms() as u64 + 10);
             }
         }

@@ -25,7 +25,12 @@ pub(super) struct Subject {
 
 impl Subject {
     /// Carries a few calls, so that what follows is measured on a target that has worked before.
-    pub(super) async fn prime(rig: &mut Rig, running: Running, dialing: Dialing, load: &Load) -> anyhow::Result<Self> {
+    pub(super) async fn prime(
+        rig: &mut Rig,
+        running: Running,
+        dialing: Dialing,
+        load: &Load,
+    ) -> anyhow::Result<Self> {
         rig.begin();
         let (calls, _) = rig.dial(FIRST_CALLS, load.dial_per_s, &dialing, false).await;
         sleep(FIRST_TIME).await;
@@ -33,7 +38,11 @@ impl Subject {
         let name = &running.target.name;
         if tally.calls_failed == FIRST_CALLS || tally.first_audio.summary().count == 0 {
             let why: Vec<_> = tally.problems.into_keys().collect();
-            let why = if why.is_empty() { "no audio of the model reached a caller".to_owned() } else { why.join("; ") };
+            let why = if why.is_empty() {
+                "no audio of the model reached a caller".to_owned()
+            } else {
+                why.join("; ")
+            };
             anyhow::bail!("{name} carries no calls at {}: {why}", running.target.url);
         }
         sleep(Duration::from_secs(1)).await;
@@ -68,7 +77,8 @@ pub(super) async fn step(rig: &mut Rig, subject: &Subject, calls: u32, round: u3
     let mut looks = Vec::new();
     rig.measure(Duration::from_secs_f64(load.measured_s), || looks.push(Look::at(&subject.running))).await;
     let tally = rig.finish(on).await;
-    let (before, after) = (looks.first().copied().unwrap_or_default(), looks.last().copied().unwrap_or_default());
+    let (before, after) =
+        (looks.first().copied().unwrap_or_default(), looks.last().copied().unwrap_or_default());
     let call_seconds = f64::from(calls) * load.measured_s;
     let name = subject.running.target.name.clone();
     let mut step = summary(name, calls, round, load, &tally);
@@ -82,8 +92,11 @@ pub(super) async fn step(rig: &mut Rig, subject: &Subject, calls: u32, round: u3
 
 fn summary(target: String, calls: u32, round: u32, load: &Load, tally: &Tally) -> Step {
     let (up, down) = (direction(&tally.up), direction(&tally.down));
-    let times = |(what, count): (&String, &u64)| if *count == 1 { what.clone() } else { format!("{what} ({count} times)") };
-    let within_limit = is_within(&load.limit, &up) && is_within(&load.limit, &down) && tally.calls_failed == 0;
+    let times = |(what, count): (&String, &u64)| {
+        if *count == 1 { what.clone() } else { format!("{what} ({count} times)") }
+    };
+    let within_limit =
+        is_within(&load.limit, &up) && is_within(&load.limit, &down) && tally.calls_failed == 0;
     Step {
         target,
         round,

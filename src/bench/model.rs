@@ -67,7 +67,8 @@ pub(super) async fn serve(
             () = stop.cancelled() => return,
         };
         number += 1;
-        let (shared, stop, random) = (Arc::clone(&shared), stop.clone(), Random::for_part(manner.seed, number));
+        let (shared, stop, random) =
+            (Arc::clone(&shared), stop.clone(), Random::for_part(manner.seed, number));
         sessions.spawn(async move {
             let talk = Talk::new(random, manner.interrupt_every);
             if let Err(problem) = run(socket, Arc::clone(&shared), talk, number, stop).await {
@@ -100,7 +101,8 @@ async fn run(
         .await
         .map_err(|_| "a session did not complete its handshake")?
         .map_err(|error| format!("a session's handshake failed: {error}"))?;
-    let mut session = Session::new(Arc::clone(&shared), Link::new(stream.into_inner(), false), talk, number, floor);
+    let mut session =
+        Session::new(Arc::clone(&shared), Link::new(stream.into_inner(), false), talk, number, floor);
     tokio::select! {
         ended = poll_fn(|cx| session.poll(cx)) => ended,
         () = stop.cancelled() => Ok(()),

@@ -43,8 +43,13 @@ pub(super) fn usage(root: u32) -> Option<Usage> {
 /// CPU time of the whole machine: (busy, all), in seconds.
 pub(super) fn machine() -> Option<(f64, f64)> {
     let text = fs::read_to_string("/proc/stat").ok()?;
-    let fields: Vec<f64> =
-        text.lines().next()?.split_ascii_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    let fields: Vec<f64> = text
+        .lines()
+        .next()?
+        .split_ascii_whitespace()
+        .skip(1)
+        .filter_map(|field| field.parse().ok())
+        .collect();
     // user nice system idle iowait irq softirq steal; guest time is part of user.
     let all: f64 = fields.iter().take(8).sum();
     let idle = fields.get(3)? + fields.get(4)?;
@@ -111,7 +116,13 @@ fn tree(root: u32, stats: &HashMap<u32, Stat>) -> HashSet<u32> {
     let mut found = HashSet::from([root]);
     loop {
         let before = found.len();
-        found.extend(stats.iter().filter(|(_, stat)| found.contains(&stat.parent)).map(|(process, _)| *process).collect::<Vec<_>>());
+        found.extend(
+            stats
+                .iter()
+                .filter(|(_, stat)| found.contains(&stat.parent))
+                .map(|(process, _)| *process)
+                .collect::<Vec<_>>(),
+        );
         if found.len() == before {
             return found;
         }
@@ -141,7 +152,10 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(all.memory_bytes > all.own_memory_bytes, "{all:?}");
-        assert!(all.own_memory_bytes > 1024 * 1024 && all.own_descriptors > 2 && all.own_threads > 0, "{all:?}");
+        assert!(
+            all.own_memory_bytes > 1024 * 1024 && all.own_descriptors > 2 && all.own_threads > 0,
+            "{all:?}"
+        );
         assert_eq!(usage(u32::MAX), None);
     }
 

@@ -102,7 +102,13 @@ impl Rig {
     }
 
     /// Places calls, evenly in time, and returns when the last one has been placed.
-    pub(super) async fn dial(&mut self, count: u32, per_s: f64, dialing: &Dialing, keep_said: bool) -> (Calls, Vec<Arc<Call>>) {
+    pub(super) async fn dial(
+        &mut self,
+        count: u32,
+        per_s: f64,
+        dialing: &Dialing,
+        keep_said: bool,
+    ) -> (Calls, Vec<Arc<Call>>) {
         let calls = Calls { tasks: TaskTracker::new(), hang_up: CancellationToken::new() };
         let started = Instant::now();
         let mut placed = Vec::new();

@@ -12,7 +12,17 @@ pub(super) fn print_start(outcome: &Outcome) {
     );
     println!(
         "{:<12} {:>5} {:>5}  {:>23}  {:>23}  {:>5} {:>5}  {:>8} {:>8}  {:>11}  {:>8}",
-        "target", "round", "calls", "up p50/p99/max ms", "down p50/p99/max ms", "lost", "late", "clear", "first", "CPU ms/call-s", "KiB/call"
+        "target",
+        "round",
+        "calls",
+        "up p50/p99/max ms",
+        "down p50/p99/max ms",
+        "lost",
+        "late",
+        "clear",
+        "first",
+        "CPU ms/call-s",
+        "KiB/call"
     );
 }
 

@@ -130,9 +130,10 @@ mod tests {
     fn timed_frames_are_due_every_20_ms_however_late_they_are_asked_for() {
         let all = acts(0, 60_000_000);
         assert_eq!(all[0], (1_000, Act::Begin(1)));
-        let first: Vec<Micros> = all[1..].iter().map_while(|(at, act)| {
-            (*act == Act::Audio { frames: 1, timed: true }).then_some(*at)
-        }).collect();
+        let first: Vec<Micros> = all[1..]
+            .iter()
+            .map_while(|(at, act)| (*act == Act::Audio { frames: 1, timed: true }).then_some(*at))
+            .collect();
         assert!((200..=400).contains(&first.len()));
         assert!(first.windows(2).all(|pair| pair[1] - pair[0] == 20_000));
         let timed = all.iter().filter(|(_, act)| matches!(act, Act::Audio { timed: true, .. })).count();

@@ -45,7 +45,12 @@ impl Running {
     }
 
     /// This program as a server, with a database of its own in `dir`.
-    pub(super) async fn bridge(dir: &Path, model_url: &str, format: AudioFormat, max_calls: u32) -> anyhow::Result<Self> {
+    pub(super) async fn bridge(
+        dir: &Path,
+        model_url: &str,
+        format: AudioFormat,
+        max_calls: u32,
+    ) -> anyhow::Result<Self> {
         let addr = free_address().await?;
         let key = uuid::Uuid::new_v4().simple().to_string();
         let mut command = own_command()?;

@@ -1,10 +1,8 @@
 //! The main answer in a few large figures, and what a reader must know before believing them.
 
-use std::fmt::Write as _;
-
 use crate::bench::outcome::{Direction, Latency, Outcome, Step};
 
-use super::figures::{bytes, count, listed, micros, millis, percent, plural, ratio};
+use super::figures::{UNKNOWN, bytes, count, listed, micros, millis, percent, plural, ratio};
 use super::rounds::{Rounds, Run, Series, WAYS, Way, known};
 use super::scale::micros_tick;
 
@@ -18,13 +16,10 @@ pub(super) struct Answer {
     pub(super) cards: Vec<Card>,
 }
 
-/// One or two large figures and what they are compared with.
+/// Large figures that belong together.
 pub(super) struct Card {
     pub(super) title: String,
     pub(super) figures: Vec<Large>,
-    pub(super) note: String,
-    /// Needs the room of two.
-    pub(super) wide: bool,
 }
 
 /// A large figure and the small words after and below it.
@@ -37,6 +32,10 @@ pub(super) struct Large {
 impl Large {
     fn new(value: String, words: impl Into<String>) -> Self {
         Self { value, words: words.into(), below: String::new() }
+    }
+
+    fn with(self, below: String) -> Self {
+        Self { below, ..self }
     }
 }
 
@@ -58,7 +57,7 @@ fn answer(run: &Run<'_>, series: &Series<'_>, calls: u32) -> Option<Answer> {
     cards.push(lost(rounds));
     cards.extend(most_calls(run, series));
     let compared = if floor.is_some() {
-        "Latency is what the bridge takes beyond the floor, a relay that only moves bytes."
+        "Added latency is what the bridge takes beyond the floor, a relay that only moves bytes."
     } else if series.is_floor() {
         "The floor is a relay that only moves bytes: what follows is what machine and far ends take by themselves."
     } else {
@@ -88,46 +87,42 @@ fn latency(way: &Way, rounds: &Rounds<'_>, floor: Floor<'_>) -> Card {
             return Some(Large::new(micros(own), name));
         };
         let below = format!("{} less {floor_name}’s {}", micros(own), micros(floor));
-        Some(Large { below, ..Large::new(micros(own - floor), name) })
+        Some(Large::new(micros(own - floor), name).with(below))
     };
     let p50 = large("p50", |latency| latency.p50_us);
     let p99 = large("p99", |latency| latency.p99_us);
-    let figures: Vec<Large> = p50.into_iter().chain(p99).collect();
+    let mut figures: Vec<Large> = p50.into_iter().chain(p99).collect();
     let title =
         if figures.iter().all(|figure| figure.below.is_empty()) { "Latency" } else { "Added latency" };
-    Card {
-        title: format!("{title}, {}", way.name),
-        note: if figures.is_empty() { "No frame arrived.".to_owned() } else { String::new() },
-        figures,
-        wide: true,
+    if figures.is_empty() {
+        figures.push(Large::new(UNKNOWN.to_owned(), "no frame arrived"));
     }
+    Card { title: format!("{title}, {}", way.name), figures }
 }
 
 fn cpu(rounds: &Rounds<'_>, floor: Floor<'_>) -> Option<Card> {
     let total = |step: &Step| step.cpu.map(|cpu| cpu.ms_per_call_second);
     let (all, name, floor) = against(rounds, floor, total)?;
-    let own = rounds.median(|step| step.cpu.map(|cpu| cpu.own_ms_per_call_second))?;
-    let mut figures = vec![Large::new(millis(all), "per call-second")];
-    let mut note = format!("own process {}", millis(own));
+    let own = rounds.median(|step| step.cpu.map(|cpu| cpu.own_ms_per_call_second));
+    let own = own.map(|own| format!("own process {}", millis(own))).unwrap_or_default();
+    let mut figures = vec![Large::new(millis(all), "per call-second").with(own)];
     if let Some((ratio, floor)) = floor.and_then(|floor| Some((ratio(all, floor)?, floor))) {
-        figures.push(Large::new(ratio, format!("of {name}")));
-        // Writing to a String cannot fail.
-        let _ = write!(note, "; {name} {}", millis(floor));
+        figures.push(Large::new(ratio, format!("of {name}")).with(format!("{name} {}", millis(floor))));
     }
-    Some(Card { title: "CPU".to_owned(), figures, note, wide: false })
+    Some(Card { title: "CPU".to_owned(), figures })
 }
 
 fn memory(rounds: &Rounds<'_>, floor: Floor<'_>) -> Option<Card> {
     let per_call = |step: &Step| step.memory.map(|memory| memory.per_call_bytes);
     let (each, name, floor) = against(rounds, floor, per_call)?;
-    let total = rounds.median(|step| step.memory.map(|memory| memory.total_bytes as f64))?;
-    let floor = floor.map(|floor| format!("; {name} {} per call", bytes(floor))).unwrap_or_default();
-    Some(Card {
-        title: "Memory".to_owned(),
-        figures: vec![Large::new(bytes(each), "per call")],
-        note: format!("{} in all{floor}", bytes(total)),
-        wide: false,
-    })
+    let floor = floor.map(|floor| format!("{name} {}", bytes(floor))).unwrap_or_default();
+    let mut figures = vec![Large::new(bytes(each), "per call").with(floor)];
+    let total = rounds.median(|step| step.memory.map(|memory| memory.total_bytes as f64));
+    let own = rounds.median(|step| step.memory.map(|memory| memory.own_bytes as f64));
+    if let (Some(total), Some(own)) = (total, own) {
+        figures.push(Large::new(bytes(total), "in all").with(format!("own process {}", bytes(own))));
+    }
+    Some(Card { title: "Memory".to_owned(), figures })
 }
 
 /// A figure of the target, the floor's name and its same figure.
@@ -143,39 +138,24 @@ fn against<'a>(
 fn lost(rounds: &Rounds<'_>) -> Card {
     let total = |number: fn(&Direction) -> u64| rounds.total(number);
     let (sent, lost) = (total(|way| way.sent), total(|way| way.lost));
-    let share = if lost == 0 { None } else { ratio_of(lost, sent) };
+    let share = if lost > 0 && sent > 0 { percent(lost as f64 / sent as f64) } else { String::new() };
     Card {
         title: "Frames lost".to_owned(),
-        figures: vec![Large::new(count(lost), format!("of {}{}", count(sent), share.unwrap_or_default()))],
-        note: format!(
-            "{} reordered; {} more than 20 ms late",
-            count(total(|way| way.reordered)),
-            count(total(|way| way.late))
-        ),
-        wide: false,
+        figures: vec![
+            Large::new(count(lost), format!("of {}", count(sent))).with(share),
+            Large::new(count(total(|way| way.reordered)), "reordered"),
+            Large::new(count(total(|way| way.late)), "late").with("by more than 20 ms".to_owned()),
+        ],
     }
-}
-
-/// `, 0.1 %`; nothing of nothing.
-fn ratio_of(part: u64, whole: u64) -> Option<String> {
-    (whole > 0).then(|| format!(", {}", percent(part as f64 / whole as f64)))
 }
 
 fn most_calls(run: &Run<'_>, series: &Series<'_>) -> Option<Card> {
     let most = &run.outcome.most_calls;
     let own = most.get(&series.target.name)?;
-    let others: Vec<String> = most
-        .iter()
-        .filter(|(name, _)| **name != series.target.name)
-        .map(|(name, calls)| format!("{name} {}", count(u64::from(*calls))))
-        .collect();
-    let others = if others.is_empty() { String::new() } else { format!("; {}", listed(&others)) };
-    Some(Card {
-        title: "Most calls within the limit".to_owned(),
-        figures: vec![Large::new(count(u64::from(*own)), "at once")],
-        note: format!("{}{others}", limit(run.outcome)),
-        wide: false,
-    })
+    let mut figures = vec![Large::new(count(u64::from(*own)), "at once").with(limit(run.outcome))];
+    let others = most.iter().filter(|(name, _)| **name != series.target.name);
+    figures.extend(others.map(|(name, calls)| Large::new(count(u64::from(*calls)), name)));
+    Some(Card { title: "Most calls within the limit".to_owned(), figures })
 }
 
 /// The limit in words.

@@ -159,7 +159,11 @@ fn cpu(run: &Run<'_>) -> Option<Chart> {
         title: "CPU time for each second of each call".to_owned(),
         description: described(&lines),
         x: calls_axis(run),
-        y: Axis { label: "ms per call-second", scale: Scale::from_zero(highest(&lines)), tick: plain_tick },
+        y: Axis {
+            label: "ms per call-second",
+            scale: Scale::from_zero(1.1 * highest(&lines)),
+            tick: plain_tick,
+        },
         lines,
         mark: None,
     })

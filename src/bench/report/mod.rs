@@ -99,10 +99,11 @@ impl<'a> Page<'a> {
 
 fn title(run: &Run<'_>) -> String {
     let names: Vec<&str> = run.subjects().iter().map(|series| series.target.name.as_str()).collect();
-    match names.len() {
-        0 => "Nothing was measured".to_owned(),
-        1 => format!("What {} adds to a call", names[0]),
-        _ => format!("What {} add to a call", listed(&names)),
+    match names[..] {
+        [] => "Nothing was measured".to_owned(),
+        [name] => format!("What {name} adds to a call"),
+        [one, other] => format!("What {one} and {other} add to a call"),
+        _ => format!("What each of {} adds to a call", plural(names.len(), "bridge")),
     }
 }
 
@@ -119,7 +120,7 @@ fn lede(run: &Run<'_>) -> String {
         format!("{} {}", listed(&loads), if *most == 1 { "call" } else { "calls" })
     };
     let introduced = |series: &Series<'_>| {
-        let what = if series.is_floor() { ", a relay that only moves bytes," } else { "" };
+        let what = if series.is_floor() { " (a relay that only moves bytes)" } else { "" };
         format!("{}{what}", series.target.name)
     };
     let names: Vec<String> = run.series.iter().map(introduced).collect();

@@ -14,7 +14,7 @@ const LEFT: f64 = 58.0;
 const TOP: f64 = 28.0;
 const BOTTOM: f64 = HEIGHT - 42.0;
 /// Room for one letter of a label: measured generously, fonts differ.
-const LETTER: f64 = 6.4;
+const LETTER: f64 = 7.0;
 /// Room for one line of text.
 const LINE: f64 = 14.0;
 
@@ -162,7 +162,7 @@ impl Plot {
             if let Some(note) = &point.note {
                 // At the right end a name begins.
                 let anchor = if x > self.right() - 16.0 { "end" } else { "middle" };
-                let y = if line.look.second { low.max(y + 5.0) + 12.0 } else { high.min(y - 5.0) - 5.0 };
+                let y = high.min(y - 5.0) - 5.0;
                 let _ = write!(
                     svg,
                     r#"<text class="note {anchor}" x="{x:.1}" y="{y:.1}">{}</text>"#,

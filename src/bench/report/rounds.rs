@@ -179,3 +179,37 @@ fn rounds_of<'a>(outcome: &'a Outcome, target: &str) -> Vec<Rounds<'a>> {
     all.sort_by_key(|rounds| rounds.calls);
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::report::sample;
+
+    #[test]
+    fn targets_are_compared_at_the_most_calls_that_all_of_them_ran() {
+        let mut outcome = sample::outcome();
+        assert_eq!(Run::new(&outcome).compared_at(), Some(300));
+        outcome.steps.retain(|step| step.target == "voicebridge" || step.calls < 200);
+        assert_eq!(Run::new(&outcome).compared_at(), Some(100));
+        outcome.steps.retain(|step| step.target == "voicebridge");
+        assert_eq!(Run::new(&outcome).compared_at(), Some(300), "a target without steps is not waited for");
+        outcome.steps.clear();
+        assert_eq!(Run::new(&outcome).compared_at(), None);
+    }
+
+    #[test]
+    fn the_distribution_of_rounds_has_the_tables_figures_and_lies_between_the_rounds() {
+        let mut outcome = sample::outcome();
+        for step in &mut outcome.steps {
+            let latency = &mut step.up.latency;
+            (latency.p50_us, latency.p99_us) = if step.round == 1 { (200, 900) } else { (300, 1000) };
+            latency.quantiles = vec![(0.0, 100), (0.99, 950), (1.0, latency.max_us)];
+        }
+        let run = Run::new(&outcome);
+        let quantiles = run.series[0].rounds[0].quantiles(|step| &step.up.latency);
+        let at = |share: f64| quantiles.iter().find(|known| known.0 >= share).map(|known| known.1);
+        assert_eq!((at(0.0), at(0.5), at(0.99)), (Some(100.0), Some(250.0), Some(950.0)));
+        assert!(quantiles.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{quantiles:?}");
+        assert!(run.series[0].rounds[0].quantiles(|step| &step.barge_in).len() > 5);
+    }
+}

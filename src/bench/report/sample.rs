@@ -53,6 +53,42 @@ pub(crate) fn lone_step() -> Outcome {
     outcome
 }
 
+/// Outcomes of all kinds that a page must be able to show.
+pub(crate) fn all_kinds() -> Vec<Outcome> {
+    let mut no_frames = outcome();
+    no_frames.command = "no frames".to_owned();
+    for step in &mut no_frames.steps {
+        (step.up, step.down) = (Direction::default(), Direction::default());
+        (step.first_audio, step.barge_in) = (Latency::default(), Latency::default());
+        step.far_ends.lateness = Latency::default();
+    }
+    let mut nothing = outcome();
+    nothing.command = "nothing".to_owned();
+    nothing.steps.clear();
+    let mut floor_alone = outcome();
+    floor_alone.command = "floor alone".to_owned();
+    floor_alone.targets.remove(0);
+    floor_alone.steps.retain(|step| step.target == "floor");
+    let mut many = outcome();
+    many.command = "many targets with long names".to_owned();
+    for (number, mut target) in std::iter::repeat_n(many.targets[0].clone(), 7).enumerate() {
+        target.name = format!("another bridge with a very long name, number {number}");
+        let mut steps = many.steps.clone();
+        steps.retain(|step| step.target == "voicebridge");
+        for step in &mut steps {
+            step.target.clone_from(&target.name);
+        }
+        many.targets.push(target);
+        many.steps.extend(steps);
+    }
+    let zeros = Latency { count: 3, ..Latency::default() };
+    let mut idle = lone_step();
+    idle.command = "zeros".to_owned();
+    idle.steps[0].calls = 0;
+    (idle.steps[0].up.latency, idle.steps[0].barge_in) = (zeros.clone(), zeros);
+    vec![outcome(), lone_step(), no_frames, nothing, floor_alone, many, idle]
+}
+
 fn target(name: &str, kind: TargetKind, url: &str) -> Target {
     Target { name: name.to_owned(), kind, url: url.to_owned(), started_here: true }
 }

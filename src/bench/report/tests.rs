@@ -2,7 +2,7 @@
 
 use super::figures::UNKNOWN;
 use super::*;
-use crate::bench::outcome::{Cpu, Direction, Latency};
+use crate::bench::outcome::Cpu;
 
 #[test]
 fn names_and_problems_are_text_and_never_markup() {
@@ -38,11 +38,16 @@ fn names_and_problems_are_text_and_never_markup() {
 
 #[test]
 fn the_data_in_the_page_is_the_outcome() {
-    for outcome in outcomes() {
+    for outcome in sample::all_kinds() {
         let page = page(&outcome);
         assert_eq!(data(&page), outcome);
         // The page says to take the line after this one.
         assert_eq!(page.lines().filter(|line| line.contains(r#"id="outcome""#)).count(), 1);
+        assert!(page.contains("<code>sed -n '/id=&quot;outcome&quot;/{n;p;}' report.html"));
+        assert!(
+            page.contains(r#"<button id="save" type="button" hidden>"#),
+            "shown by the script that serves it"
+        );
     }
 }
 
@@ -70,8 +75,8 @@ fn large_figures_are_medians_over_rounds_less_the_floors_and_the_table_keeps_eac
     };
     assert_eq!(figures("Added latency, caller to model")[0], "210\u{a0}µs p50");
     assert_eq!(figures("CPU"), ["3.62\u{a0}ms per call-second", "2.38× of floor"]);
-    assert_eq!(figures("Memory"), ["362\u{a0}KiB per call"]);
-    assert_eq!(figures("Frames lost"), ["10 of 400, 2.5\u{a0}%"]);
+    assert_eq!(figures("Memory"), ["362\u{a0}KiB per call", "86.0\u{a0}MiB in all"]);
+    assert_eq!(figures("Frames lost"), ["10 of 400", "0 reordered", "12 late"]);
 
     let page = page(&outcome);
     assert!(page.contains("Medians over 2\u{a0}rounds"));
@@ -79,18 +84,6 @@ fn large_figures_are_medians_over_rounds_less_the_floors_and_the_table_keeps_eac
     for (_, _, us) in p50 {
         assert!(page.contains(&format!("<td>{us}\u{a0}µs</td>")), "round with {us} µs");
     }
-}
-
-#[test]
-fn targets_are_compared_at_the_most_calls_that_all_of_them_ran() {
-    let mut outcome = sample::outcome();
-    assert_eq!(Run::new(&outcome).compared_at(), Some(300));
-    outcome.steps.retain(|step| step.target == "voicebridge" || step.calls < 200);
-    assert_eq!(Run::new(&outcome).compared_at(), Some(100));
-    outcome.steps.retain(|step| step.target == "voicebridge");
-    assert_eq!(Run::new(&outcome).compared_at(), Some(300), "a target without steps is not waited for");
-    outcome.steps.clear();
-    assert_eq!(Run::new(&outcome).compared_at(), None);
 }
 
 #[test]
@@ -106,7 +99,7 @@ fn a_search_is_summed_up_within_the_limit_and_says_how_many_calls_there_were() {
     assert_eq!(Run::new(&outcome).compared_at(), Some(200));
     let page = page(&outcome);
     assert!(page.contains("<b>240</b>"));
-    assert!(page.contains("p99 below 20 ms, at most 0.1\u{a0}% lost; floor 1\u{202f}300"));
+    assert!(page.contains("<b>1\u{202f}300</b> <small>floor</small>"));
 }
 
 #[test]
@@ -123,9 +116,40 @@ fn all_that_is_known_is_drawn_each_with_words_for_those_who_cannot_see_it() {
     }
     let cpu = plots.iter().find(|plot| plot.contains(r#"id="cpu-title""#)).unwrap();
     assert!(cpu.contains(">1.50×</text>"), "the ratio to the floor at 300 calls");
+    assert!(cpu.contains(r#"class="range""#), "how far the rounds lie apart");
     assert!(cpu.contains(">voicebridge own</text>") && !cpu.contains(">floor own</text>"));
     let tail = plots.iter().find(|plot| plot.contains(r#"id="up-title""#)).unwrap();
     assert!(tail.contains(">99.99</text>") && tail.contains("99.9 % within"));
+}
+
+#[test]
+fn the_limit_is_drawn_where_it_is_near() {
+    let mut outcome = sample::outcome();
+    assert!(!page(&outcome).contains(r#"class="limit""#), "20 ms would press all lines to the bottom");
+    outcome.load.limit.p99_ms = 1.0;
+    let page = page(&outcome);
+    assert_eq!(page.matches(r#"class="limit""#).count(), 2);
+    assert!(page.contains(">limit for p99: 1 ms</text>"));
+}
+
+#[test]
+fn the_page_says_how_it_was_measured() {
+    let mut outcome = sample::outcome();
+    let telephone = page(&outcome);
+    for text in [
+        "<em>due</em>",
+        "coordinated omission",
+        "arrival of its middle",
+        "proportional set size",
+        "open loop",
+    ] {
+        assert!(telephone.contains(text), "{text}");
+    }
+    assert!(telephone.contains("Steps were repeated.") && telephone.contains("nothing has to be filtered"));
+    outcome.load.format = AudioFormat::Pcm24k;
+    outcome.steps.retain(|step| step.round == 1);
+    let once = page(&outcome);
+    assert!(once.contains("Each step was measured once") && once.contains("between 8 and 24 kHz"));
 }
 
 #[test]
@@ -150,7 +174,7 @@ fn one_step_without_floor_cpu_or_memory_still_reads_well() {
 
 #[test]
 fn nothing_measured_nothing_counted_and_no_numbers_give_a_page_without_empty_drawings() {
-    for outcome in outcomes() {
+    for outcome in sample::all_kinds() {
         let page = page(&outcome);
         assert_nested(&page);
         for word in page.split(|letter: char| !letter.is_ascii_alphanumeric()) {
@@ -160,7 +184,9 @@ fn nothing_measured_nothing_counted_and_no_numbers_give_a_page_without_empty_dra
             assert!(plot.contains(r#"class="line" d="M"#), "an empty drawing for {}", outcome.command);
         }
     }
-    let nothing = page(&outcomes()[3]);
+    let nothing = page(&sample::all_kinds()[3]);
+    let several = page(&sample::all_kinds()[5]);
+    assert!(several.contains("<h1>What each of 8\u{a0}bridges adds to a call</h1>"));
     assert!(nothing.contains("<h1>Nothing was measured</h1>") && !nothing.contains("<table"));
 
     let mut unknown = sample::outcome();
@@ -208,7 +234,7 @@ fn late_far_ends_are_warned_of() {
 
 #[test]
 fn the_page_needs_no_network() {
-    for outcome in outcomes() {
+    for outcome in sample::all_kinds() {
         let page = page(&outcome);
         for reference in [
             "http://", "https://", " src=", " href=", "url(", "@import", "<link", "<img", "<iframe", "fetch(",
@@ -231,42 +257,6 @@ fn light_dark_narrow_and_paper_are_thought_of() {
     ] {
         assert!(page.contains(text), "{text}");
     }
-}
-
-/// Outcomes of all kinds that the page must be able to show.
-fn outcomes() -> Vec<Outcome> {
-    let mut no_frames = sample::outcome();
-    no_frames.command = "no frames".to_owned();
-    for step in &mut no_frames.steps {
-        (step.up, step.down) = (Direction::default(), Direction::default());
-        (step.first_audio, step.barge_in) = (Latency::default(), Latency::default());
-        step.far_ends.lateness = Latency::default();
-    }
-    let mut nothing = sample::outcome();
-    nothing.command = "nothing".to_owned();
-    nothing.steps.clear();
-    let mut floor_alone = sample::outcome();
-    floor_alone.command = "floor alone".to_owned();
-    floor_alone.targets.remove(0);
-    floor_alone.steps.retain(|step| step.target == "floor");
-    let mut many = sample::outcome();
-    many.command = "many targets with long names".to_owned();
-    for (number, mut target) in std::iter::repeat_n(many.targets[0].clone(), 7).enumerate() {
-        target.name = format!("another bridge with a very long name, number {number}");
-        let mut steps = many.steps.clone();
-        steps.retain(|step| step.target == "voicebridge");
-        for step in &mut steps {
-            step.target.clone_from(&target.name);
-        }
-        many.targets.push(target);
-        many.steps.extend(steps);
-    }
-    let zeros = Latency { count: 3, ..Latency::default() };
-    let mut idle = sample::lone_step();
-    idle.command = "zeros".to_owned();
-    idle.steps[0].calls = 0;
-    (idle.steps[0].up.latency, idle.steps[0].barge_in) = (zeros.clone(), zeros);
-    vec![sample::outcome(), sample::lone_step(), no_frames, nothing, floor_alone, many, idle]
 }
 
 /// What the page has for programs.

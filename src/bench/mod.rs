@@ -18,6 +18,7 @@ pub mod outcome;
 mod plan;
 mod player;
 mod processes;
+pub mod report;
 mod rig;
 mod table;
 mod talk;
@@ -160,6 +161,11 @@ fn write_files(options: &BenchOptions, outcome: &Outcome) -> anyhow::Result<()> 
         } else {
             std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
         }
+    }
+    if let Some(path) = &options.html {
+        std::fs::write(path, report::page(outcome))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        println!("the page is in {}", path.display());
     }
     Ok(())
 }

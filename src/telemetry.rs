@@ -136,6 +136,8 @@ pub struct Counters {
     pub calls_started: Counter,
     /// Calls that are live.
     pub calls_live: Gauge,
+    /// Background tasks that run: one or two for each live call. Set when it is asked for.
+    pub tasks: Gauge,
     /// Frames of audio passed on.
     pub frames: Directions<Counter>,
     /// Twilio messages that were malformed or unknown.
@@ -196,6 +198,7 @@ impl Metrics {
         let counters = Counters {
             calls_started: counter(&mut registry, "calls_started", "Calls whose media stream started"),
             calls_live: gauge(&mut registry, "calls_live", "Calls that are live"),
+            tasks: gauge(&mut registry, "tasks", "Background tasks that run"),
             frames: both(|direction| frames.get_or_create(&DirectionLabel { direction }).clone()),
             twilio_messages_ignored: counter(
                 &mut registry,

@@ -82,6 +82,7 @@ async fn readyz(State(api): State<Api>) -> Result<Success<Readiness>, ApiError> 
     security(("bearer" = []), ("api_key" = [])),
 )]
 async fn metrics(State(api): State<Api>) -> impl IntoResponse {
+    api.metrics.tasks.set(i64::try_from(api.tasks.running()).unwrap_or(i64::MAX));
     ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], api.metrics.encode())
 }
 

@@ -189,6 +189,11 @@ impl Shared {
     /// A new step: nothing counts, and what was counted is handed out.
     pub(super) fn take(&self) -> Tally {
         self.from.store(u64::MAX, Ordering::Release);
+        self.so_far()
+    }
+
+    /// Hands out what was counted; what is counted from now on is counted anew.
+    pub(super) fn so_far(&self) -> Tally {
         let mut all = std::mem::take(&mut *lock(&self.callers));
         all.add(&std::mem::take(&mut *lock(&self.models)));
         all

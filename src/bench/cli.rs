@@ -71,7 +71,7 @@ pub struct BenchOptions {
     #[arg(long, default_value_t = 0.0)]
     pub limit_lost: f64,
     /// Keep up the first of --calls for so long, hanging up and dialing all the time, and watch for growth: 30m, 2h.
-    #[arg(long, value_name = "TIME", value_parser = long_time, conflicts_with_all = ["search", "floor"])]
+    #[arg(long, value_name = "TIME", value_parser = long_time, conflicts_with_all = ["search", "floor", "html"])]
     pub soak: Option<Duration>,
     /// Decides the length of answers and the moments of interruptions.
     #[arg(long, default_value_t = 1)]

@@ -32,7 +32,7 @@ impl Subject {
         load: &Load,
     ) -> anyhow::Result<Self> {
         rig.begin();
-        let (calls, _) = rig.dial(FIRST_CALLS, load.dial_per_s, &dialing, false).await;
+        let calls = rig.dial(FIRST_CALLS, load.dial_per_s, &dialing).await;
         sleep(FIRST_TIME).await;
         let tally = rig.finish(calls).await;
         let name = &running.target.name;
@@ -72,7 +72,7 @@ impl Look {
 /// Measures `calls` calls.
 pub(super) async fn step(rig: &mut Rig, subject: &Subject, calls: u32, round: u32, load: &Load) -> Step {
     rig.begin();
-    let (on, _) = rig.dial(calls, load.dial_per_s, &subject.dialing, false).await;
+    let on = rig.dial(calls, load.dial_per_s, &subject.dialing).await;
     sleep(Duration::from_secs_f64(load.settling_s)).await;
     let mut looks = Vec::new();
     rig.measure(Duration::from_secs_f64(load.measured_s), || looks.push(Look::at(&subject.running))).await;

@@ -18,8 +18,10 @@ pub mod outcome;
 mod plan;
 mod player;
 mod processes;
+mod records;
 pub mod report;
 mod rig;
+pub mod soak;
 mod table;
 mod talk;
 mod target;
@@ -49,37 +51,56 @@ pub async fn run(options: BenchOptions) -> anyhow::Result<bool> {
     let manner = model::Manner { seed: options.seed, interrupt_every: options.interrupt_every };
     let mut rig = Rig::start(options.model_listen, manner).await?;
     let mut subjects = Vec::new();
-    let result = measure_all(&options, &scratch, &mut rig, &mut subjects).await;
+    let result = with_targets(&options, &scratch, &mut rig, &mut subjects).await;
     for subject in subjects {
         subject.running.stop().await?;
     }
     rig.stop().await;
-    let outcome = result?;
-    table::print_end(&outcome);
-    write_files(&options, &outcome)?;
-    let searched = options.search;
-    Ok(searched || outcome.steps.iter().all(|step| step.within_limit))
+    result
 }
 
-async fn measure_all(
+async fn with_targets(
     options: &BenchOptions,
     scratch: &Scratch,
     rig: &mut Rig,
     subjects: &mut Vec<Subject>,
-) -> anyhow::Result<Outcome> {
-    let load = Load {
+) -> anyhow::Result<bool> {
+    let load = load(options);
+    for running in start_targets(options, scratch, rig).await? {
+        let switchboard = Switchboard::new(options.token.clone(), ACCOUNT_SID).map_err(anyhow::Error::msg)?;
+        let dialing = Dialing { switchboard, url: running.target.url.clone() };
+        subjects.push(Subject::prime(rig, running, dialing, &load).await?);
+    }
+    if let (Some(time), [subject]) = (options.soak, subjects.as_slice()) {
+        let calls = options.calls.first().copied().unwrap_or(1);
+        let found = soak::soak(rig, subject, calls, options.dial_per_s, time, options.seed).await;
+        soak::print_end(&found);
+        write_json(options, &found)?;
+        return Ok(found.is_good());
+    }
+    let outcome = measure_all(options, rig, subjects, load).await;
+    table::print_end(&outcome);
+    write_json(options, &outcome)?;
+    if let Some(path) = &options.html {
+        std::fs::write(path, report::page(&outcome))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        println!("the page is in {}", path.display());
+    }
+    Ok(options.search || outcome.steps.iter().all(|step| step.within_limit))
+}
+
+fn load(options: &BenchOptions) -> Load {
+    Load {
         format: options.format,
         measured_s: options.seconds.as_secs_f64(),
         settling_s: options.settle.as_secs_f64(),
         dial_per_s: options.dial_per_s,
         seed: options.seed,
         limit: options.limit(),
-    };
-    for running in start_targets(options, scratch, rig).await? {
-        let switchboard = Switchboard::new(options.token.clone(), ACCOUNT_SID).map_err(anyhow::Error::msg)?;
-        let dialing = Dialing { switchboard, url: running.target.url.clone() };
-        subjects.push(Subject::prime(rig, running, dialing, &load).await?);
     }
+}
+
+async fn measure_all(options: &BenchOptions, rig: &mut Rig, subjects: &[Subject], load: Load) -> Outcome {
     let mut outcome = Outcome {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         command: std::env::args().collect::<Vec<_>>().join(" "),
@@ -104,7 +125,7 @@ async fn measure_all(
             }
         }
     }
-    Ok(outcome)
+    outcome
 }
 
 async fn start_targets(options: &BenchOptions, scratch: &Scratch, rig: &Rig) -> anyhow::Result<Vec<Running>> {
@@ -152,20 +173,12 @@ fn machine() -> Machine {
     }
 }
 
-fn write_files(options: &BenchOptions, outcome: &Outcome) -> anyhow::Result<()> {
-    if let Some(path) = &options.json {
-        let mut json = serde_json::to_string_pretty(outcome).context("cannot write JSON")?;
-        json.push('\n');
-        if path == Path::new("-") {
-            std::io::stdout().write_all(json.as_bytes()).context("cannot write to standard output")?;
-        } else {
-            std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
-        }
+fn write_json(options: &BenchOptions, found: &impl serde::Serialize) -> anyhow::Result<()> {
+    let Some(path) = &options.json else { return Ok(()) };
+    let mut json = serde_json::to_string_pretty(found).context("cannot write JSON")?;
+    json.push('\n');
+    if path == Path::new("-") {
+        return std::io::stdout().write_all(json.as_bytes()).context("cannot write to standard output");
     }
-    if let Some(path) = &options.html {
-        std::fs::write(path, report::page(outcome))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        println!("the page is in {}", path.display());
-    }
-    Ok(())
+    std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -102,44 +102,48 @@ impl Rig {
     }
 
     /// Places calls, evenly in time, and returns when the last one has been placed.
-    pub(super) async fn dial(
-        &mut self,
-        count: u32,
-        per_s: f64,
-        dialing: &Dialing,
-        keep_said: bool,
-    ) -> (Calls, Vec<Arc<Call>>) {
+    pub(super) async fn dial(&mut self, count: u32, per_s: f64, dialing: &Dialing) -> Calls {
         let calls = Calls { tasks: TaskTracker::new(), hang_up: CancellationToken::new() };
         let started = Instant::now();
-        let mut placed = Vec::new();
         for number in 0..count {
             sleep_until(started + Duration::from_secs_f64(f64::from(number) / per_s)).await;
-            placed.push(self.dial_one(&calls, dialing, keep_said));
+            self.dial_one(&calls.tasks, calls.hang_up.clone(), dialing, false);
         }
-        (calls, placed)
+        calls
     }
 
-    /// Places one more call.
-    pub(super) fn dial_one(&mut self, calls: &Calls, dialing: &Dialing, keep_said: bool) -> Arc<Call> {
+    /// Places one more call, which lasts until `hang_up`.
+    pub(super) fn dial_one(
+        &mut self,
+        tasks: &TaskTracker,
+        hang_up: CancellationToken,
+        dialing: &Dialing,
+        keep_said: bool,
+    ) -> Arc<Call> {
         self.next_call = (self.next_call + 1) % SEQUENCES as u16;
         let sid = format!("CA{}", uuid::Uuid::new_v4().simple());
         let call = self.shared.add_call(self.next_call, sid, keep_said);
-        let task = caller::run(
-            Arc::clone(&self.shared),
-            Arc::clone(&call),
-            dialing.clone(),
-            calls.hang_up.child_token(),
-        );
-        calls.tasks.spawn_on(task, &self.callers.handle);
+        let task = caller::run(Arc::clone(&self.shared), Arc::clone(&call), dialing.clone(), hang_up);
+        tasks.spawn_on(task, &self.callers.handle);
         call
     }
 
     /// Measures for so long. `looked` is called when the measured time begins and when it ends.
     pub(super) async fn measure(&self, time: Duration, mut look: impl FnMut()) {
-        self.shared.open_window();
+        self.open_window();
         look();
         sleep(time).await;
         look();
+        self.close_window().await;
+    }
+
+    /// Frames that are sent from now on count.
+    pub(super) fn open_window(&self) {
+        self.shared.open_window();
+    }
+
+    /// Frames that are sent from now on do not count any more; those on their way arrive.
+    pub(super) async fn close_window(&self) {
         self.shared.close_window();
         sleep(STRAGGLERS).await;
     }
@@ -147,23 +151,23 @@ impl Rig {
     /// Hangs up and returns what was counted.
     pub(super) async fn finish(&self, calls: Calls) -> Tally {
         calls.hang_up.cancel();
-        calls.tasks.close();
-        let hung_up = timeout(HANG_UP_WITHIN, calls.tasks.wait()).await.is_ok();
+        self.wait_for(&calls.tasks).await
+    }
+
+    /// Waits until calls that were hung up are over, and returns what was counted.
+    pub(super) async fn wait_for(&self, tasks: &TaskTracker) -> Tally {
+        tasks.close();
+        let over = timeout(HANG_UP_WITHIN, tasks.wait()).await.is_ok();
         let mut tally = self.shared.take();
-        if !hung_up {
+        if !over {
             tally.problem("calls did not end within 20 s");
         }
         tally
     }
 
-    /// What was counted so far, without ending anything.
-    pub(super) fn peek(&self) -> Tally {
-        self.shared.take()
-    }
-
-    /// How many tasks the model's end runs: one for each session, and one that accepts.
-    pub(super) fn sessions(&self) -> usize {
-        self.sessions.len().saturating_sub(1)
+    /// What was counted since this was asked last. The measured time goes on.
+    pub(super) fn so_far(&self) -> Tally {
+        self.shared.so_far()
     }
 
     /// Ends both ends.

@@ -1,5 +1,6 @@
 //! Opening a session with an OpenAI-Realtime-compatible endpoint.
 
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use axum::http::header::{
     AUTHORIZATION, CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use axum::http::{HeaderValue, Request, StatusCode};
+use futures_util::FutureExt as _;
+use futures_util::future::FusedFuture as _;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use secrecy::{ExposeSecret, SecretString};
@@ -119,16 +122,15 @@ impl ModelEndpoint {
         let broken = |error: hyper::Error| OpenError::Connect(error.to_string());
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(io)).await.map_err(broken)?;
-        let mut connection = Box::pin(connection.with_upgrades());
-        let mut sending = Box::pin(sender.send_request(request));
-        let mut response = tokio::select! {
+        // It does the reading and writing for the request, and may be over before the answer is taken.
+        let mut connection = pin!(connection.with_upgrades().fuse());
+        let mut sending = pin!(sender.send_request(request));
+        let response = tokio::select! {
             biased;
-            response = &mut sending => response.map_err(broken)?,
-            ended = &mut connection => {
-                ended.map_err(broken)?;
-                sending.await.map_err(broken)?
-            }
+            response = &mut sending => response,
+            _ = &mut connection => sending.await,
         };
+        let mut response = response.map_err(broken)?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(OpenError::Http { status: response.status().as_u16() });
         }
@@ -137,7 +139,13 @@ impl ModelEndpoint {
             return Err(OpenError::Connect("it answered the handshake of somebody else".to_owned()));
         }
         let upgrading = hyper::upgrade::on(&mut response);
-        let (upgraded, _) = tokio::join!(upgrading, connection);
+        let rest = async {
+            if !connection.is_terminated() {
+                // How it ended shows in the upgrade.
+                let _ = connection.await;
+            }
+        };
+        let (upgraded, ()) = tokio::join!(upgrading, rest);
         let parts = upgraded
             .map_err(broken)?
             .downcast::<TokioIo<ModelIo>>()

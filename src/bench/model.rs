@@ -223,8 +223,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     let mut tally = lock(&self.shared.models);
                     let told = self.arrivals.push(now, &self.audio, lane, &self.shared, &mut tally.up);
                     drop(tally);
-                    if let (None, Some(number)) = (&self.call, told) {
-                        self.call = self.shared.call(number);
+                    if let (None, Some(number)) = (&self.call, told)
+                        && let Some(call) = self.shared.call(number)
+                    {
+                        self.call = Some(call);
                         self.stream_sid = format!("MZ{number:032x}");
                         self.unasked_at = Some(now + SPEAK_UNASKED_US);
                         if self.wanted {

@@ -146,6 +146,9 @@ pub(super) fn limits(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bridge::{MAX_MESSAGE_BYTES, MAX_UNSENT_BYTES, READ_BUFFER_BYTES};
+    use crate::ids::StreamSid;
+    use crate::wire::twilio;
     use tokio_tungstenite::tungstenite::protocol::Role;
 
     /// A socket with room for about this much that the peer has not read, and the peer's end.
@@ -185,6 +188,63 @@ mod tests {
             };
             assert_eq!(message.unwrap().unwrap().to_text().unwrap(), format!("{number:0100}"));
         }
+    }
+
+    /// Takes everything and counts how often it is written to.
+    #[derive(Default)]
+    struct Counting {
+        writes: usize,
+        bytes: usize,
+    }
+
+    impl AsyncWrite for Counting {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<std::io::Result<usize>> {
+            self.writes += 1;
+            self.bytes += bytes.len();
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncRead for Counting {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut tokio::io::ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_burst_of_32_agent_messages_leaves_with_one_write() {
+        let limits = limits(READ_BUFFER_BYTES, MAX_MESSAGE_BYTES, MAX_UNSENT_BYTES);
+        let stream = WebSocketStream::from_raw_socket(Counting::default(), Role::Server, Some(limits)).await;
+        let mut socket = Socket::new(stream);
+        let stream_sid = StreamSid::parse("MZ0123456789abcdef0123456789abcdef").unwrap();
+        let mut sent = 0;
+        for _ in 0..32 {
+            let mut text = String::new();
+            twilio::encode(twilio::Outbound::Media { ulaw: &[0x55; 160] }, &stream_sid, &mut text);
+            sent += text.len();
+            socket.send(text).unwrap();
+        }
+        assert_eq!(socket.stream.get_ref().writes, 0, "nothing leaves before it is told to");
+        socket.flush_now().await;
+        let Counting { writes, bytes } = *socket.stream.get_ref();
+        assert_eq!(writes, 1);
+        assert_eq!(bytes, sent + 32 * 4, "all of them, each behind four bytes of WebSocket");
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ CARGO ?= cargo
 # Queries are checked against .sqlx/; building needs no database.
 export SQLX_OFFLINE = true
 
-.PHONY: demo run test check system-packages help
+.PHONY: demo run test check counts system-packages help
 .DEFAULT_GOAL := help
 
 help: ## Says what there is.
@@ -22,6 +22,10 @@ test: system-packages ## All tests.
 
 check: system-packages ## What CI asks of every commit, without the tests.
 	@scripts/check
+
+counts: ## Instructions per frame against the committed baseline; BLESS=1 writes a new one.
+	@scripts/system-packages valgrind
+	$(CARGO) bench --quiet --bench instructions -- $(if $(BLESS),--bless)
 
 system-packages:
 	@scripts/system-packages

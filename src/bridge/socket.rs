@@ -203,6 +203,8 @@ fn refuse(writer: &mut Writer, closed: &mut bool, error: ProtocolError) -> Recei
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::StreamSid;
+    use crate::wire::twilio;
     use futures_util::{SinkExt as _, StreamExt as _};
     use tokio::io::DuplexStream;
     use tokio_tungstenite::WebSocketStream;
@@ -254,6 +256,61 @@ mod tests {
             };
             assert_eq!(message.unwrap().unwrap().to_text().unwrap(), format!("{number:0100}"));
         }
+    }
+
+    /// Takes everything and counts how often it is written to.
+    #[derive(Default)]
+    struct Counting {
+        writes: usize,
+        bytes: usize,
+    }
+
+    impl AsyncWrite for Counting {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<std::io::Result<usize>> {
+            self.writes += 1;
+            self.bytes += bytes.len();
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncRead for Counting {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut tokio::io::ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_burst_of_32_agent_messages_leaves_with_one_write() {
+        let mut socket = Socket::new(Counting::default(), Role::Server, crate::bridge::STREAM_LIMITS, &[]);
+        let stream_sid = StreamSid::parse("MZ0123456789abcdef0123456789abcdef").unwrap();
+        let mut sent = 0;
+        for _ in 0..32 {
+            let mut text = String::new();
+            twilio::encode(twilio::Outbound::Media { ulaw: &[0x55; 160] }, &stream_sid, &mut text);
+            sent += text.len();
+            socket.send(&text).unwrap();
+        }
+        assert_eq!(socket.io.writes, 0, "nothing leaves before it is told to");
+        socket.flush_now().await;
+        let Counting { writes, bytes } = socket.io;
+        assert_eq!(writes, 1);
+        assert_eq!(bytes, sent + 32 * 4, "all of them, each behind four bytes of WebSocket");
     }
 
     #[tokio::test]

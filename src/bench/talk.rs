@@ -149,6 +149,6 @@ mod tests {
         assert_eq!(burst.1, Act::Audio { frames: BURST_FRAMES, timed: false });
         assert_eq!((done.1, over.1), (Act::Done, Act::SpeechStarted { over: true }));
         let after = over.0 - burst.0;
-        assert!(after >= 500_000 && after < BURST_FRAMES * FRAME_US - 500_000, "{after}");
+        assert!((500_000..BURST_FRAMES * FRAME_US - 500_000).contains(&after), "{after}");
     }
 }

@@ -125,14 +125,15 @@ where
     pub(super) fn next(&mut self) -> Option<Received<'_>> {
         let found = loop {
             match self.reader.find() {
-                Ok(Some(found)) if found.is_control() => match self.reader.message(found) {
-                    Ok(Message::Ping(payload)) => self.writer.pong(payload),
-                    Ok(Message::Close { code, reason }) => {
+                Ok(Some(found)) if found.is_control() => {
+                    let message = self.reader.message(found);
+                    if let Ok(Message::Ping(payload)) = message {
+                        self.writer.pong(payload);
+                    } else if let Ok(Message::Close { code, reason }) = message {
                         self.writer.close(NORMAL);
                         return Some(end(&mut self.closed, format!("close {code} {reason}")));
                     }
-                    Ok(_) | Err(_) => {}
-                },
+                }
                 Ok(Some(found)) => break found,
                 Ok(None) => {
                     self.more = false;
@@ -174,14 +175,13 @@ where
     /// Ready when nothing is left, or nothing can be written any more.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.writer.unwritten().is_empty() {
-            match ready!(Pin::new(&mut self.io).poll_write(cx, self.writer.unwritten())) {
-                Ok(bytes @ 1..) => self.writer.wrote(bytes),
+            let written = ready!(Pin::new(&mut self.io).poll_write(cx, self.writer.unwritten()));
+            let Ok(bytes @ 1..) = written else {
                 // A broken connection shows itself in reading too, where its end is reported.
-                Ok(0) | Err(_) => {
-                    self.writer.wrote(self.writer.unwritten().len());
-                    return Poll::Ready(());
-                }
-            }
+                self.writer.wrote(self.writer.unwritten().len());
+                return Poll::Ready(());
+            };
+            self.writer.wrote(bytes);
         }
         Pin::new(&mut self.io).poll_flush(cx).map(drop)
     }

@@ -146,6 +146,15 @@ pub(super) struct Plain<'a> {
     at: usize,
 }
 
+/// What stands next in an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PlainMember<'a> {
+    /// A member: its name and its value.
+    Is(&'a str, PlainValue<'a>),
+    /// The end of the object.
+    End,
+}
+
 /// A member's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PlainValue<'a> {
@@ -165,11 +174,11 @@ impl<'a> Plain<'a> {
         Some(plain)
     }
 
-    /// The next member; `Some(None)` at the end of the object.
-    pub(super) fn member(&mut self) -> Option<Option<(&'a str, PlainValue<'a>)>> {
+    /// The next member.
+    pub(super) fn member(&mut self) -> Option<PlainMember<'a>> {
         if self.skip_to()? == b'}' {
             self.at += 1;
-            return Some(None);
+            return Some(PlainMember::End);
         }
         let name = self.string()?;
         self.expect(b':')?;
@@ -177,12 +186,12 @@ impl<'a> Plain<'a> {
             b'"' => PlainValue::Text(self.string()?),
             b'{' => {
                 self.at += 1;
-                return Some(Some((name, PlainValue::Object)));
+                return Some(PlainMember::Is(name, PlainValue::Object));
             }
             _ => PlainValue::Count(self.number()?),
         };
         self.comma()?;
-        Some(Some((name, value)))
+        Some(PlainMember::Is(name, value))
     }
 
     /// After the end of an inner object: on to the next member of the outer one.
@@ -192,7 +201,7 @@ impl<'a> Plain<'a> {
 
     /// Nothing follows the end of the outermost object.
     pub(super) fn is_over(&self) -> bool {
-        self.text.as_bytes()[self.at..].iter().all(|byte| byte.is_ascii_whitespace())
+        self.text.as_bytes()[self.at..].iter().all(u8::is_ascii_whitespace)
     }
 
     /// A comma with a member after it, or the end of the object.
@@ -234,7 +243,8 @@ impl<'a> Plain<'a> {
     }
 
     fn number(&mut self) -> Option<u64> {
-        let digits = self.text.as_bytes()[self.at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let digits =
+            self.text.as_bytes()[self.at..].iter().take_while(|byte| u8::is_ascii_digit(byte)).count();
         let text = self.text.get(self.at..self.at + digits)?;
         self.at += digits;
         count(text)

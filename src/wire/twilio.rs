@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::json::{Count, Plain, PlainValue, Text, count, push_string};
+use super::json::{Count, Plain, PlainMember, PlainValue, Text, count, push_string};
 use super::payload;
 use crate::ids::{CallSid, InvalidId, StreamSid};
 
@@ -117,7 +117,7 @@ pub fn decode(text: &str) -> Result<Inbound<'_>, DecodeError> {
 fn plain_media(text: &str) -> Option<Media<'_>> {
     let mut plain = Plain::new(text)?;
     let (mut is_media, mut media) = (false, None);
-    while let Some((name, value)) = plain.member()? {
+    while let PlainMember::Is(name, value) = plain.member()? {
         match (name, value) {
             ("event", PlainValue::Text("media")) if !is_media => is_media = true,
             ("media", PlainValue::Object) if media.is_none() => {
@@ -133,7 +133,7 @@ fn plain_media(text: &str) -> Option<Media<'_>> {
 
 fn plain_members<'a>(plain: &mut Plain<'a>) -> Option<Media<'a>> {
     let (mut timestamp, mut payload) = (None, None);
-    while let Some((name, value)) = plain.member()? {
+    while let PlainMember::Is(name, value) = plain.member()? {
         match (name, value) {
             ("timestamp", PlainValue::Text(text)) if timestamp.is_none() => timestamp = Some(count(text)?),
             ("timestamp", PlainValue::Count(ms)) if timestamp.is_none() => timestamp = Some(ms),

@@ -307,13 +307,13 @@ impl Writer {
         self.buffer.reserve(14 + payload.len());
         self.buffer.push(FINAL | opcode);
         match payload.len() {
-            length @ 0..126 => self.buffer.push(masked | length as u8),
+            length @ 0..126 => self.buffer.push(masked + length as u8),
             length @ 126..0x1_0000 => {
-                self.buffer.push(masked | 126);
+                self.buffer.push(masked + 126);
                 self.buffer.extend_from_slice(&(length as u16).to_be_bytes());
             }
             length => {
-                self.buffer.push(masked | 127);
+                self.buffer.push(masked + 127);
                 self.buffer.extend_from_slice(&(length as u64).to_be_bytes());
             }
         }
@@ -371,7 +371,7 @@ mod tests {
         assert_eq!(read(Role::Client, b"\x89\x05Hello", 3).unwrap(), [r"Ping([72, 101, 108, 108, 111])"]);
         assert_eq!(read(Role::Server, b"\x8a\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58", 4).unwrap(), ["Pong"]);
         let long =
-            [&b"\x82\x7e\x01\x00"[..], &[0; 256], b"\x82\x7f\0\0\0\0\0\x01\0\0", &[0; 65_536]].concat();
+            [&b"\x82\x7e\x01\x00"[..], &[0; 256], b"\x82\x7f\0\0\0\0\0\x01\0\0", &vec![0; 65_536]].concat();
         assert_eq!(read(Role::Client, &long, 1_000).unwrap(), ["Binary(256)", "Binary(65536)"]);
     }
 
@@ -411,7 +411,8 @@ mod tests {
             assert_eq!(read(Role::Client, bytes, 1_000), Err(error), "{bytes:?}");
         }
         assert_eq!(read(Role::Server, b"\x81\x05Hello", 1_000), Err(Masking));
-        let parts = [&b"\x01\x7f\0\0\0\0\0\x01\x86\x9f"[..], &[b'a'; 99_999], b"\x00\x01a\x80\x01a"].concat();
+        let parts =
+            [&b"\x01\x7f\0\0\0\0\0\x01\x86\x9f"[..], &vec![b'a'; 99_999], b"\x00\x01a\x80\x01a"].concat();
         assert_eq!(read(Role::Client, &parts, 1_000), Err(TooLarge { limit: 100_000 }));
     }
 
@@ -446,7 +447,9 @@ mod tests {
         fn what_one_end_writes_the_other_reads(texts in prop::collection::vec(".{0,400}", 0..20), piece in 1_usize..500) {
             for (near, far) in [(Role::Client, Role::Server), (Role::Server, Role::Client)] {
                 let mut writer = Writer::new(near);
-                texts.iter().for_each(|text| writer.text(text));
+                for text in &texts {
+                    writer.text(text);
+                }
                 prop_assert_eq!(&read(far, writer.unwritten(), piece).unwrap(), &texts);
             }
         }

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::errors::classify;
 use crate::ids::{InvalidId, ItemId, ResponseId, ToolCallId};
-use crate::wire::json::{Count, Plain, PlainValue, Text};
+use crate::wire::json::{Count, Plain, PlainMember, PlainValue, Text};
 use crate::wire::model::{
     AudioFormat, ErrorClass, ItemKind, ModelError, ModelEvent, ResponseStatus, SessionEcho, Usage,
 };
@@ -45,7 +45,7 @@ pub fn decode(text: &str) -> Result<ModelEvent<'_>, DecodeError> {
 fn plain_audio(text: &str) -> Option<ModelEvent<'_>> {
     let mut plain = Plain::new(text)?;
     let (mut is_audio, mut response, mut item, mut base64) = (false, None, None, None);
-    while let Some((name, value)) = plain.member()? {
+    while let PlainMember::Is(name, value) = plain.member()? {
         let member = match (name, value) {
             ("type", PlainValue::Text("response.output_audio.delta")) if !is_audio => {
                 is_audio = true;

@@ -27,6 +27,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A connection that has silently died would be waited for until the network gives up, which takes a quarter of an hour.
+/// A caller without a lead is looked for again so often: with every turn it would cost as much as the turns do.
+const LINK_AGAIN_AFTER: Duration = Duration::from_secs(20);
 /// Longer than a statement may run and a connection may be waited for.
 const ATTEMPT_WITHIN: Duration = Duration::from_secs(20);
 /// How long a record of a finished call is still tried to be written.
@@ -65,6 +67,8 @@ pub(super) struct Writer {
     store: Store,
     metrics: Metrics,
     linked: bool,
+    /// When linking is tried again with the next turn.
+    link_at: Instant,
     told_unlinked: bool,
 }
 
@@ -77,6 +81,7 @@ pub(super) fn scribe(subject: Subject, store: Store, metrics: Metrics) -> (Scrib
         store,
         metrics,
         linked: false,
+        link_at: Instant::now(),
         told_unlinked: false,
     };
     (Scribe { queue: sender, subject, dropped: 0 }, writer)
@@ -141,7 +146,8 @@ impl Writer {
             tokio::select! {
                 taken = self.queue.recv_many(&mut batch, BATCH) => {
                     if taken == 0 {
-                        return;
+                        self.link_at = Instant::now(); // The last chance.
+                        return self.link_lead().await;
                     }
                     self.write(&mut batch).await;
                 }
@@ -206,9 +212,10 @@ impl Writer {
 
     /// Ties the caller's lead to the call. Never more than a log line if it cannot: the turns are safe.
     async fn link_lead(&mut self) {
-        if self.linked {
+        if self.linked || Instant::now() < self.link_at {
             return;
         }
+        self.link_at = Instant::now() + LINK_AGAIN_AFTER;
         let CallRef { call_sid, organization, .. } = &self.subject.call;
         match timely(leads::link_by_phone(&self.store, *organization, call_sid)).await {
             Ok(LinkOutcome::Linked { lead, .. } | LinkOutcome::AlreadyLinked { lead }) => {
@@ -221,7 +228,7 @@ impl Writer {
             }
             Ok(_) => {}
             Err(error) => {
-                tracing::warn!(%error, "linking the lead failed; it is tried again with the next turn");
+                tracing::warn!(%error, "linking the lead failed; it is tried again with a later turn");
             }
         }
     }

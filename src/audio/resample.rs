@@ -58,8 +58,9 @@ impl Uplink {
             rest = later;
             if let Some(pcm) = converter.run_if_full() {
                 let start = out.len();
-                out.resize(start + 2 * pcm.len(), 0);
-                for (bytes, &sample) in out[start..].as_chunks_mut().0.iter_mut().zip(pcm) {
+                out.resize(start + 2 * MODEL_BLOCK, 0);
+                let (bytes, _) = out[start..].as_chunks_mut::<2>();
+                for (bytes, &sample) in bytes.iter_mut().zip(pcm) {
                     *bytes = to_i16(sample).to_le_bytes();
                 }
             }
@@ -226,10 +227,11 @@ impl fmt::Debug for Converter {
 }
 
 /// Nearest whole sample; too loud ones are clipped.
-// `f32::round` is a function call on processors without SSE 4.1, which is what we build for.
+// Added to 1.5 * 2^23, a float has no bits left below one, and its lowest bits are the whole number: three plain
+// operations that the compiler does on four samples at once. A cast that saturates is done on each by itself.
 #[inline]
 fn to_i16(sample: f32) -> i16 {
-    (sample + 0.5_f32.copysign(sample)) as i16
+    (sample.max(-32_768.0).min(32_767.0) + 12_582_912.0).to_bits() as i16
 }
 
 #[cfg(test)]
@@ -240,6 +242,23 @@ mod tests {
 
     /// Pieces a model or a carrier might send, and ones they would not.
     const PIECES: [usize; 9] = [1, 2, 7, 79, 160, 161, 960, 4_801, usize::MAX];
+
+    #[test]
+    fn samples_are_rounded_to_the_nearest_and_clipped() {
+        for (sample, whole) in [
+            (0.0, 0),
+            (-0.4, 0),
+            (0.6, 1),
+            (-1.6, -2),
+            (12_345.4, 12_345),
+            (32_766.6, 32_767),
+            (40_000.0, i16::MAX),
+            (-32_768.4, i16::MIN),
+            (-1e9, i16::MIN),
+        ] {
+            assert_eq!(to_i16(sample), whole, "{sample}");
+        }
+    }
 
     #[test]
     fn the_caller_s_audio_is_the_same_however_it_is_cut() {

@@ -155,6 +155,9 @@ pub(super) enum PlainMember<'a> {
     End,
 }
 
+/// Strings up to this length are read byte by byte.
+const SHORT: usize = 40;
+
 /// A member's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PlainValue<'a> {
@@ -235,8 +238,13 @@ impl<'a> Plain<'a> {
     fn string(&mut self) -> Option<&'a str> {
         self.expect(b'"')?;
         let rest = &self.text.as_bytes()[self.at..];
-        let length = memchr::memchr2(b'"', b'\\', rest)?;
-        let is_plain = rest[length] == b'"' && !has_control(&rest[..length]);
+        // Names and numbers are short: a search made for long ones costs more than looking at them.
+        let short = rest.iter().take(SHORT).position(|&byte| byte == b'"' || byte == b'\\' || byte < 0x20);
+        let length = match short {
+            Some(length) => length,
+            None => SHORT.min(rest.len()) + memchr::memchr2(b'"', b'\\', &rest[SHORT.min(rest.len())..])?,
+        };
+        let is_plain = rest[length] == b'"' && (short.is_some() || !has_control(&rest[..length]));
         let text = self.text.get(self.at..self.at + length).filter(|_| is_plain)?;
         self.at += length + 1;
         Some(text)

@@ -21,12 +21,12 @@ use voicebridge::app::{App, Running};
 use voicebridge::audio::AudioFormat;
 use voicebridge::config::{Config, Need};
 
-/// From Twilio's message to the model's: the text of the message, and what the socket's library shares it by.
-const ALLOCATIONS_PER_CALLER_FRAME: u64 = 2;
-/// From the model's message to Twilio's: the same two.
-const ALLOCATIONS_PER_AGENT_FRAME: u64 = 2;
-/// There and back: the same two, and the name under which its return is awaited.
-const ALLOCATIONS_PER_MARK: u64 = 3;
+/// From Twilio's message to the model's: both lie in the sockets' buffers.
+const ALLOCATIONS_PER_CALLER_FRAME: u64 = 0;
+/// From the model's message to Twilio's: the same.
+const ALLOCATIONS_PER_AGENT_FRAME: u64 = 0;
+/// There and back: the name under which its return is awaited.
+const ALLOCATIONS_PER_MARK: u64 = 1;
 
 /// A multiple of [`FRAMES_PER_MARK`].
 const FRAMES: u32 = 60;
@@ -41,12 +41,12 @@ const BURST: u32 = 32;
 const WARM_UP: u32 = 20;
 
 #[test]
-fn a_frame_of_a_call_in_pcmu_allocates_what_its_messages_take_and_no_more() {
+fn a_frame_of_a_call_in_pcmu_allocates_nothing() {
     check(AudioFormat::Pcmu);
 }
 
 #[test]
-fn a_frame_of_a_call_in_pcm24k_allocates_what_its_messages_take_and_no_more() {
+fn a_frame_of_a_call_in_pcm24k_allocates_nothing() {
     check(AudioFormat::Pcm24k);
 }
 
@@ -64,7 +64,7 @@ fn check(format: AudioFormat) {
         );
         // A constant that is too high would let the next allocation pass.
         assert!(
-            counted + APART_FROM_FRAMES > allowed,
+            counted + APART_FROM_FRAMES >= allowed,
             "{FRAMES} frames of {side} in {format} made only {counted} allocations: lower the constants, from {allowed}"
         );
     }

@@ -57,14 +57,24 @@ pub(super) struct Talk {
     state: State,
     next_at: Micros,
     responses: u32,
+    /// So that the interruptions of many calls fall on all times alike.
+    head_start: u32,
     interrupt_every: u32,
     random: Random,
 }
 
 impl Talk {
-    /// Every `interrupt_every`-th answer is spoken over; none when 0.
-    pub(super) const fn new(random: Random, interrupt_every: u32) -> Self {
-        Self { state: State::Waiting, next_at: Micros::MAX, responses: 0, interrupt_every, random }
+    /// Every `interrupt_every`-th answer is spoken over, beginning with any of the first; none when 0.
+    pub(super) fn new(mut random: Random, interrupt_every: u32) -> Self {
+        let head_start = random.between(0, u64::from(interrupt_every.saturating_sub(1))) as u32;
+        Self {
+            state: State::Waiting,
+            next_at: Micros::MAX,
+            responses: 0,
+            head_start,
+            interrupt_every,
+            random,
+        }
     }
 
     /// A response was asked for, or is due by itself. True: it begins.
@@ -91,7 +101,8 @@ impl Talk {
             State::Waiting => return None,
             State::Begin => {
                 self.responses += 1;
-                let burst = self.interrupt_every > 0 && self.responses.is_multiple_of(self.interrupt_every);
+                let burst = self.interrupt_every > 0
+                    && (self.responses + self.head_start).is_multiple_of(self.interrupt_every);
                 let paced = State::Paced { left: self.random.between(PACED_FRAMES.0, PACED_FRAMES.1) };
                 (Act::Begin(self.responses), if burst { State::Burst } else { paced }, 0)
             }
@@ -143,12 +154,24 @@ mod tests {
 
     #[test]
     fn every_third_answer_comes_at_once_and_is_spoken_over_while_it_plays() {
-        let all = acts(3, 60_000_000);
-        let third = all.iter().position(|(_, act)| *act == Act::Begin(3)).unwrap();
-        let [burst, done, over] = [all[third + 1], all[third + 2], all[third + 3]];
-        assert_eq!(burst.1, Act::Audio { frames: BURST_FRAMES, timed: false });
-        assert_eq!((done.1, over.1), (Act::Done, Act::SpeechStarted { over: true }));
-        let after = over.0 - burst.0;
-        assert!((500_000..BURST_FRAMES * FRAME_US - 500_000).contains(&after), "{after}");
+        let all = acts(3, 90_000_000);
+        let bursts: Vec<usize> =
+            (0..all.len()).filter(|&n| matches!(all[n].1, Act::Audio { timed: false, .. })).collect();
+        assert!(bursts.len() >= 3, "{}", bursts.len());
+        let numbers: Vec<u32> = bursts
+            .iter()
+            .map(|&n| match all[n - 1].1 {
+                Act::Begin(number) => number,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert!(numbers[0] <= 3 && numbers.windows(2).all(|pair| pair[1] == pair[0] + 3), "{numbers:?}");
+        for n in bursts {
+            let [burst, done, over] = [all[n], all[n + 1], all[n + 2]];
+            assert_eq!(burst.1, Act::Audio { frames: BURST_FRAMES, timed: false });
+            assert_eq!((done.1, over.1), (Act::Done, Act::SpeechStarted { over: true }));
+            let after = over.0 - burst.0;
+            assert!((500_000..BURST_FRAMES * FRAME_US - 500_000).contains(&after), "{after}");
+        }
     }
 }

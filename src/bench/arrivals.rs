@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::calls::{Lane, Micros, Order, Shared, Way};
+use super::calls::{Call, Lane, Micros, Order, Shared, Way};
 use super::mark::{Found, Mark, Reader};
 use crate::audio::AudioFormat;
 
@@ -37,7 +37,7 @@ impl Arrivals {
         &mut self,
         at: Micros,
         audio: &[u8],
-        lane: Option<&Lane>,
+        lane: Option<(&Call, &Lane)>,
         shared: &Shared,
         way: &mut Way,
     ) -> Option<u16> {
@@ -54,9 +54,9 @@ impl Arrivals {
                 Mark::Call(number) => call = Some(number),
                 Mark::Frame(sequence) => {
                     let (frame, in_order) = self.order.place(sequence);
-                    let Some(lane) = lane else { continue };
+                    let Some((call_of, lane)) = lane else { continue };
                     let sent_at = lane.sent_at(frame);
-                    if shared.counts(sent_at) {
+                    if shared.counts(sent_at) && call_of.counts(sent_at) {
                         let (arrived_at, shift) = self.arrival(found.at_byte);
                         let latency = Duration::from_micros(arrived_at.saturating_sub(sent_at));
                         way.arrived(latency, shift, in_order);
@@ -100,7 +100,7 @@ mod tests {
         let mut told = None;
         for (number, message) in audio.chunks(160).enumerate() {
             let at = call.up.sent_at(0) + 1_000_000 * number as u64 + 700;
-            told = told.or(arrivals.push(at, message, Some(&call.up), &shared, &mut way));
+            told = told.or(arrivals.push(at, message, Some((&call, &call.up)), &shared, &mut way));
         }
         assert_eq!((told, way.received, way.reordered, way.late), (Some(3), 4, 0, 0));
         assert!(way.latency.summary().max_us.abs_diff(700) < 20, "30 bytes of shift do not move the middle");

@@ -222,7 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Caller<S> {
         self.call.up.sent(frame, now);
         self.link.send(&self.text);
         let mut tally = lock(&self.shared.callers);
-        if self.shared.counts(now) {
+        if self.shared.counts(now) && self.call.counts(now) {
             tally.up.sent += u64::from(timed);
             tally.lateness.record_us(now - due);
         }
@@ -246,7 +246,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Caller<S> {
                         tally.first_audio.record_us(now - started);
                     }
                     let (call, shared) = (&self.call, &self.shared);
-                    self.arrivals.push(now, &self.audio, Some(&call.down), shared, &mut tally.down);
+                    self.arrivals.push(now, &self.audio, Some((call, &call.down)), shared, &mut tally.down);
                 }
                 ("mark", _, Some(mark)) => self.player.on_mark(now, mark.name.into_owned()),
                 ("clear", _, _) => {

@@ -68,6 +68,8 @@ pub(super) struct Call {
     /// When the model last said that the caller speaks over the agent; 0 when `clear` has followed.
     pub(super) interrupted_at: AtomicU64,
     pub(super) cut: Mutex<Cut>,
+    /// Frames sent from then on do not count: the caller is about to hang up, and what is on its way then is cut off.
+    over_at: AtomicU64,
     /// What was said, when it is to be compared with the transcript.
     pub(super) said: Option<Mutex<Vec<Said>>>,
 }
@@ -212,6 +214,7 @@ impl Shared {
             down: Lane::new(),
             interrupted_at: AtomicU64::new(0),
             cut: Mutex::default(),
+            over_at: AtomicU64::new(Micros::MAX),
             said: keep_said.then(Mutex::default),
         });
         lock(&self.calls).insert(number, Arc::clone(&call));
@@ -228,6 +231,16 @@ impl Shared {
 }
 
 impl Call {
+    /// The caller will hang up soon.
+    pub(super) fn is_nearly_over(&self, now: Micros) {
+        self.over_at.fetch_min(now, Ordering::AcqRel);
+    }
+
+    /// Whether a frame that was sent at this time counts as far as the call is concerned.
+    pub(super) fn counts(&self, sent_at: Micros) -> bool {
+        sent_at < self.over_at.load(Ordering::Acquire)
+    }
+
     /// One end knows its side of a cut; whoever comes second knows the difference.
     pub(super) fn cut_seen(&self, see: impl FnOnce(&mut Cut)) -> Option<Duration> {
         let mut cut = lock(&self.cut);

@@ -110,12 +110,12 @@ pub(super) fn session_updated(id: &str, mut session: Value) -> Value {
 }
 
 /// What precedes the audio of a response.
-pub(super) fn begin(response: &str, item: &str) -> [Value; 3] {
+pub(super) fn begin(response: &str, item: &str, previous: Option<&str>) -> [Value; 3] {
     let message = json!({"id": item, "object": "realtime.item", "type": "message", "role": "assistant", "status": "in_progress", "content": []});
     [
         json!({"type": "response.created", "event_id": "event_2", "response": {"id": response, "object": "realtime.response", "status": "in_progress", "output": []}}),
         json!({"type": "response.output_item.added", "event_id": "event_3", "response_id": response, "output_index": 0, "item": message}),
-        json!({"type": "conversation.item.added", "event_id": "event_4", "previous_item_id": null, "item": message}),
+        json!({"type": "conversation.item.added", "event_id": "event_4", "previous_item_id": previous, "item": message}),
     ]
 }
 
@@ -166,8 +166,8 @@ pub(super) fn truncated(item: &str, audio_end_ms: u64) -> Value {
 }
 
 /// The bridge's item is in the conversation.
-pub(super) fn item_added(item: &Value) -> Value {
-    json!({"type": "conversation.item.added", "event_id": "event_16", "previous_item_id": null, "item": item})
+pub(super) fn item_added(item: &Value, previous: Option<&str>) -> Value {
+    json!({"type": "conversation.item.added", "event_id": "event_16", "previous_item_id": previous, "item": item})
 }
 
 pub(super) fn clear(stream_sid: &str) -> Value {
@@ -184,7 +184,8 @@ mod tests {
     fn everything_said_is_understood_by_the_bridge_s_own_reader() {
         let mut audio = String::new();
         write_audio(&Line::Realtime { response: "resp_1", item: "item_1" }, &[1, 2, 3], &mut audio);
-        let said = [begin("resp_1", "item_1").to_vec(), done("resp_1", "item_1", "Yes.").to_vec()].concat();
+        let said =
+            [begin("resp_1", "item_1", None).to_vec(), done("resp_1", "item_1", "Yes.").to_vec()].concat();
         let heard = speech_stopped("item_2", Some("item_1"), 500);
         for event in said.iter().chain(&heard).map(Value::to_string).chain([audio]) {
             let read = openai::decode(&event).unwrap();

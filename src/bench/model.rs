@@ -129,6 +129,8 @@ struct Session<S> {
     response: String,
     item: String,
     user_item: String,
+    /// The last item of the conversation.
+    last_item: Option<String>,
     turns: u32,
     frames: u64,
     frames_of_response: u64,
@@ -161,6 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             response: String::new(),
             item: String::new(),
             user_item: String::new(),
+            last_item: None,
             turns: 0,
             frames: 0,
             frames_of_response: 0,
@@ -219,7 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                         .decode_vec(base64.as_bytes(), &mut self.audio)
                         .map_err(|_| "the bridge sent audio that is not base64".to_owned())?;
                     self.heard_bytes += self.audio.len() as u64;
-                    let lane = self.call.as_ref().map(|call| &call.up);
+                    let lane = self.call.as_ref().map(|call| (&**call, &call.up));
                     let mut tally = lock(&self.shared.models);
                     let told = self.arrivals.push(now, &self.audio, lane, &self.shared, &mut tally.up);
                     drop(tally);
@@ -252,8 +255,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 }
                 Heard::Truncate { item, audio_end_ms } => self.on_truncate(&item, audio_end_ms),
                 Heard::Item(item) => {
-                    let added = dialect::item_added(&item).to_string();
+                    let added = dialect::item_added(&item, self.last_item.as_deref()).to_string();
                     self.link.send(&added);
+                    self.last_item = item["id"].as_str().map(str::to_owned);
                 }
                 Heard::Other => {}
             }
@@ -306,8 +310,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if call.interrupted_at.swap(0, Ordering::AcqRel) > 0 {
             lock(&self.shared.models).problem("the caller spoke over the agent, and no `clear` came");
         }
-        let events = dialect::begin(&self.response, &self.item);
+        let events = dialect::begin(&self.response, &self.item, self.last_item.as_deref());
         self.say(&events);
+        self.last_item = Some(self.item.clone());
         call.note(|said| {
             said.push(Said {
                 item: self.item.clone(),
@@ -327,7 +332,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         call.down.sent(frame, now);
         self.say_audio();
         let mut tally = lock(&self.shared.models);
-        if self.shared.counts(now) {
+        if self.shared.counts(now) && call.counts(now) {
             tally.down.sent += 1;
             tally.lateness.record_us(now - due);
         }
@@ -400,8 +405,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn speech_stopped(&mut self) {
-        let events = dialect::speech_stopped(&self.user_item, Some(&self.item), self.heard_ms());
+        let events = dialect::speech_stopped(&self.user_item, self.last_item.as_deref(), self.heard_ms());
         self.say(&events);
+        self.last_item = Some(self.user_item.clone());
     }
 
     fn user_text(&mut self, call: &Call) {

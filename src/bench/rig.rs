@@ -128,6 +128,11 @@ impl Rig {
         call
     }
 
+    /// Frames of this call that are sent from now on do not count.
+    pub(super) fn let_end(&self, call: &Call) {
+        call.is_nearly_over(self.shared.clock.now());
+    }
+
     /// Measures for so long. `looked` is called when the measured time begins and when it ends.
     pub(super) async fn measure(&self, time: Duration, mut look: impl FnMut()) {
         self.open_window();

@@ -19,6 +19,8 @@ use crate::simulate::random::Random;
 
 /// How long a call lasts.
 const CALL_S: (u64, u64) = (30, 180);
+/// What is sent in the last second of a call may be cut off with it.
+const NEARLY_OVER: Duration = Duration::from_secs(1);
 /// How often the processes are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Memory may differ by this share between the second and the last quarter: allocators and caches breathe.
@@ -130,6 +132,9 @@ pub(super) async fn soak(
     while started.elapsed() < time {
         tokio::select! {
             now = dial.tick() => {
+                for call in live.iter().filter(|call| call.until <= now + NEARLY_OVER) {
+                    rig.let_end(&call.call);
+                }
                 let (over, on): (Vec<Live>, Vec<Live>) = live.into_iter().partition(|call| call.until <= now);
                 live = on;
                 for over in over {

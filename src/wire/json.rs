@@ -155,9 +155,6 @@ pub(super) enum PlainMember<'a> {
     End,
 }
 
-/// Strings up to this length are read byte by byte.
-const SHORT: usize = 40;
-
 /// A member's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PlainValue<'a> {
@@ -238,14 +235,8 @@ impl<'a> Plain<'a> {
     fn string(&mut self) -> Option<&'a str> {
         self.expect(b'"')?;
         let rest = &self.text.as_bytes()[self.at..];
-        // Names and numbers are short: a search made for long ones costs more than looking at them.
-        let short = rest.iter().take(SHORT).position(|&byte| byte == b'"' || byte == b'\\' || byte < 0x20);
-        let length = match short {
-            Some(length) => length,
-            None => SHORT.min(rest.len()) + memchr::memchr2(b'"', b'\\', &rest[SHORT.min(rest.len())..])?,
-        };
-        let is_plain = rest[length] == b'"' && (short.is_some() || !has_control(&rest[..length]));
-        let text = self.text.get(self.at..self.at + length).filter(|_| is_plain)?;
+        let length = first_special(rest)?;
+        let text = self.text.get(self.at..self.at + length).filter(|_| rest[length] == b'"')?;
         self.at += length + 1;
         Some(text)
     }
@@ -266,6 +257,45 @@ pub(super) fn count(text: &str) -> Option<u64> {
         .bytes()
         .try_fold(0_u64, |number, byte| byte.is_ascii_digit().then(|| number * 10 + u64::from(byte - b'0')));
     digits.filter(|_| spelled)
+}
+
+/// Where the first byte is that may not stand in a plain string: its end, an escape, or a control character.
+///
+/// Names and numbers are short, audio is long: eight bytes at a time for the first few, then a search made for long ones.
+fn first_special(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while at < SHORT {
+        let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) else {
+            let rest = bytes.get(at..)?;
+            return rest.iter().position(|&b| b == b'"' || b == b'\\' || b < 0x20).map(|found| at + found);
+        };
+        let eight = u64::from_le_bytes(*eight);
+        // The lowest byte that is found is right; those above it may be mistaken.
+        let found = below(eight ^ each(b'"'), 1) | below(eight ^ each(b'\\'), 1) | below(eight, 0x20);
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    let rest = &bytes[at..];
+    let found = memchr::memchr2(b'"', b'\\', rest);
+    let plain = &rest[..found.unwrap_or(rest.len())];
+    let found = if has_control(plain) { plain.iter().position(|&byte| byte < 0x20) } else { found };
+    found.map(|found| at + found)
+}
+
+/// Strings up to this length are short.
+const SHORT: usize = 48;
+
+/// Eight times the same byte.
+const fn each(byte: u8) -> u64 {
+    u64::from_le_bytes([byte; 8])
+}
+
+/// The highest bit of each byte that is below `limit`, which is at most 128.
+// Subtracting borrows from the highest bit where a byte was smaller, unless that bit was set before.
+const fn below(eight: u64, limit: u8) -> u64 {
+    eight.wrapping_sub(each(limit)) & !eight & each(0x80)
 }
 
 /// One byte of state and no early exit, so that the compiler looks at many bytes at once.
@@ -330,6 +360,22 @@ mod tests {
             (r#"{"a":1}"#, None),
         ] {
             assert_eq!(read(json), count, "{json}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_plain_string_is_found_wherever_it_is() {
+        for length in 0..200 {
+            let plain = "aZ0+/= é~".chars().cycle().take(length).collect::<String>();
+            for special in [b'"', b'\\', 0, 0x1F, b'\n'] {
+                let mut bytes = plain.clone().into_bytes();
+                assert_eq!(first_special(&bytes), None);
+                let at = bytes.len();
+                bytes.push(special);
+                assert_eq!(first_special(&bytes), Some(at), "{length}");
+                bytes.extend_from_slice(b"\"\\\0 and more than eight bytes after it");
+                assert_eq!(first_special(&bytes), Some(at), "{length}");
+            }
         }
     }
 

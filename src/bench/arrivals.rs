@@ -89,11 +89,13 @@ mod tests {
         let shared = Shared::new();
         shared.open_window();
         let call = shared.add_call(3, "CA3".into(), false);
+        call.has_begun(0);
+        let began = 1_000_000;
         let writer = Writer::new(AudioFormat::Pcmu);
         let mut audio = vec![0xFF; 30];
         for frame in 0..4 {
             writer.write(Mark::Frame(frame), &mut audio);
-            call.up.sent(frame.into(), shared.clock.now() + 1_000_000 * u64::from(frame));
+            call.up.sent(frame.into(), began + 1_000_000 * u64::from(frame));
         }
         writer.write(Mark::Call(3), &mut audio);
         let (mut arrivals, mut way) = (Arrivals::new(AudioFormat::Pcmu), Way::default());

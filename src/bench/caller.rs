@@ -144,6 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Caller<S> {
         self.link.send(&start.to_string());
         let now = self.shared.clock.now();
         self.started_at = Some(now);
+        self.call.has_begun(now);
         self.next_frame_at = now + FRAME_US;
     }
 

@@ -16,6 +16,8 @@ use super::mark::SEQUENCES;
 const SLOTS: usize = 1024;
 /// Each so many frames say which call they belong to instead of which frame they are.
 pub(super) const CALL_EVERY: u64 = 64;
+/// By then both ends know which call it is.
+const SETTLING_US: Micros = 1_000_000;
 /// A frame later than this is audible as a gap.
 const LATE: Duration = Duration::from_millis(20);
 
@@ -68,8 +70,10 @@ pub(super) struct Call {
     /// When the model last said that the caller speaks over the agent; 0 when `clear` has followed.
     pub(super) interrupted_at: AtomicU64,
     pub(super) cut: Mutex<Cut>,
-    /// Frames sent from then on do not count: the caller is about to hang up, and what is on its way then is cut off.
-    over_at: AtomicU64,
+    /// Frames count that are sent between these two: not before both ends know which call it is, and not when the
+    /// caller is about to hang up, because what is on its way then is cut off.
+    counts_from: AtomicU64,
+    counts_until: AtomicU64,
     /// What was said, when it is to be compared with the transcript.
     pub(super) said: Option<Mutex<Vec<Said>>>,
 }
@@ -214,7 +218,8 @@ impl Shared {
             down: Lane::new(),
             interrupted_at: AtomicU64::new(0),
             cut: Mutex::default(),
-            over_at: AtomicU64::new(Micros::MAX),
+            counts_from: AtomicU64::new(Micros::MAX),
+            counts_until: AtomicU64::new(Micros::MAX),
             said: keep_said.then(Mutex::default),
         });
         lock(&self.calls).insert(number, Arc::clone(&call));
@@ -231,14 +236,21 @@ impl Shared {
 }
 
 impl Call {
+    /// The stream has begun; its frames count soon.
+    pub(super) fn has_begun(&self, now: Micros) {
+        self.counts_from.store(now + SETTLING_US, Ordering::Release);
+    }
+
     /// The caller will hang up soon.
     pub(super) fn is_nearly_over(&self, now: Micros) {
-        self.over_at.fetch_min(now, Ordering::AcqRel);
+        self.counts_until.fetch_min(now, Ordering::AcqRel);
     }
 
     /// Whether a frame that was sent at this time counts as far as the call is concerned.
     pub(super) fn counts(&self, sent_at: Micros) -> bool {
-        sent_at < self.over_at.load(Ordering::Acquire)
+        let (from, until) =
+            (self.counts_from.load(Ordering::Acquire), self.counts_until.load(Ordering::Acquire));
+        from <= sent_at && sent_at < until
     }
 
     /// One end knows its side of a cut; whoever comes second knows the difference.

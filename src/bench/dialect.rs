@@ -125,7 +125,7 @@ pub(super) fn text_delta(response: &str, item: &str, text: &str) -> Value {
 }
 
 /// What follows the audio of a response.
-pub(super) fn done(response: &str, item: &str, text: &str) -> [Value; 5] {
+pub(super) fn done(response: &str, item: &str, previous: Option<&str>, text: &str) -> [Value; 5] {
     let message = json!({"id": item, "object": "realtime.item", "type": "message", "role": "assistant", "status": "completed",
         "content": [{"type": "output_audio", "transcript": text}]});
     let part = |kind: &str| json!({"type": kind, "event_id": "event_6", "response_id": response, "item_id": item, "output_index": 0, "content_index": 0});
@@ -135,7 +135,7 @@ pub(super) fn done(response: &str, item: &str, text: &str) -> [Value; 5] {
         part("response.output_audio.done"),
         transcript,
         json!({"type": "response.output_item.done", "event_id": "event_7", "response_id": response, "output_index": 0, "item": message}),
-        json!({"type": "conversation.item.done", "event_id": "event_8", "item": message}),
+        json!({"type": "conversation.item.done", "event_id": "event_8", "previous_item_id": previous, "item": message}),
         json!({"type": "response.done", "event_id": "event_9", "response": {"id": response, "object": "realtime.response", "status": "completed",
             "status_details": null, "output": [message],
             "usage": {"total_tokens": 200, "input_tokens": 100, "output_tokens": 100, "input_token_details": {"cached_tokens": 0}}}}),
@@ -185,7 +185,8 @@ mod tests {
         let mut audio = String::new();
         write_audio(&Line::Realtime { response: "resp_1", item: "item_1" }, &[1, 2, 3], &mut audio);
         let said =
-            [begin("resp_1", "item_1", None).to_vec(), done("resp_1", "item_1", "Yes.").to_vec()].concat();
+            [begin("resp_1", "item_1", None).to_vec(), done("resp_1", "item_1", None, "Yes.").to_vec()]
+                .concat();
         let heard = speech_stopped("item_2", Some("item_1"), 500);
         for event in said.iter().chain(&heard).map(Value::to_string).chain([audio]) {
             let read = openai::decode(&event).unwrap();

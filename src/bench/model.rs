@@ -131,6 +131,8 @@ struct Session<S> {
     user_item: String,
     /// The last item of the conversation.
     last_item: Option<String>,
+    /// The one before the answer that is being given.
+    before_item: Option<String>,
     turns: u32,
     frames: u64,
     frames_of_response: u64,
@@ -164,6 +166,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             item: String::new(),
             user_item: String::new(),
             last_item: None,
+            before_item: None,
             turns: 0,
             frames: 0,
             frames_of_response: 0,
@@ -310,9 +313,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if call.interrupted_at.swap(0, Ordering::AcqRel) > 0 {
             lock(&self.shared.models).problem("the caller spoke over the agent, and no `clear` came");
         }
-        let events = dialect::begin(&self.response, &self.item, self.last_item.as_deref());
+        self.before_item = self.last_item.replace(self.item.clone());
+        let events = dialect::begin(&self.response, &self.item, self.before_item.as_deref());
         self.say(&events);
-        self.last_item = Some(self.item.clone());
         call.note(|said| {
             said.push(Said {
                 item: self.item.clone(),
@@ -376,7 +379,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     fn done(&mut self, call: &Call) {
         let text = self.spoken.trim_end().to_owned();
-        let events = dialect::done(&self.response, &self.item, &text);
+        let events = dialect::done(&self.response, &self.item, self.before_item.as_deref(), &text);
         self.say(&events);
         call.note(|said| {
             if let Some(turn) = said.iter_mut().rev().find(|turn| turn.item == self.item) {

@@ -95,24 +95,6 @@ fn less_than_a_frame_left_to_hear_is_let_through() {
 }
 
 #[test]
-fn what_was_never_sent_was_not_heard_however_little_it_is() {
-    let mut call = TestCall::answering();
-    call.at(0, audio_bytes("resp_1", "item_1", vec![1; 1600 + 100])); // 100 bytes are no frame yet.
-    call.at(170, audio_bytes("resp_1", "item_2", vec![2; 100]));
-    call.at(170, speech_started());
-    call.expect_after(
-        169,
-        "
-        0.170s twilio media 12ms+4
-        0.170s twilio mark g0:item_1:212
-        0.170s twilio clear
-        0.170s model truncate item_1 at 170ms
-        0.170s model truncate item_2 at 0ms
-        ",
-    );
-}
-
-#[test]
 fn every_item_that_was_not_heard_to_its_end_is_truncated() {
     let mut call = TestCall::answering();
     call.at(0, agent_audio("item_1", 500));

@@ -1,7 +1,7 @@
 //! Many calls against a bridge at once: what it adds to each frame, what it costs, how many it carries.
 //!
 //! Both far ends are here, on the same machine: callers as the telephone network brings them, and a model that speaks
-//! on schedule. Every frame carries its number in its sound ([`mark`]), so it is known again behind any bridge.
+//! on schedule. Every frame carries its number in its sound (`mark`), so it is known again behind any bridge.
 
 mod arrivals;
 mod caller;

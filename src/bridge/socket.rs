@@ -109,9 +109,10 @@ where
             return Poll::Pending;
         }
         self.flush(cx);
-        if self.more {
-            return Poll::Ready(());
-        }
+        if self.more { Poll::Ready(()) } else { self.poll_read(cx) }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match ready!(poll_read_buf(Pin::new(&mut self.io), cx, self.reader.room(self.limits.read_bytes))) {
             Ok(0) => self.ended = Some("the connection ended without a close".to_owned()),
             Ok(_) => {}
@@ -157,12 +158,23 @@ where
             poll_fn(|cx| self.poll_flush(cx)).await;
             // What it still sends is read and dropped until it has answered: unread bytes would turn our goodbye into
             // a reset of the connection.
-            let mut dropped = Vec::with_capacity(1024);
-            while matches!(
-                poll_fn(|cx| poll_read_buf(Pin::new(&mut self.io), cx, &mut dropped)).await,
-                Ok(1..)
-            ) {
-                dropped.clear();
+            while !self.has_answered() && self.ended.is_none() {
+                self.more = false;
+                poll_fn(|cx| self.poll_read(cx)).await;
+            }
+        }
+    }
+
+    /// Drops what was read; true when the peer's goodbye was among it, or nothing that could be read.
+    fn has_answered(&mut self) -> bool {
+        loop {
+            match self.reader.find() {
+                Ok(Some(found)) if matches!(self.reader.message(found), Ok(Message::Close { .. })) => {
+                    return true;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return false,
+                Err(_) => return true,
             }
         }
     }
@@ -332,6 +344,20 @@ mod tests {
             drop(near);
         };
         tokio::join!(talked, heard);
+    }
+
+    #[tokio::test]
+    async fn a_goodbye_is_over_when_the_peer_has_answered_although_it_stays() {
+        let (mut near, mut far) = socket(1024).await;
+        let answered = async {
+            far.send(Theirs::text("still on its way")).await.unwrap();
+            assert!(matches!(far.next().await, Some(Ok(Theirs::Close(_)))));
+            far.flush().await.unwrap();
+        };
+        let within = std::time::Duration::from_secs(5);
+        let (closed, ()) = tokio::join!(tokio::time::timeout(within, near.close()), answered);
+        assert!(closed.is_ok(), "it waited for the connection to end");
+        drop(far);
     }
 
     #[tokio::test]

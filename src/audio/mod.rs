@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod g711;
 pub mod level;
+mod polyphase;
 pub mod resample;
 
 /// Samples a second on the telephone.

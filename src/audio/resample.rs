@@ -2,75 +2,39 @@
 //!
 //! The same bits come out however the input is cut into pieces.
 
-use std::fmt;
 use std::time::Duration;
 
-use rubato::audioadapter_buffers::direct::SequentialSlice;
-use rubato::{Fft, FixedSync, Resampler, WindowFunction};
-
-use super::{AudioFormat, MODEL_HZ, PHONE_HZ, g711};
-
-/// Telephone samples that are converted at once: 5 ms.
-// The block of rubato's `new_custom(.., 160 or 480, 4, ..)`, handed in one at a time: the bits are the same, and input
-// that is not cut at 20 ms waits for at most 5 ms. Smaller blocks lower the cut-off, larger ones add delay.
-const PHONE_BLOCK: usize = 40;
-/// The same 5 ms at the model's rate.
-const MODEL_BLOCK: usize = 120;
-/// Half a block, by construction of the filter.
-const DELAY: Duration = Duration::from_micros(2_500);
+use super::polyphase::{DELAY, Decimator, Interpolator, PHONE_DELAY, RATIO};
+use super::{AudioFormat, g711};
 
 /// Converts caller audio for the model. One per call, never reset.
 #[derive(Debug)]
 pub struct Uplink {
     /// `None`: the model speaks mu-law.
-    converter: Option<Converter>,
+    filter: Option<Interpolator>,
 }
 
 impl Uplink {
     /// A converter to `format`.
     #[must_use]
     pub fn new(format: AudioFormat) -> Self {
-        Self {
-            converter: match format {
-                AudioFormat::Pcm24k => Some(Converter::new(PHONE_HZ, MODEL_HZ, PHONE_BLOCK, MODEL_BLOCK)),
-                AudioFormat::Pcmu => None,
-            },
-        }
+        Self { filter: (format == AudioFormat::Pcm24k).then(Interpolator::new) }
     }
 
-    /// Converts mu-law at 8 kHz and appends what is ready to `out`, in the model's format.
+    /// Converts mu-law at 8 kHz and appends it to `out`, in the model's format.
     ///
-    /// Less than 5 ms of input may wait for the next push. Allocates only when `out` has no room left.
+    /// Nothing waits for the next push. Allocates only when `out` has no room left.
     pub fn push(&mut self, ulaw: &[u8], out: &mut Vec<u8>) {
-        let Some(converter) = &mut self.converter else {
-            out.extend_from_slice(ulaw);
-            return;
-        };
-        out.reserve((ulaw.len() + PHONE_BLOCK) * 6);
-        let mut rest = ulaw;
-        while !rest.is_empty() {
-            let room = converter.room();
-            let (now, later) = rest.split_at(rest.len().min(room.len()));
-            for (sample, &code) in room.iter_mut().zip(now) {
-                *sample = g711::decode(code).into();
-            }
-            converter.filled += now.len();
-            rest = later;
-            if let Some(pcm) = converter.run_if_full() {
-                let start = out.len();
-                out.resize(start + 2 * MODEL_BLOCK, 0);
-                let (bytes, _) = out[start..].as_chunks_mut::<2>();
-                for (bytes, &sample) in bytes.iter_mut().zip(pcm) {
-                    *bytes = to_i16(sample).to_le_bytes();
-                }
-            }
+        match &mut self.filter {
+            None => out.extend_from_slice(ulaw),
+            Some(filter) => filter.push(ulaw.iter().map(|&code| g711::decode(code)), out),
         }
     }
 
     /// How much later a sound leaves than it came in.
     #[must_use]
     pub fn delay(&self) -> Duration {
-        if self.converter.is_some() { DELAY } else { Duration::ZERO }
+        if self.filter.is_some() { DELAY } else { Duration::ZERO }
     }
 }
 
@@ -78,7 +42,7 @@ impl Uplink {
 #[derive(Debug)]
 pub struct Downlink {
     /// `None`: the model speaks mu-law.
-    converter: Option<Converter>,
+    filter: Option<Decimator>,
     /// First byte of a sample that was cut in two.
     half: Option<u8>,
     /// Samples of this item that came in.
@@ -93,23 +57,20 @@ impl Downlink {
     /// A converter from `format`.
     #[must_use]
     pub fn new(format: AudioFormat) -> Self {
-        let converter = match format {
-            AudioFormat::Pcm24k => Some(Converter::new(MODEL_HZ, PHONE_HZ, MODEL_BLOCK, PHONE_BLOCK)),
-            AudioFormat::Pcmu => None,
-        };
-        Self { skip: PHONE_BLOCK / 2, converter, half: None, taken: 0, given: 0 }
+        let filter = (format == AudioFormat::Pcm24k).then(Decimator::new);
+        Self { filter, half: None, taken: 0, given: 0, skip: PHONE_DELAY }
     }
 
     /// Converts bytes of the model and appends what is ready to `out`, as mu-law at 8 kHz.
     ///
-    /// `bytes` may be of any length and end in the middle of a sample. The last 2.5 to 7.5 ms stay inside until more
-    /// comes or [`Downlink::finish`] is called. Allocates only when `out` has no room left.
+    /// `bytes` may be of any length and end in the middle of a sample. The last 1.5 ms stay inside until more comes or
+    /// [`Downlink::finish`] is called. Allocates only when `out` has no room left.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        if self.converter.is_none() {
+        if self.filter.is_none() {
             out.extend_from_slice(bytes);
             return;
         }
-        out.reserve((bytes.len() + 1 + 2 * MODEL_BLOCK) / 6);
+        out.reserve(bytes.len() / (2 * RATIO) + 1);
         let mut bytes = bytes;
         if let (Some(low), [high, rest @ ..]) = (self.half, bytes) {
             self.half = None;
@@ -127,142 +88,53 @@ impl Downlink {
     ///
     /// All of an item's output together lasts as long as its input, rounded to whole samples, and is not shifted.
     pub fn finish(&mut self, out: &mut Vec<u8>) {
-        if self.converter.is_none() {
+        if self.filter.is_none() {
             return;
         }
         // A third of the samples that came in, rounded to the nearest.
-        let whole = (self.taken + 1) / 3;
+        let whole = (self.taken + 1) / RATIO;
         while self.given < whole {
-            self.push_samples(&[[0, 0]; MODEL_BLOCK], out);
+            self.push_samples(&[[0, 0]; RATIO * PHONE_DELAY], out);
         }
         out.truncate(out.len() - (self.given - whole));
-        if let Some(converter) = &mut self.converter {
-            converter.reset();
+        if let Some(filter) = &mut self.filter {
+            filter.reset();
         }
-        (self.half, self.taken, self.given, self.skip) = (None, 0, 0, PHONE_BLOCK / 2);
+        (self.half, self.taken, self.given, self.skip) = (None, 0, 0, PHONE_DELAY);
     }
 
     /// How much later a sound leaves than it came in, while an item is running.
     #[must_use]
     pub fn delay(&self) -> Duration {
-        if self.converter.is_some() { DELAY } else { Duration::ZERO }
+        if self.filter.is_some() { DELAY } else { Duration::ZERO }
     }
 
     fn push_samples(&mut self, samples: &[[u8; 2]], out: &mut Vec<u8>) {
-        let Some(converter) = &mut self.converter else { return };
+        let Some(filter) = &mut self.filter else { return };
         self.taken += samples.len();
-        let mut rest = samples;
-        while !rest.is_empty() {
-            let room = converter.room();
-            let (now, later) = rest.split_at(rest.len().min(room.len()));
-            for (sample, &bytes) in room.iter_mut().zip(now) {
-                *sample = i16::from_le_bytes(bytes).into();
+        filter.push(samples.iter().map(|&bytes| i16::from_le_bytes(bytes)), |sample| {
+            if self.skip > 0 {
+                self.skip -= 1;
+            } else {
+                self.given += 1;
+                out.push(g711::encode(sample));
             }
-            converter.filled += now.len();
-            rest = later;
-            if let Some(pcm) = converter.run_if_full() {
-                let pcm = &pcm[self.skip..];
-                self.skip = 0;
-                self.given += pcm.len();
-                out.extend(pcm.iter().map(|&sample| g711::encode(to_i16(sample))));
-            }
-        }
+        });
     }
-}
-
-/// One direction: a block of input, the filter, a block of output. 8 KiB, measured.
-struct Converter {
-    filter: Fft<f32>,
-    input: Vec<f32>,
-    filled: usize,
-    output: Vec<f32>,
-}
-
-impl Converter {
-    fn new(from_hz: u32, to_hz: u32, from_block: usize, to_block: usize) -> Self {
-        let filter = Fft::new_custom(
-            from_hz as usize,
-            to_hz as usize,
-            from_block,
-            1,
-            1,
-            WindowFunction::Hann,
-            FixedSync::Input,
-        )
-        .expect("the rates and the block are constants that rubato accepts");
-        Self { filter, input: vec![0.0; from_block], filled: 0, output: vec![0.0; to_block] }
-    }
-
-    /// Where the next input samples go; never empty.
-    fn room(&mut self) -> &mut [f32] {
-        &mut self.input[self.filled..]
-    }
-
-    /// The output of a full block of input.
-    fn run_if_full(&mut self) -> Option<&[f32]> {
-        if self.filled < self.input.len() {
-            return None;
-        }
-        self.filled = 0;
-        let (from, to) = (self.input.len(), self.output.len());
-        let input = SequentialSlice::new(&self.input, 1, from).expect("one channel of this length");
-        let mut output =
-            SequentialSlice::new_mut(&mut self.output, 1, to).expect("one channel of this length");
-        self.filter
-            .process_into_buffer(&input, &mut output, None)
-            .expect("both blocks have the filter's size");
-        Some(&self.output)
-    }
-
-    fn reset(&mut self) {
-        self.filter.reset();
-        self.filled = 0;
-    }
-}
-
-impl fmt::Debug for Converter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Converter").field("filled", &self.filled).finish_non_exhaustive()
-    }
-}
-
-/// Nearest whole sample; too loud ones are clipped.
-// Added to 1.5 * 2^23, a float has no bits left below one, and its lowest bits are the whole number: three plain
-// operations that the compiler does on four samples at once. A cast that saturates is done on each by itself.
-#[inline]
-#[expect(
-    clippy::manual_clamp,
-    reason = "each of these is one instruction; a clamp must let through what is no number"
-)]
-fn to_i16(sample: f32) -> i16 {
-    (sample.max(-32_768.0).min(32_767.0) + 12_582_912.0).to_bits() as i16
 }
 
 #[cfg(test)]
 mod tests {
     use std::f64::consts::TAU;
 
+    use rubato::audioadapter_buffers::direct::SequentialSlice;
+    use rubato::{Fft, FixedSync, Resampler};
+
     use super::*;
+    use crate::audio::{MODEL_HZ, PHONE_HZ};
 
     /// Pieces a model or a carrier might send, and ones they would not.
     const PIECES: [usize; 9] = [1, 2, 7, 79, 160, 161, 960, 4_801, usize::MAX];
-
-    #[test]
-    fn samples_are_rounded_to_the_nearest_and_clipped() {
-        for (sample, whole) in [
-            (0.0, 0),
-            (-0.4, 0),
-            (0.6, 1),
-            (-1.6, -2),
-            (12_345.4, 12_345),
-            (32_766.6, 32_767),
-            (40_000.0, i16::MAX),
-            (-32_768.4, i16::MIN),
-            (-1e9, i16::MIN),
-        ] {
-            assert_eq!(to_i16(sample), whole, "{sample}");
-        }
-    }
 
     #[test]
     fn the_caller_s_audio_is_the_same_however_it_is_cut() {
@@ -342,14 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn a_delta_is_out_but_for_the_filter_s_delay_and_a_block() {
+    fn a_delta_is_out_but_for_the_filter_s_delay() {
         let mut down = Downlink::new(AudioFormat::Pcm24k);
         let (mut out, mut taken) = (Vec::new(), 0);
         for length in [960, 1, 4_801, 77, 9_600] {
             down.push(&vec![0; length], &mut out);
             taken += length;
             let behind = taken as f64 / 48.0 - out.len() as f64 / 8.0;
-            assert!((2.5..7.5 + 0.05).contains(&behind), "{behind} ms behind after {taken} bytes");
+            assert!((1.5 - 0.13..1.5 + 0.13).contains(&behind), "{behind} ms behind after {taken} bytes");
         }
     }
 
@@ -392,7 +264,7 @@ mod tests {
             assert!((delay - DELAY.as_secs_f64()).abs() < 1e-9, "{delay} s from {from} to {to}");
         }
         let delays = [Uplink::new(AudioFormat::Pcm24k).delay(), Downlink::new(AudioFormat::Pcm24k).delay()];
-        assert_eq!(delays, [Duration::from_micros(2_500); 2]);
+        assert_eq!(delays, [Duration::from_micros(1_500); 2]);
     }
 
     #[test]
@@ -401,10 +273,10 @@ mod tests {
             let phone = sine(hz, PHONE_HZ, 10_000.0, 8_000);
             let back = downlink(&uplink(AudioFormat::Pcm24k, &encoded(&phone), 160), 4_801);
             assert_eq!(back.len(), phone.len());
-            // The uplink shifts by 20 telephone samples, the downlink by none. The edges ring.
+            // The uplink shifts by 12 telephone samples, the downlink by none. The edges ring.
             let (mut signal, mut noise) = (0.0, 0.0);
             for (n, &code) in back.iter().enumerate().skip(100) {
-                let (expected, actual) = (f64::from(phone[n - 20]), f64::from(g711::decode(code)));
+                let (expected, actual) = (f64::from(phone[n - 12]), f64::from(g711::decode(code)));
                 signal += expected * expected;
                 noise += (actual - expected) * (actual - expected);
             }
@@ -427,19 +299,34 @@ mod tests {
     }
 
     #[test]
-    fn the_blocks_give_the_bits_of_whole_frames() {
-        let input: Vec<f32> = sine(1_234.0, PHONE_HZ, 10_000.0, 1_600).into_iter().map(f32::from).collect();
-        let mut whole =
-            Fft::<f32>::new_custom(8_000, 24_000, 160, 4, 1, WindowFunction::Hann, FixedSync::Input).unwrap();
-        let mut expected = Vec::new();
-        for frame in input.chunks(160) {
-            let mut out = [0.0; 480];
-            let source = SequentialSlice::new(frame, 1, 160).unwrap();
-            let mut target = SequentialSlice::new_mut(&mut out, 1, 480).unwrap();
-            assert_eq!(whole.process_into_buffer(&source, &mut target, None).unwrap(), (160, 480));
-            expected.extend(out);
+    fn speech_is_what_a_well_known_resampler_makes_of_it() {
+        for (from, to) in [(PHONE_HZ, MODEL_HZ), (MODEL_HZ, PHONE_HZ)] {
+            let tones = [310.0, 700.0, 1_234.0, 2_500.0].map(|hz| sine(hz, from, 6_000.0, from as usize));
+            let input: Vec<f32> =
+                (0..from as usize).map(|n| tones.iter().map(|tone| f32::from(tone[n])).sum()).collect();
+            let frame = from as usize / 50;
+            let mut theirs =
+                Fft::<f32>::new(from as usize, to as usize, frame, 1, FixedSync::Input).unwrap();
+            let their_delay = theirs.output_delay();
+            let mut expected = Vec::new();
+            for frame in input.chunks(frame) {
+                let mut out = vec![0.0; to as usize / 50];
+                let (length, source) = (out.len(), SequentialSlice::new(frame, 1, frame.len()).unwrap());
+                let mut target = SequentialSlice::new_mut(&mut out, 1, length).unwrap();
+                theirs.process_into_buffer(&source, &mut target, None).unwrap();
+                expected.extend(out);
+            }
+            let our_delay = (DELAY.as_secs_f64() * f64::from(to)) as usize;
+            let ours = convert(from, to, &input);
+            let (mut signal, mut noise) = (0.0, 0.0);
+            for n in to as usize / 10..to as usize - their_delay {
+                let (ours, theirs) = (f64::from(ours[n + our_delay]), f64::from(expected[n + their_delay]));
+                signal += theirs * theirs;
+                noise += (ours - theirs) * (ours - theirs);
+            }
+            let ratio = 10.0 * (signal / noise).log10();
+            assert!(ratio >= 50.0, "{ratio:.1} dB from {from} to {to}");
         }
-        assert_eq!(convert(PHONE_HZ, MODEL_HZ, &input), expected);
     }
 
     #[test]
@@ -475,15 +362,16 @@ mod tests {
     }
 
     fn convert(from: u32, to: u32, input: &[f32]) -> Vec<f32> {
-        let block = |hz| if hz == PHONE_HZ { PHONE_BLOCK } else { MODEL_BLOCK };
-        let mut converter = Converter::new(from, to, block(from), block(to));
-        let mut output = Vec::new();
-        for piece in input.chunks(block(from)) {
-            converter.room().copy_from_slice(piece);
-            converter.filled = piece.len();
-            output.extend(converter.run_if_full().unwrap());
+        let samples = input.iter().map(|sample| sample.round() as i16);
+        if from < to {
+            let mut bytes = Vec::new();
+            Interpolator::new().push(samples, &mut bytes);
+            bytes.as_chunks::<2>().0.iter().map(|&bytes| i16::from_le_bytes(bytes).into()).collect()
+        } else {
+            let mut output = Vec::new();
+            Decimator::new().push(samples, |sample| output.push(sample.into()));
+            output
         }
-        output
     }
 
     fn uplink(format: AudioFormat, ulaw: &[u8], piece: usize) -> Vec<u8> {

@@ -275,8 +275,8 @@ mod tests {
         let found = read(AudioFormat::Pcm24k, &pcm, 960);
         assert!(found.len() >= 398, "{} of 400", found.len());
         assert_eq!(found[5].at_byte - found[4].at_byte, 960);
-        // 2.5 ms of filter, to the sample.
-        assert!((found[0].at_byte % 960).abs_diff(120) <= 2, "{found:?}");
+        // 1.5 ms of filter, to the sample.
+        assert!((found[0].at_byte % 960).abs_diff(72) <= 2, "{:?}", found[0]);
 
         let mut downlink = Downlink::new(AudioFormat::Pcm24k);
         let mut ulaw = Vec::new();

@@ -90,8 +90,8 @@ fn audio_that_comes_at_the_pace_of_speech_is_not_held_up_by_the_converter() {
     call.at(0, response_started("resp_1"));
     for frame in 0..10 {
         call.at(frame * 20, audio_bytes("resp_1", "item_1", vec![0; 960]));
-        // 2.5 ms stay in the filter, and no frame waits for the one after it.
-        assert_eq!(call.media.len() as u64, 160 * (frame + 1) - 20);
+        // 1.5 ms stay in the filter, and no frame waits for the one after it.
+        assert_eq!(call.media.len() as u64, 160 * (frame + 1) - 12);
     }
 }
 

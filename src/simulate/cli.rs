@@ -48,7 +48,7 @@ pub struct CallerArgs {
     /// What the caller does: demo, short, interrupt, keypad, person, silent, random, or a .json or .toml file.
     #[arg(long, default_value = "demo")]
     scenario: String,
-    /// Play this WAV file (8 kHz, mono, 16-bit PCM or mu-law) after the greeting, instead of a scenario.
+    /// Play this WAV file (mono, 16-bit PCM or mu-law, any rate) after the greeting, instead of a scenario.
     #[arg(long, conflicts_with = "scenario")]
     audio: Option<PathBuf>,
     /// Number of calls.

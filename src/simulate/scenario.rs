@@ -100,7 +100,7 @@ pub enum Step {
 pub enum Utterance {
     /// One of the recordings in the program.
     Phrase(String),
-    /// A WAV file: 8 kHz, mono, 16-bit PCM or mu-law.
+    /// A WAV file: mono, 16-bit PCM or mu-law, any rate.
     File(PathBuf),
 }
 

@@ -1,6 +1,16 @@
 //! WAV files of speech: 16-bit PCM or mu-law, mono.
 
-use crate::audio::g711;
+use std::ops::RangeInclusive;
+
+use rubato::audioadapter_buffers::direct::SequentialSlice;
+use rubato::{Fft, FixedSync, Resampler};
+
+use crate::audio::{PHONE_HZ, g711};
+
+/// Rates that can be converted.
+const RATES_HZ: RangeInclusive<u32> = 1_000..=384_000;
+/// Samples the converter takes at a time, or somewhat more.
+const BLOCK: usize = 1_024;
 
 /// What a WAV file sounds like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,16 +41,9 @@ pub enum WavError {
         /// Bits per sample.
         bits: u16,
     },
-    /// Not telephone audio.
-    #[error(
-        "the WAV file has {actual} samples per second, {expected} are needed (sox in.wav -r {expected} out.wav)"
-    )]
-    Rate {
-        /// What a caller sends.
-        expected: u32,
-        /// What the file holds.
-        actual: u32,
-    },
+    /// A rate that no recorder uses.
+    #[error("the WAV file says {0} samples per second; 1000 to 384000 can be converted")]
+    Rate(u32),
 }
 
 impl Wav {
@@ -66,14 +69,26 @@ impl Wav {
         Ok(Self { rate_hz: u32::from_le_bytes([format[4], format[5], format[6], format[7]]), samples })
     }
 
-    /// As the mu-law bytes a telephone call carries; the file must be at 8 kHz.
+    /// As the mu-law bytes a telephone call carries, converted to 8 kHz where the file is not.
     pub fn into_ulaw(self) -> Result<Vec<u8>, WavError> {
-        if self.rate_hz != 8000 {
-            return Err(WavError::Rate { expected: 8000, actual: self.rate_hz });
-        }
-        let mut ulaw = vec![0; self.samples.len()];
-        g711::encode_ulaw(&self.samples, &mut ulaw);
+        let samples = if self.rate_hz == PHONE_HZ { self.samples } else { self.at_phone_rate()? };
+        let mut ulaw = vec![0; samples.len()];
+        g711::encode_ulaw(&samples, &mut ulaw);
         Ok(ulaw)
+    }
+
+    fn at_phone_rate(&self) -> Result<Vec<i16>, WavError> {
+        let refused = || WavError::Rate(self.rate_hz);
+        if !RATES_HZ.contains(&self.rate_hz) {
+            return Err(refused());
+        }
+        let (from, to) = (self.rate_hz as usize, PHONE_HZ as usize);
+        let mut resampler =
+            Fft::<f32>::new(from, to, BLOCK, 1, FixedSync::Both).map_err(|_| refused())?;
+        let input: Vec<f32> = self.samples.iter().map(|&sample| sample.into()).collect();
+        let source = SequentialSlice::new(&input, 1, input.len()).map_err(|_| refused())?;
+        let output = resampler.process_all(&source, input.len(), None).map_err(|_| refused())?;
+        Ok(output.take_data().into_iter().map(|sample| sample.round() as i16).collect())
     }
 }
 
@@ -158,7 +173,28 @@ mod tests {
         assert_eq!(Wav::parse(&pcm(8000, 1, 16, 1, &[])[..30]), Err(WavError::Missing("fmt ")));
         assert_eq!(Wav::parse(&pcm(8000, 2, 16, 1, &[0; 8])), Err(WavError::Channels(2)));
         assert_eq!(Wav::parse(&pcm(8000, 1, 24, 1, &[0; 8])), Err(WavError::Format { tag: 1, bits: 24 }));
-        let error = Wav::parse(&pcm(44100, 1, 16, 1, &[0; 8])).unwrap().into_ulaw().unwrap_err();
-        assert!(error.to_string().contains("44100 samples per second, 8000 are needed"), "{error}");
+        let error = Wav::parse(&pcm(999, 1, 16, 1, &[0; 8])).unwrap().into_ulaw().unwrap_err();
+        assert_eq!(error, WavError::Rate(999));
+    }
+
+    #[test]
+    fn a_recording_of_any_rate_is_converted_to_that_of_the_telephone() {
+        let angle = |n: usize, rate_hz: u32| std::f64::consts::TAU * 440.0 * n as f64 / f64::from(rate_hz);
+        for rate_hz in [11_025, 16_000, 22_050, 44_100, 48_000] {
+            let samples =
+                (0..rate_hz as usize).map(|n| (8_000.0 * angle(n, rate_hz).sin()).round() as i16).collect();
+            let ulaw = Wav { rate_hz, samples }.into_ulaw().unwrap();
+            assert_eq!(ulaw.len(), 8_000, "a second stays a second at {rate_hz}");
+            let (mut sine, mut cosine, mut power) = (0.0, 0.0, 0.0);
+            for (n, &code) in ulaw.iter().enumerate().skip(400).take(7_200) {
+                let (sample, angle) = (f64::from(g711::decode(code)), angle(n, 8_000));
+                sine += sample * angle.sin() / 3_600.0;
+                cosine += sample * angle.cos() / 3_600.0;
+                power += sample * sample / 3_600.0;
+            }
+            let loudness = sine.hypot(cosine);
+            assert!((loudness - 8_000.0).abs() < 200.0, "{loudness} from {rate_hz}");
+            assert!(power < 1.01 * loudness * loudness, "there is more than the tone, from {rate_hz}");
+        }
     }
 }

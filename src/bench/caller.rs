@@ -71,6 +71,12 @@ pub(super) async fn run(shared: Arc<Shared>, call: Arc<Call>, dialing: Dialing, 
     shared.remove_call(call.number);
 }
 
+/// Where in the 20 ms a call's frames fall. Real calls begin at any time; ours are dialed at a steady rate, and with
+/// every 20 ms, say, all would speak at the same moment. Steps of the golden section spread any number of calls evenly.
+fn phase_us(number: u16) -> Micros {
+    u64::from(number) * 12_361 % FRAME_US
+}
+
 type Io = MaybeTlsStream<TcpStream>;
 
 async fn connect(dialing: &Dialing, who: &Introduction) -> Result<(Link<Io>, Offer), String> {
@@ -145,7 +151,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Caller<S> {
         let now = self.shared.clock.now();
         self.started_at = Some(now);
         self.call.has_begun(now);
-        self.next_frame_at = now + FRAME_US;
+        self.next_frame_at = now + FRAME_US + phase_us(self.call.number);
     }
 
     /// Ready only when the stream is over although nobody hung up.
@@ -242,6 +248,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Caller<S> {
                         .decode_vec(media.payload.as_bytes(), &mut self.audio)
                         .map_err(|_| "media that is not base64".to_owned())?;
                     self.player.on_media(now, self.audio.len());
+                    self.call.quiet_at.store(self.player.quiet_at(), Ordering::Release);
                     let mut tally = lock(&self.shared.callers);
                     if let Some(started) = self.started_at.take() {
                         tally.first_audio.record_us(now - started);
@@ -252,6 +259,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Caller<S> {
                 ("mark", _, Some(mark)) => self.player.on_mark(now, mark.name.into_owned()),
                 ("clear", _, _) => {
                     let heard = self.player.on_clear(now);
+                    self.call.quiet_at.store(now, Ordering::Release);
                     let difference = self.call.cut_seen(|cut| cut.heard_ms = Some(heard));
                     let interrupted_at = self.call.interrupted_at.swap(0, Ordering::AcqRel);
                     let mut tally = lock(&self.shared.callers);

@@ -3,7 +3,7 @@
 //! The ends run on different threads. Per frame they share one atomic: when it was sent.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -69,6 +69,8 @@ pub(super) struct Call {
     pub(super) down: Lane,
     /// When the model last said that the caller speaks over the agent; 0 when `clear` has followed.
     pub(super) interrupted_at: AtomicU64,
+    /// When the caller will have heard all that has come.
+    pub(super) quiet_at: AtomicU64,
     pub(super) cut: Mutex<Cut>,
     /// Frames count that are sent between these two: not before both ends know which call it is, and not when the
     /// caller is about to hang up, because what is on its way then is cut off.
@@ -165,6 +167,8 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     from: AtomicU64,
     until: AtomicU64,
+    /// No answer begins.
+    hushed: AtomicBool,
     calls: Mutex<HashMap<u16, Arc<Call>>>,
     pub(super) callers: Mutex<Tally>,
     pub(super) models: Mutex<Tally>,
@@ -176,6 +180,7 @@ impl Shared {
             clock: Clock::start(),
             from: AtomicU64::new(u64::MAX),
             until: AtomicU64::new(u64::MAX),
+            hushed: AtomicBool::new(false),
             calls: Mutex::default(),
             callers: Mutex::default(),
             models: Mutex::default(),
@@ -190,6 +195,15 @@ impl Shared {
 
     pub(super) fn close_window(&self) {
         self.until.store(self.clock.now(), Ordering::Release);
+    }
+
+    /// From now on answers begin no more, or do again.
+    pub(super) fn hush(&self, hushed: bool) {
+        self.hushed.store(hushed, Ordering::Release);
+    }
+
+    pub(super) fn is_hushed(&self) -> bool {
+        self.hushed.load(Ordering::Acquire)
     }
 
     /// A new step: nothing counts, and what was counted is handed out.
@@ -217,6 +231,7 @@ impl Shared {
             up: Lane::new(),
             down: Lane::new(),
             interrupted_at: AtomicU64::new(0),
+            quiet_at: AtomicU64::new(0),
             cut: Mutex::default(),
             counts_from: AtomicU64::new(Micros::MAX),
             counts_until: AtomicU64::new(Micros::MAX),

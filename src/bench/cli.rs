@@ -58,6 +58,9 @@ pub struct BenchOptions {
     /// Seconds of full load before that.
     #[arg(long, default_value = "3", value_parser = seconds)]
     pub settle: Duration,
+    /// After that let nobody talk for a while, and measure what a silent call costs.
+    #[arg(long)]
+    pub silent: bool,
     /// New calls a second.
     #[arg(long, default_value_t = 50.0, value_parser = rate)]
     pub dial_per_s: f64,

@@ -6,15 +6,23 @@ use tokio::time::sleep;
 
 use super::caller::Dialing;
 use super::calls::{Tally, Way};
-use super::outcome::{Cpu, Direction, FarEnds, Limit, Load, Memory, Step};
+use super::outcome::{Cpu, Direction, FarEnds, Limit, Load, Memory, Silent, Step};
 use super::processes::{self, Usage};
 use super::rig::Rig;
 use super::target::Running;
 
 /// Calls that a target carries before anything is measured, so that its pools are filled and its code is loaded.
-const FIRST_CALLS: u32 = 20;
+const FIRST_CALLS: u32 = 50;
+/// They come all at once, so that every connection of a pool is used.
+const FIRST_CALLS_PER_S: f64 = 500.0;
 /// How long those last.
 const FIRST_TIME: Duration = Duration::from_secs(3);
+/// Callers hang up faster than they dial, but not all in the same moment, which would be a load of its own.
+const HANG_UPS_PER_DIALED: f64 = 2.0;
+/// The longest answer and the caller's turn after it are over by then.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+/// Silence that is measured: over before a bridge may lose patience with a model that owes it an answer.
+const SILENT_TIME: Duration = Duration::from_secs(3);
 
 /// A target and what it used before there were calls.
 pub(super) struct Subject {
@@ -29,12 +37,11 @@ impl Subject {
         rig: &mut Rig,
         running: Running,
         dialing: Dialing,
-        load: &Load,
     ) -> anyhow::Result<Self> {
         rig.begin();
-        let calls = rig.dial(FIRST_CALLS, load.dial_per_s, &dialing).await;
+        let calls = rig.dial(FIRST_CALLS, FIRST_CALLS_PER_S, &dialing).await;
         sleep(FIRST_TIME).await;
-        let tally = rig.finish(calls).await;
+        let tally = rig.finish(calls, FIRST_CALLS_PER_S).await;
         let name = &running.target.name;
         if tally.calls_failed == FIRST_CALLS || tally.first_audio.summary().count == 0 {
             let why: Vec<_> = tally.problems.into_keys().collect();
@@ -76,18 +83,34 @@ pub(super) async fn step(rig: &mut Rig, subject: &Subject, calls: u32, round: u3
     sleep(Duration::from_secs_f64(load.settling_s)).await;
     let mut looks = Vec::new();
     rig.measure(Duration::from_secs_f64(load.measured_s), || looks.push(Look::at(&subject.running))).await;
-    let tally = rig.finish(on).await;
+    let silent = if load.silent { silent(rig, subject, calls).await } else { None };
+    let tally = rig.finish(on, HANG_UPS_PER_DIALED * load.dial_per_s).await;
+    rig.hush(false);
     let (before, after) =
         (looks.first().copied().unwrap_or_default(), looks.last().copied().unwrap_or_default());
     let call_seconds = f64::from(calls) * load.measured_s;
     let name = subject.running.target.name.clone();
     let mut step = summary(name, calls, round, load, &tally);
     step.cpu = cpu(before, after, call_seconds);
+    step.silent = silent;
     step.memory = after.target.zip(subject.idle).map(|(now, idle)| memory(now, idle, calls));
     if let (Some(before), Some(after)) = (before.far_ends, after.far_ends) {
         step.far_ends.ms_per_call_second = (after.own_cpu_s - before.own_cpu_s) * 1000.0 / call_seconds;
     }
     step
+}
+
+/// Waits until nobody talks any more, and measures what the calls cost then.
+async fn silent(rig: &Rig, subject: &Subject, calls: u32) -> Option<Silent> {
+    rig.hush(true);
+    sleep(LAST_WORDS).await;
+    let before = Look::at(&subject.running);
+    sleep(SILENT_TIME).await;
+    let after = Look::at(&subject.running);
+    Some(Silent {
+        cpu: cpu(before, after, f64::from(calls) * SILENT_TIME.as_secs_f64())?,
+        memory: memory(after.target?, subject.idle?, calls),
+    })
 }
 
 fn summary(target: String, calls: u32, round: u32, load: &Load, tally: &Tally) -> Step {
@@ -109,6 +132,7 @@ fn summary(target: String, calls: u32, round: u32, load: &Load, tally: &Tally) -
         truncation: tally.truncation.summary(),
         cpu: None,
         memory: None,
+        silent: None,
         far_ends: FarEnds { lateness: tally.lateness.summary(), ms_per_call_second: 0.0 },
         calls_failed: tally.calls_failed,
         problems: tally.problems.iter().map(times).collect(),

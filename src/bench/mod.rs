@@ -69,7 +69,7 @@ async fn with_targets(
     for running in start_targets(options, scratch, rig).await? {
         let switchboard = Switchboard::new(options.token.clone(), ACCOUNT_SID).map_err(anyhow::Error::msg)?;
         let dialing = Dialing { switchboard, url: running.target.url.clone() };
-        subjects.push(Subject::prime(rig, running, dialing, &load).await?);
+        subjects.push(Subject::prime(rig, running, dialing).await?);
     }
     if let (Some(time), [subject]) = (options.soak, subjects.as_slice()) {
         let calls = options.calls.first().copied().unwrap_or(1);
@@ -94,6 +94,7 @@ fn load(options: &BenchOptions) -> Load {
         format: options.format,
         measured_s: options.seconds.as_secs_f64(),
         settling_s: options.settle.as_secs_f64(),
+        silent: options.silent,
         dial_per_s: options.dial_per_s,
         seed: options.seed,
         limit: options.limit(),

@@ -289,7 +289,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if self.unasked_at.take_if(|at| *at <= now).is_some() {
             self.talk.begin(now);
         }
-        while let Some((due, act)) = self.talk.poll(now) {
+        if self.shared.is_hushed() {
+            self.talk.hold_back(now);
+        }
+        while let Some((due, act)) = self.talk.poll(now, call.quiet_at.load(Ordering::Acquire)) {
             match act {
                 Act::Begin(number) => self.begin(&call, number),
                 Act::Audio { frames: 1, timed: true } => self.frame(&call, due, now),
@@ -309,8 +312,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let call_number = call.number;
         self.response = format!("resp_{call_number}_{number}");
         self.item = format!("item_{call_number}_{number}");
-        // What was interrupted should be clear by now.
-        if call.interrupted_at.swap(0, Ordering::AcqRel) > 0 {
+        // What was interrupted should be clear by now, unless the caller has hung up since.
+        let now = self.shared.clock.now();
+        let not_clear = call.interrupted_at.swap(0, Ordering::AcqRel) > 0;
+        if not_clear && self.shared.counts(now) && call.counts(now) {
             lock(&self.shared.models).problem("the caller spoke over the agent, and no `clear` came");
         }
         self.before_item = self.last_item.replace(self.item.clone());

@@ -52,6 +52,8 @@ pub struct Load {
     pub measured_s: f64,
     /// Seconds of full load before that.
     pub settling_s: f64,
+    /// Whether calls in which nobody talks were measured too.
+    pub silent: bool,
     /// New calls a second while a step begins.
     pub dial_per_s: f64,
     /// Decides the length of answers and the moments of interruptions.
@@ -117,6 +119,8 @@ pub struct Step {
     pub cpu: Option<Cpu>,
     /// Memory of the target's processes; only of what was started here.
     pub memory: Option<Memory>,
+    /// The same calls afterwards, when nobody talked; only where it was asked for.
+    pub silent: Option<Silent>,
     /// How well the far ends kept up.
     pub far_ends: FarEnds,
     /// Calls that could not be placed or broke.
@@ -190,6 +194,15 @@ pub struct Memory {
     pub per_call_bytes: f64,
     /// What each call added to the bridge's own process.
     pub own_per_call_bytes: f64,
+}
+
+/// Calls in which nobody talks: the caller's frames flow, and the model says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Silent {
+    /// CPU time of the target's processes.
+    pub cpu: Cpu,
+    /// Their memory.
+    pub memory: Memory,
 }
 
 /// How well the far ends kept up. When they did not, the figures say more about them than about the target.

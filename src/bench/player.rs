@@ -27,6 +27,11 @@ impl Player {
         self.play_end = self.play_end.max(now) + bytes as u64 * US_PER_BYTE;
     }
 
+    /// When everything that has come will have been played.
+    pub(super) const fn quiet_at(&self) -> Micros {
+        self.play_end
+    }
+
     pub(super) fn on_mark(&mut self, now: Micros, name: String) {
         self.marks.push_back((self.play_end.max(now), name));
     }

@@ -68,7 +68,7 @@ impl Drop for Thread {
 #[derive(Debug)]
 pub(super) struct Calls {
     tasks: TaskTracker,
-    hang_up: CancellationToken,
+    hang_ups: Vec<CancellationToken>,
 }
 
 impl Rig {
@@ -103,13 +103,15 @@ impl Rig {
 
     /// Places calls, evenly in time, and returns when the last one has been placed.
     pub(super) async fn dial(&mut self, count: u32, per_s: f64, dialing: &Dialing) -> Calls {
-        let calls = Calls { tasks: TaskTracker::new(), hang_up: CancellationToken::new() };
+        let (tasks, mut hang_ups) = (TaskTracker::new(), Vec::new());
         let started = Instant::now();
         for number in 0..count {
             sleep_until(started + Duration::from_secs_f64(f64::from(number) / per_s)).await;
-            self.dial_one(&calls.tasks, calls.hang_up.clone(), dialing, false);
+            let hang_up = CancellationToken::new();
+            self.dial_one(&tasks, hang_up.clone(), dialing, false);
+            hang_ups.push(hang_up);
         }
-        calls
+        Calls { tasks, hang_ups }
     }
 
     /// Places one more call, which lasts until `hang_up`.
@@ -153,9 +155,18 @@ impl Rig {
         sleep(STRAGGLERS).await;
     }
 
-    /// Hangs up and returns what was counted.
-    pub(super) async fn finish(&self, calls: Calls) -> Tally {
-        calls.hang_up.cancel();
+    /// Lets all fall silent, or speak again when they are asked to.
+    pub(super) fn hush(&self, hushed: bool) {
+        self.shared.hush(hushed);
+    }
+
+    /// Hangs up, evenly in time, and returns what was counted.
+    pub(super) async fn finish(&self, calls: Calls, per_s: f64) -> Tally {
+        let started = Instant::now();
+        for (number, hang_up) in (0_u32..).zip(&calls.hang_ups) {
+            sleep_until(started + Duration::from_secs_f64(f64::from(number) / per_s)).await;
+            hang_up.cancel();
+        }
         self.wait_for(&calls.tasks).await
     }
 

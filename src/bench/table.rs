@@ -32,6 +32,14 @@ pub(super) fn print_step(outcome: &Outcome, step: &Step) {
     for problem in &step.problems {
         println!("    {problem}");
     }
+    if let Some(silent) = step.silent {
+        println!(
+            "    when nobody talks: {:.2} ms of CPU a call-second, {:.0} KiB a call, {:.0} of them its own process'",
+            silent.cpu.ms_per_call_second,
+            silent.memory.per_call_bytes / 1024.0,
+            silent.memory.own_per_call_bytes / 1024.0,
+        );
+    }
     if step.far_ends.lateness.p99_us > 5_000 {
         let p99 = step.far_ends.lateness.p99_us / 1000;
         println!("    the far ends themselves were late by {p99} ms (p99): the figures are about them");

@@ -14,8 +14,12 @@ const PACED_FRAMES: (u64, u64) = (200, 400);
 const BURST_FRAMES: u64 = 160;
 /// When the caller speaks over an answer that came at once.
 const INTERRUPTED_AFTER_US: (u64, u64) = (500_000, 2_400_000);
-/// From the end of an answer to the caller's next word: what the bridge holds is played by then.
+/// From the end of an answer to the caller's next word, who hears it to its end.
 const PAUSE_US: Micros = 400_000;
+/// From the last sound the caller heard to the next word, if the bridge is late with the answer's end.
+const BREATH_US: Micros = 100_000;
+/// A bridge that is to be heard for so long after the end of an answer is not listened to any more.
+const PATIENCE_US: Micros = 3_000_000;
 /// Length of the caller's turn.
 const TURN_US: Micros = 500_000;
 /// From the end of the turn to the answer.
@@ -46,7 +50,8 @@ enum State {
     Burst,
     PacedDone,
     BurstDone,
-    Playing { over: bool },
+    HearingOut { by: Micros },
+    SpeakingOver,
     CallerTurn,
     Thinking,
 }
@@ -86,13 +91,24 @@ impl Talk {
         waiting
     }
 
+    /// An answer is about to begin: it does so somewhat later.
+    pub(super) fn hold_back(&mut self, now: Micros) {
+        if self.state == State::Begin {
+            self.next_at = self.next_at.max(now + BREATH_US);
+        }
+    }
+
     /// When [`Talk::poll`] has something to say again.
     pub(super) const fn next_at(&self) -> Micros {
         self.next_at
     }
 
-    /// What is to be said by now, and since when; ask again until there is nothing.
-    pub(super) fn poll(&mut self, now: Micros) -> Option<(Micros, Act)> {
+    /// What is to be said by now, and since when; ask again until there is nothing. `quiet_at`: when the caller will
+    /// have heard everything that the bridge has sent so far.
+    pub(super) fn poll(&mut self, now: Micros, quiet_at: Micros) -> Option<(Micros, Act)> {
+        if let State::HearingOut { by } = self.state {
+            self.next_at = self.next_at.max((quiet_at + BREATH_US).min(by));
+        }
         let due = self.next_at;
         if due > now {
             return None;
@@ -111,12 +127,13 @@ impl Talk {
                 (Act::Audio { frames: 1, timed: true }, State::Paced { left: left - 1 }, FRAME_US)
             }
             State::Burst => (Act::Audio { frames: BURST_FRAMES, timed: false }, State::BurstDone, 0),
-            State::PacedDone => (Act::Done, State::Playing { over: false }, PAUSE_US),
+            State::PacedDone => (Act::Done, State::HearingOut { by: due + PATIENCE_US }, PAUSE_US),
             State::BurstDone => {
                 let wait = self.random.between(INTERRUPTED_AFTER_US.0, INTERRUPTED_AFTER_US.1);
-                (Act::Done, State::Playing { over: true }, wait)
+                (Act::Done, State::SpeakingOver, wait)
             }
-            State::Playing { over } => (Act::SpeechStarted { over }, State::CallerTurn, TURN_US),
+            State::HearingOut { .. } => (Act::SpeechStarted { over: false }, State::CallerTurn, TURN_US),
+            State::SpeakingOver => (Act::SpeechStarted { over: true }, State::CallerTurn, TURN_US),
             State::CallerTurn => (Act::SpeechStopped, State::Thinking, THINK_US),
             State::Thinking => (Act::UserText, State::Begin, 0),
         };
@@ -131,10 +148,10 @@ mod tests {
 
     fn acts(interrupt_every: u32, until: Micros) -> Vec<(Micros, Act)> {
         let mut talk = Talk::new(Random::new(1), interrupt_every);
-        assert_eq!(talk.poll(until), None, "nobody has asked yet");
+        assert_eq!(talk.poll(until, 0), None, "nobody has asked yet");
         assert!(talk.begin(1_000));
         assert!(!talk.begin(2_000), "one response at a time");
-        std::iter::from_fn(|| talk.poll(until)).collect()
+        std::iter::from_fn(|| talk.poll(until, 0)).collect()
     }
 
     #[test]
@@ -173,5 +190,36 @@ mod tests {
             let after = over.0 - burst.0;
             assert!((500_000..BURST_FRAMES * FRAME_US - 500_000).contains(&after), "{after}");
         }
+    }
+
+    #[test]
+    fn the_caller_hears_a_late_answer_to_its_end_but_not_forever() {
+        for (late_us, waited_us) in [(0, PAUSE_US), (900_000, 900_000 + BREATH_US), (60_000_000, PATIENCE_US)] {
+            let mut talk = Talk::new(Random::new(1), 0);
+            talk.begin(0);
+            let mut ended_at = 0;
+            let spoke_at = loop {
+                match talk.poll(60_000_000, ended_at + late_us).expect("there is more to say") {
+                    (at, Act::Done) => ended_at = at,
+                    (at, Act::SpeechStarted { over }) => {
+                        assert!(!over);
+                        break at;
+                    }
+                    _ => {}
+                }
+            };
+            assert_eq!(spoke_at - ended_at, waited_us, "late by {late_us}");
+        }
+    }
+
+    #[test]
+    fn what_is_held_back_begins_when_it_is_not_any_more() {
+        let mut talk = Talk::new(Random::new(1), 0);
+        talk.begin(0);
+        talk.hold_back(50_000);
+        assert_eq!(talk.poll(149_999, 0), None);
+        assert_eq!(talk.poll(150_000, 0), Some((150_000, Act::Begin(1))));
+        talk.hold_back(150_000);
+        assert!(talk.poll(150_000, 0).is_some(), "what has begun goes on");
     }
 }

@@ -64,7 +64,6 @@ impl Running {
             .env("VOICEBRIDGE_ADMIN_KEY", &key)
             .env("VOICEBRIDGE_MAX_CALLS", max_calls.to_string())
             .env("VOICEBRIDGE_GRACE_PERIOD_S", "5")
-            .env("VOICEBRIDGE_LOG", "warn")
             .env("OPENAI_REALTIME_URL", model_url)
             .env("AUDIO_FORMAT", format.to_string())
             .stdout(log(dir, "bridge.log")?)

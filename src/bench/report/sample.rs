@@ -30,6 +30,7 @@ pub(crate) fn outcome() -> Outcome {
             format: AudioFormat::Pcmu,
             measured_s: 20.0,
             settling_s: 5.0,
+            silent: false,
             dial_per_s: 50.0,
             seed: 7,
             limit: Limit { p99_ms: 20.0, lost: 0.001 },
@@ -163,6 +164,7 @@ fn step(calls: u32, round: u32) -> Step {
         truncation: Latency::default(),
         cpu: None,
         memory: None,
+        silent: None,
         far_ends: FarEnds {
             lateness: latency(u64::from(calls) * 1000, 62.0, 240.0 + f64::from(calls)),
             ms_per_call_second: 1.31,

@@ -1,6 +1,6 @@
 //! Every figure of every step, as rows of text.
 
-use crate::bench::outcome::{Cpu, Direction, Latency, Memory, Step};
+use crate::bench::outcome::{Cpu, Direction, Latency, Memory, Silent, Step};
 
 use super::figures::{UNKNOWN, bytes, count, micros, micros_of, millis, percent, seconds};
 use super::rounds::WAYS;
@@ -20,7 +20,7 @@ pub(super) struct Rows<'a> {
     pub(super) moments: Vec<(&'static str, Vec<String>)>,
 }
 
-pub(super) const COST_COLUMNS: [&str; 11] = [
+pub(super) const COST_COLUMNS: [&str; 13] = [
     "measured",
     "calls failed",
     "CPU",
@@ -30,6 +30,8 @@ pub(super) const COST_COLUMNS: [&str; 11] = [
     "own memory",
     "memory a call",
     "own a call",
+    "silent: CPU",
+    "silent: own a call",
     "far ends’ CPU",
     "far ends late, p99",
 ];
@@ -60,6 +62,7 @@ fn cost(step: &Step) -> Vec<String> {
     let unknown = || UNKNOWN.to_owned();
     let cpu = |text: fn(&Cpu) -> String| step.cpu.as_ref().map_or_else(unknown, text);
     let memory = |text: fn(&Memory) -> String| step.memory.as_ref().map_or_else(unknown, text);
+    let silent = |text: fn(&Silent) -> String| step.silent.as_ref().map_or_else(unknown, text);
     vec![
         seconds(step.seconds),
         count(u64::from(step.calls_failed)),
@@ -70,6 +73,8 @@ fn cost(step: &Step) -> Vec<String> {
         memory(|memory| bytes(memory.own_bytes as f64)),
         memory(|memory| bytes(memory.per_call_bytes)),
         memory(|memory| bytes(memory.own_per_call_bytes)),
+        silent(|silent| millis(silent.cpu.ms_per_call_second)),
+        silent(|silent| bytes(silent.memory.own_per_call_bytes)),
         millis(step.far_ends.ms_per_call_second),
         micros_of(step.far_ends.lateness.count, step.far_ends.lateness.p99_us as f64),
     ]

@@ -97,8 +97,11 @@ impl Rules {
                 for byte in audio {
                     self.sounds[usize::from(*byte)] = true;
                 }
+                // Late audio of a response that was spoken over says nothing about the one that was asked for since.
+                let late = self.spoken_over.contains(response.as_str());
                 let interrupted = self.hear_of(response);
-                let runs = ResponseId::parse(response).ok().filter(|response| !self.over.contains(response));
+                let runs = ResponseId::parse(response).ok();
+                let runs = runs.filter(|response| !late && !self.over.contains(response));
                 if let (Slot::Asked { .. }, Some(response)) = (&self.slot, runs) {
                     self.slot = Slot::Runs { response, since: now, interrupted };
                 }

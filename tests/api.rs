@@ -24,6 +24,7 @@ use voicebridge::ids::{CallSid, ItemId, OrganizationId, PhoneNumber};
 use voicebridge::shutdown::Tasks;
 use voicebridge::store::agents::{self, Agent};
 use voicebridge::store::cluster::PrivateCluster;
+use voicebridge::store::transcripts::Turns;
 use voicebridge::store::{Store, calls, leases, organisations, phone_numbers, transcripts};
 use voicebridge::telemetry::Metrics;
 use voicebridge::wire::model::AudioFormat;
@@ -45,7 +46,9 @@ async fn a_transcript_has_exactly_the_members_that_clients_know() {
     let call = call(SID);
     let entries = [entry(2, Role::Assistant, "Hello!"), entry(1, Role::User, "Good morning")];
     let start = "2025-11-23T10:30:00Z".parse().unwrap();
-    transcripts::save(&server.store, server.organization().await, &call, start, &entries).await.unwrap();
+    let organization = server.organization().await;
+    let turns = Turns { organization, call_sid: call, stream_started: start, entries: entries.into() };
+    transcripts::save(&server.store, &[turns]).await.unwrap();
 
     let answer = server.get(&format!("/transcripts/{SID}")).await;
     assert_eq!(answer.status, StatusCode::OK);

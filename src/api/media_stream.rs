@@ -6,7 +6,11 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto::upgrade::downcast;
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -76,21 +80,27 @@ async fn upgrade(api: &Api, token: Option<&str>, mut request: Request) -> Result
             Refusal::Unavailable => ApiError::unavailable("database_unavailable", refusal.to_string()),
         }
     })?;
-    let upgraded = hyper::upgrade::on(&mut request);
-    api.bridge.carry(
-        async move {
-            match upgraded.await {
-                Ok(io) => Some(TokioIo::new(io)),
-                Err(error) => {
-                    tracing::warn!(%error, "a media stream was let in and did not come");
-                    None
-                }
-            }
-        },
-        admission,
-    );
+    api.bridge.carry(connection(hyper::upgrade::on(&mut request)), admission);
     let headers = [(CONNECTION, "Upgrade"), (UPGRADE, "websocket"), (SEC_WEBSOCKET_ACCEPT, accept.as_str())];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}
+
+/// The connection itself, and what has come on it already. What HTTP needed around it would be passed with every frame.
+async fn connection(upgraded: OnUpgrade) -> Option<(TcpStream, Bytes)> {
+    let upgraded = match upgraded.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => {
+            tracing::warn!(%error, "a media stream was let in and did not come");
+            return None;
+        }
+    };
+    match downcast::<TokioIo<TcpStream>>(upgraded) {
+        Ok(parts) => Some((parts.io.into_inner(), parts.read_buf)),
+        Err(_) => {
+            tracing::error!("a media stream came over something that is no TCP connection");
+            None
+        }
+    }
 }
 
 /// The answer to the handshake's key; `None` when the request is no WebSocket handshake (RFC 6455, section 4.2.1).

@@ -81,7 +81,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     /// Runs the call and returns why it ended.
-    pub(super) async fn run(mut self) -> EndReason {
+    pub(super) async fn run(&mut self) -> EndReason {
         self.scribe.stream_started();
         let mut told_to_hang_up = false;
         // Registered once; a token asked anew at every turn is a lock that all calls share.

@@ -1,7 +1,9 @@
 //! Live calls: the sockets, clocks and tasks around [`crate::call::Call`].
 
 mod afterwards;
+mod desk;
 mod driver;
+mod gather;
 pub mod http_tools;
 mod lobby;
 pub mod model_socket;
@@ -13,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -34,6 +37,7 @@ use crate::wire::websocket::Role;
 use crate::wire::{openai, twilio};
 
 use afterwards::Afterwards;
+use desk::Desk;
 use driver::{Driver, ModelSide};
 use http_tools::HttpTools;
 use lobby::{Lobby, Opened, Opening};
@@ -75,7 +79,7 @@ pub enum Refusal {
 pub struct Admission {
     claimed: Option<ClaimedCall>,
     prepared: Option<(Arc<Agent>, Opening)>,
-    _place: Place,
+    place: Place,
 }
 
 /// What all calls of this node share.
@@ -100,6 +104,7 @@ struct Shared {
     http: reqwest::Client,
     lobby: Lobby,
     afterwards: Afterwards,
+    desk: Arc<Desk>,
     node: String,
     max_calls: usize,
     places: Arc<AtomicUsize>,
@@ -135,11 +140,12 @@ pub struct Parts {
 }
 
 impl Bridge {
-    /// Puts the parts together.
+    /// Puts the parts together. Must be called inside a runtime.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { store, metrics, tasks, endpoint, defaults, http, node, max_calls } = parts;
         let (lobby, afterwards, places) = (Lobby::default(), Afterwards::default(), Arc::default());
+        let desk = Arc::new(Desk::open(&store));
         Self(Arc::new(Shared {
             store,
             metrics,
@@ -149,6 +155,7 @@ impl Bridge {
             http,
             lobby,
             afterwards,
+            desk,
             node,
             max_calls,
             places,
@@ -206,14 +213,14 @@ impl Bridge {
         }
         let place = self.take_place().ok_or(Refusal::Full)?;
         let Some(token) = token else {
-            return Ok(Admission { claimed: None, prepared: None, _place: place });
+            return Ok(Admission { claimed: None, prepared: None, place });
         };
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let claimed = timeout(CLAIM_WITHIN, leases::claim(&self.0.store, &digest, &self.0.node)).await;
         match claimed {
             Ok(Ok(Some(claimed))) => {
                 let prepared = self.0.lobby.claim(token);
-                Ok(Admission { claimed: Some(claimed), prepared, _place: place })
+                Ok(Admission { claimed: Some(claimed), prepared, place })
             }
             Ok(Ok(None)) => Err(Refusal::UnknownToken),
             Ok(Err(_)) | Err(_) => Err(Refusal::Unavailable),
@@ -227,21 +234,22 @@ impl Bridge {
         taken.is_ok().then(|| Place(Arc::clone(&self.0.places)))
     }
 
-    /// Carries the call of an upgraded connection to its end, in a task of its own.
-    pub fn carry<S>(&self, io: impl Future<Output = Option<S>> + Send + 'static, admission: Admission)
+    /// Carries the call of an upgraded connection to its end, in the background. `io` brings the connection and what has
+    /// come on it already.
+    pub fn carry<S>(&self, io: impl Future<Output = Option<(S, Bytes)>> + Send + 'static, admission: Admission)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let bridge = self.clone();
         self.0.tasks.spawn(async move {
-            let Some(io) = io.await else { return bridge.give_up(admission.claimed).await };
-            bridge.carry_stream(Socket::new(io, Role::Server, STREAM_LIMITS, &[]), admission).await;
+            let Some((io, early)) = io.await else { return bridge.give_up(admission.claimed).await };
+            bridge.carry_stream(Socket::new(io, Role::Server, STREAM_LIMITS, &early), admission).await;
         });
     }
 
     async fn carry_stream<S>(&self, mut socket: Socket<S>, admission: Admission)
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Ok(Some(start)) = timeout(START_WITHIN, wait_for_start(&mut socket)).await else {
             warn!("a media stream connected and did not start");
@@ -252,7 +260,9 @@ impl Bridge {
         async {
             let (agent, opening) = admission.prepared.unzip();
             match self.identify(&start, admission.claimed.clone(), agent).await {
-                Ok((claimed, agent)) => self.carry_call(socket, start, claimed, agent, opening).await,
+                Ok((claimed, agent)) => {
+                    self.carry_call(socket, start, claimed, agent, opening, admission.place).await;
+                }
                 Err(problem) => {
                     warn!(%problem, "the media stream is turned away");
                     let _ = timeout(START_WITHIN, socket.close()).await;
@@ -309,6 +319,7 @@ impl Bridge {
         Ok((claimed.ok_or(Unidentified::Taken)?, Arc::new(agent)))
     }
 
+    /// Runs the call in a task of its own, which keeps nothing of what it took to get there.
     async fn carry_call<S>(
         &self,
         twilio: Socket<S>,
@@ -316,8 +327,9 @@ impl Bridge {
         claimed: ClaimedCall,
         agent: Arc<Agent>,
         prepared: Option<Opening>,
+        place: Place,
     ) where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let shared = &self.0;
         let (_, mut settings) = profile::settings(&agent, &shared.defaults);
@@ -335,13 +347,13 @@ impl Bridge {
             stream_started: Timestamp::now(),
             after_sequence: self.taken_before(&claimed).await,
         };
-        let (scribe, writer) = scribe::scribe(subject, shared.store.clone(), shared.metrics.clone());
+        let (scribe, writer) = scribe::scribe(subject, Arc::clone(&shared.desk), shared.store.clone(), shared.metrics.clone());
         shared.tasks.spawn(writer.run());
         shared.metrics.calls_started.inc();
         shared.metrics.calls_live.inc();
         info!(agent = %agent.id, format = %settings.session.format, "media stream started");
         let question = shared.afterwards.expect(&start.call_sid);
-        let driver = Driver {
+        let mut driver = Driver {
             call: Call::new(settings, openai::CAPABILITIES),
             stream_sid: start.stream_sid,
             twilio,
@@ -353,11 +365,15 @@ impl Bridge {
             started: Instant::now(),
             text: String::new(),
         };
-        let reason = driver.run().await;
-        shared.tasks.spawn(question.wait());
-        shared.metrics.calls_live.dec();
-        shared.metrics.call_ended(reason.as_str());
-        info!(reason = reason.as_str(), "call ended");
+        let (tasks, metrics) = (shared.tasks.clone(), shared.metrics.clone());
+        shared.tasks.spawn(async move {
+            let _place = place;
+            let reason = driver.run().await;
+            tasks.spawn(question.wait());
+            metrics.calls_live.dec();
+            metrics.call_ended(reason.as_str());
+            info!(reason = reason.as_str(), "call ended");
+        });
     }
 
     /// Where the conversation goes on when an earlier stream of the call has left turns.

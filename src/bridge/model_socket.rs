@@ -27,8 +27,8 @@ use crate::wire::openai;
 use crate::wire::websocket::Role;
 
 const LIMITS: Limits = Limits {
-    // A usual audio delta, and what a call keeps for the next.
-    read_bytes: 8 * 1024,
+    // Two usual audio deltas at the pace of speech; every call keeps so much for the next. Larger ones take several reads.
+    read_bytes: 4 * 1024,
     // A whole turn's audio may come in one message.
     message_bytes: 16 * 1024 * 1024,
     // About a minute of audio that the model does not take: it is not listening.

@@ -2,19 +2,23 @@
 //!
 //! The call hands records to a bounded queue; a task of its own writes them and tries again while the database is away.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use super::desk::Desk;
+use super::gather::timely;
 use crate::call::end::EndReason;
 use crate::call::transcript::Entry;
 use crate::ids::StreamSid;
 use crate::lifecycle::{self, CallEvent, CallRef};
 use crate::store::leads::{self, LinkOutcome};
-use crate::store::leases::{self, FencingToken};
-use crate::store::{Store, transcripts};
+use crate::store::Store;
+use crate::store::leases::FencingToken;
+use crate::store::transcripts::Turns;
 use crate::telemetry::{Metrics, ObserveDuration as _};
 
 /// Records of one call that wait for the database: an hour of brisk talk. Full: further ones are dropped and counted,
@@ -26,11 +30,9 @@ const BATCH: usize = 64;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A connection that has silently died would be waited for until the network gives up, which takes a quarter of an hour.
-/// A caller without a lead is looked for again so often: with every turn it would cost as much as the turns do.
+/// A caller without a lead is looked for again after this, then after twice as long and so on: with every turn it would
+/// cost as much as the turns do.
 const LINK_AGAIN_AFTER: Duration = Duration::from_secs(20);
-/// Longer than a statement may run and a connection may be waited for.
-const ATTEMPT_WITHIN: Duration = Duration::from_secs(20);
 /// How long a record of a finished call is still tried to be written.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -55,33 +57,38 @@ enum Record {
 
 /// The call's end of the queue.
 pub(super) struct Scribe {
-    queue: mpsc::Sender<Record>,
+    // Boxed, because a queue has room for 32 of them from the beginning.
+    queue: mpsc::Sender<Box<Record>>,
     subject: Subject,
     dropped: u64,
 }
 
 /// The other end.
 pub(super) struct Writer {
-    queue: mpsc::Receiver<Record>,
+    queue: mpsc::Receiver<Box<Record>>,
     subject: Subject,
+    desk: Arc<Desk>,
     store: Store,
     metrics: Metrics,
     linked: bool,
-    /// When linking is tried again with the next turn.
+    /// When linking is tried again with the next turn, and how long after that.
     link_at: Instant,
+    link_again_after: Duration,
     told_unlinked: bool,
 }
 
 /// A queue for one call and its writer, which has to be run.
-pub(super) fn scribe(subject: Subject, store: Store, metrics: Metrics) -> (Scribe, Writer) {
+pub(super) fn scribe(subject: Subject, desk: Arc<Desk>, store: Store, metrics: Metrics) -> (Scribe, Writer) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let writer = Writer {
         queue: receiver,
         subject: subject.clone(),
+        desk,
         store,
         metrics,
         linked: false,
         link_at: Instant::now(),
+        link_again_after: LINK_AGAIN_AFTER,
         told_unlinked: false,
     };
     (Scribe { queue: sender, subject, dropped: 0 }, writer)
@@ -126,7 +133,7 @@ impl Scribe {
     }
 
     fn put(&mut self, record: Record) {
-        if self.queue.try_send(record).is_err() {
+        if self.queue.try_send(Box::new(record)).is_err() {
             self.dropped += 1;
             if self.dropped == 1 {
                 tracing::error!("the queue of records is full; the call goes on without them");
@@ -147,18 +154,18 @@ impl Writer {
                 taken = self.queue.recv_many(&mut batch, BATCH) => {
                     if taken == 0 {
                         self.link_at = Instant::now(); // The last chance.
-                        return self.link_lead().await;
+                        return Box::pin(self.link_lead()).await;
                     }
-                    self.write(&mut batch).await;
+                    // Boxed, because what writing needs is large, and most of the time nothing is written.
+                    Box::pin(self.write(&mut batch)).await;
                 }
-                _ = heartbeat.tick() => self.beat().await,
+                _ = heartbeat.tick() => Box::pin(self.beat()).await,
             }
         }
     }
 
     async fn beat(&self) {
-        let beat = leases::heartbeat(&self.store, &self.subject.call.call_sid, self.subject.token);
-        match timely(beat).await {
+        match timely(self.desk.beat(self.subject.call.call_sid.clone(), self.subject.token)).await {
             Ok(true) => {}
             Ok(false) => tracing::warn!("the lease of this call is not ours any more"),
             Err(error) => tracing::warn!(%error, "the lease of this call could not be renewed"),
@@ -166,10 +173,10 @@ impl Writer {
     }
 
     /// Writes records in the order they came; neighbouring turns go together.
-    async fn write(&mut self, batch: &mut Vec<Record>) {
+    async fn write(&mut self, batch: &mut Vec<Box<Record>>) {
         let mut turns = Vec::new();
         for record in batch.drain(..) {
-            match record {
+            match *record {
                 Record::Turn(entry, since) => turns.push((entry, since)),
                 Record::Event(at, event) => {
                     self.write_turns(&mut turns).await;
@@ -191,15 +198,16 @@ impl Writer {
         }
         let (entries, since): (Vec<Entry>, Vec<Instant>) = turns.drain(..).unzip();
         let Subject { call, stream_started, .. } = &self.subject;
-        let saved = self
-            .persist("turns", || {
-                transcripts::save(&self.store, call.organization, &call.call_sid, *stream_started, &entries)
-            })
-            .await;
-        if saved.is_none() {
+        let turns = Arc::new(Turns {
+            organization: call.organization,
+            call_sid: call.call_sid.clone(),
+            stream_started: *stream_started,
+            entries,
+        });
+        if self.persist("turns", || self.desk.save(Arc::clone(&turns))).await.is_none() {
             return;
         }
-        self.metrics.transcript_turns_saved.inc_by(entries.len() as u64);
+        self.metrics.transcript_turns_saved.inc_by(since.len() as u64);
         for since in since {
             self.metrics.transcript_save_seconds.observe_duration(since.elapsed());
         }
@@ -215,7 +223,8 @@ impl Writer {
         if self.linked || Instant::now() < self.link_at {
             return;
         }
-        self.link_at = Instant::now() + LINK_AGAIN_AFTER;
+        self.link_at = Instant::now() + self.link_again_after;
+        self.link_again_after *= 2;
         let CallRef { call_sid, organization, .. } = &self.subject.call;
         match timely(leads::link_by_phone(&self.store, *organization, call_sid)).await {
             Ok(LinkOutcome::Linked { lead, .. } | LinkOutcome::AlreadyLinked { lead }) => {
@@ -272,14 +281,6 @@ where
     }
 }
 
-/// The answer of the database, or that it did not come.
-async fn timely<T>(attempt: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-    let late = |_| {
-        sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the database does not answer"))
-    };
-    timeout(ATTEMPT_WITHIN, attempt).await.map_err(late).flatten()
-}
-
 /// The database understood and refused: trying again cannot help.
 fn is_final(error: &sqlx::Error) -> bool {
     match error {
@@ -291,7 +292,7 @@ fn is_final(error: &sqlx::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::cell::Cell;
 
@@ -356,7 +357,7 @@ mod tests {
     /// A value the column does not take.
     #[derive(Debug, thiserror::Error)]
     #[error("refused")]
-    struct Refused;
+    pub(in crate::bridge) struct Refused;
 
     impl sqlx::error::DatabaseError for Refused {
         fn message(&self) -> &'static str {

@@ -178,17 +178,27 @@ pub async fn claim_unoffered(
     row.map(ClaimedCall::try_from).transpose()
 }
 
-/// Shows that the call is still carried; to be called every 20 s or so. False: somebody else carries it now, or it has
-/// ended.
-pub async fn heartbeat(store: &Store, call_sid: &CallSid, token: FencingToken) -> sqlx::Result<bool> {
-    let updated = sqlx::query!(
-        "update call_leases set heartbeat_at = now() where call_sid = $1 and fencing_token = $2 and ended_at is null",
-        call_sid.as_str(),
-        token.0,
+/// Shows that calls are still carried; to be called every 20 s or so. Returns those that are ours: a call that is missing
+/// is carried by somebody else now, or has ended.
+pub async fn heartbeat(store: &Store, calls: &[(CallSid, FencingToken)]) -> sqlx::Result<Vec<CallSid>> {
+    let (call_sids, tokens): (Vec<String>, Vec<i64>) =
+        calls.iter().map(|(call_sid, token)| (call_sid.as_str().to_owned(), token.0)).unzip();
+    let ours = sqlx::query_scalar!(
+        r#"
+        update call_leases
+        set heartbeat_at = now()
+        from unnest($1::text[], $2::bigint[]) as beat (call_sid, token)
+        where call_leases.call_sid = beat.call_sid
+          and call_leases.fencing_token = beat.token
+          and call_leases.ended_at is null
+        returning call_leases.call_sid
+        "#,
+        &call_sids,
+        &tokens,
     )
-    .execute(&store.pool)
+    .fetch_all(&store.pool)
     .await?;
-    Ok(updated.rows_affected() == 1)
+    ours.into_iter().map(|call_sid| decoded(CallSid::try_from(call_sid))).collect()
 }
 
 /// Says what the carrier shall be told when it asks, and why. To be called before the stream is closed, since the carrier

@@ -1,5 +1,6 @@
 //! What was said, in conversation order.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
@@ -53,29 +54,39 @@ pub struct TranscriptRow {
     pub tool_call_id: Option<String>,
 }
 
-/// Writes finished turns down, all in one statement. `stream_started` is the wall clock at [`CallTime::ZERO`].
+/// Finished turns of one call.
+#[derive(Debug, Clone)]
+pub struct Turns {
+    /// Whose the call is.
+    pub organization: OrganizationId,
+    /// The call.
+    pub call_sid: CallSid,
+    /// The wall clock at [`CallTime::ZERO`].
+    pub stream_started: Timestamp,
+    /// In any order.
+    pub entries: Vec<Entry>,
+}
+
+/// Writes finished turns of any number of calls down, all in one statement.
 ///
 /// May be repeated at will: a turn replaces only an older revision of itself.
-pub async fn save(
-    store: &Store,
-    organization: OrganizationId,
-    call_sid: &CallSid,
-    stream_started: Timestamp,
-    entries: &[Entry],
-) -> sqlx::Result<()> {
+pub async fn save<T: Borrow<Turns> + Sync>(store: &Store, calls: &[T]) -> sqlx::Result<()> {
     // One statement may touch a row only once: of several revisions the newest is sent.
-    let mut newest: BTreeMap<&str, &Entry> = BTreeMap::new();
-    for entry in entries {
-        let known = newest.entry(entry.item.as_str()).or_insert(entry);
-        if known.revision <= entry.revision {
-            *known = entry;
+    let mut newest: BTreeMap<(OrganizationId, &str, &str), (&Turns, &Entry)> = BTreeMap::new();
+    for turns in calls.iter().map(Borrow::borrow) {
+        for entry in &turns.entries {
+            let key = (turns.organization, turns.call_sid.as_str(), entry.item.as_str());
+            let (_, known) = newest.entry(key).or_insert((turns, entry));
+            if known.revision <= entry.revision {
+                *known = entry;
+            }
         }
     }
     if newest.is_empty() {
         return Ok(());
     }
     let rows: Vec<NewRow<'_>> =
-        newest.into_values().map(|entry| NewRow::new(entry, stream_started)).collect();
+        newest.into_values().map(|(turns, entry)| NewRow::new(turns, entry)).collect();
     sqlx::query!(
         r#"
         insert into conversation_transcripts (
@@ -83,15 +94,17 @@ pub async fn save(
             "timestamp", audio_start_ms, audio_end_ms, heard_until_ms, evidence, response_latency_ms, tool_name,
             tool_call_id
         )
-        select $1, $2, item_id, sequence, revision, role, content, generated_content, interrupted, status,
-               "timestamp", audio_start_ms, audio_end_ms, heard_until_ms, evidence, response_latency_ms, tool_name,
-               tool_call_id
-        from jsonb_to_recordset($3) as entry (
-            item_id text, sequence integer, revision integer, role text, content text, generated_content text,
-            interrupted boolean, status text, "timestamp" timestamptz, audio_start_ms bigint, audio_end_ms bigint,
-            heard_until_ms bigint, evidence text, response_latency_ms bigint, tool_name text, tool_call_id text
+        select organization_id, call_sid, item_id, sequence, revision, role, content, generated_content, interrupted,
+               status, "timestamp", audio_start_ms, audio_end_ms, heard_until_ms, evidence, response_latency_ms,
+               tool_name, tool_call_id
+        from jsonb_to_recordset($1) as entry (
+            organization_id uuid, call_sid text, item_id text, sequence integer, revision integer, role text,
+            content text, generated_content text, interrupted boolean, status text, "timestamp" timestamptz,
+            audio_start_ms bigint, audio_end_ms bigint, heard_until_ms bigint, evidence text,
+            response_latency_ms bigint, tool_name text, tool_call_id text
         )
-        order by item_id
+        -- Always the same way round, so that two of these cannot wait for each other.
+        order by call_sid, item_id
         on conflict on constraint conversation_transcripts_item do update
         set sequence = excluded.sequence,
             revision = excluded.revision,
@@ -111,8 +124,6 @@ pub async fn save(
         where excluded.revision > conversation_transcripts.revision
           and excluded.organization_id = conversation_transcripts.organization_id
         "#,
-        organization.0,
-        call_sid.as_str(),
         Json(rows) as _,
     )
     .execute(&store.pool)
@@ -183,6 +194,8 @@ pub async fn by_call(
 /// An entry as the insert reads it.
 #[derive(Serialize)]
 struct NewRow<'a> {
+    organization_id: uuid::Uuid,
+    call_sid: &'a str,
     item_id: &'a str,
     sequence: u32,
     revision: u32,
@@ -202,8 +215,10 @@ struct NewRow<'a> {
 }
 
 impl<'a> NewRow<'a> {
-    fn new(entry: &'a Entry, stream_started: Timestamp) -> Self {
+    fn new(turns: &'a Turns, entry: &'a Entry) -> Self {
         Self {
+            organization_id: turns.organization.0,
+            call_sid: turns.call_sid.as_str(),
             item_id: entry.item.as_str(),
             sequence: entry.sequence,
             revision: entry.revision,
@@ -212,7 +227,7 @@ impl<'a> NewRow<'a> {
             generated_content: entry.generated.as_deref().map(storable),
             interrupted: entry.interrupted,
             status: if entry.transcribed { "final" } else { "not_transcribed" },
-            timestamp: wall_clock(stream_started, entry.at),
+            timestamp: wall_clock(turns.stream_started, entry.at),
             audio_start_ms: entry.audio_start.map(CallTime::as_millis),
             audio_end_ms: entry.audio_end.map(CallTime::as_millis),
             heard_until_ms: entry.heard_until_ms,

@@ -66,7 +66,7 @@ const FINAL: u8 = 0x80;
 const MASKED: u8 = 0x80;
 const MAX_CONTROL_BYTES: usize = 125;
 /// Buffers that a large message has made grow are given back above this.
-const KEPT_BYTES: usize = 16 * 1024;
+const KEPT_BYTES: usize = 4 * 1024;
 
 /// Finds messages in the bytes that came.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl Reader {
         Self { role, limit, buffer: Vec::new(), read: 0, parts: Vec::new(), begun: None }
     }
 
-    /// Where the next bytes are to be appended: room for at least `bytes`.
+    /// Where the next bytes are to be appended: room for about `bytes`, and for more while a large message is coming.
     pub fn room(&mut self, bytes: usize) -> &mut Vec<u8> {
         if self.read == self.buffer.len() {
             self.buffer.clear();
@@ -127,8 +127,13 @@ impl Reader {
             self.buffer.drain(..self.read);
         }
         self.read = 0;
-        // Exactly, because every call has two of these.
-        self.buffer.reserve_exact(bytes);
+        if self.buffer.is_empty() {
+            // Exactly, because every call has two of these.
+            self.buffer.reserve_exact(bytes);
+        } else if self.buffer.capacity() - self.buffer.len() < bytes / 4 {
+            // Twice as much each time, so that a message of any size is moved only a few times.
+            self.buffer.reserve(bytes);
+        }
         &mut self.buffer
     }
 

@@ -85,13 +85,14 @@ async fn a_stale_token_writes_nothing() {
     let token = offer_from(&store, &agent, &sid(1), "+15005550001").await;
     claim(&store, &digest(&sid(1)), "node").await.unwrap().unwrap();
 
-    assert!(!heartbeat(&store, &sid(1), stale).await.unwrap());
+    assert_eq!(heartbeat(&store, &[(sid(1), stale)]).await.unwrap(), []);
     let step = NextStep::HangUp;
     assert!(!set_next_action(&store, &sid(1), stale, step, EndReason::Silence).await.unwrap());
     assert!(!set_next_action(&store, &sid(1), FencingToken(99), step, EndReason::Silence).await.unwrap());
     assert_eq!(next_action(&store, &sid(1)).await.unwrap().unwrap().next_action, None);
 
-    assert!(heartbeat(&store, &sid(1), token).await.unwrap());
+    let beats = [(sid(2), token), (sid(1), stale), (sid(1), token)];
+    assert_eq!(heartbeat(&store, &beats).await.unwrap(), [sid(1)], "only what is ours is renewed");
     let step = NextStep::Transfer;
     assert!(set_next_action(&store, &sid(1), token, step, EndReason::Transferred).await.unwrap());
     assert_eq!(next_action(&store, &sid(1)).await.unwrap().unwrap().next_action, Some(step));

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use voicebridge::call::transcript::{Entry, Evidence, Role};
 use voicebridge::clock::CallTime;
 use voicebridge::ids::{ItemId, ToolCallId};
-use voicebridge::store::transcripts::{by_call, save};
+use voicebridge::ids::OrganizationId;
+use voicebridge::store::transcripts::{Turns, by_call, save};
 
 use crate::{default_agent, other_tenant, sid, support};
 
@@ -33,6 +34,10 @@ fn started() -> Timestamp {
     "2026-01-02T03:04:05Z".parse().unwrap()
 }
 
+fn turns(organization: OrganizationId, call: u32, entries: impl Into<Vec<Entry>>) -> Turns {
+    Turns { organization, call_sid: sid(call), stream_started: started(), entries: entries.into() }
+}
+
 #[tokio::test]
 async fn every_part_of_a_turn_is_read_back() {
     let store = support::store(2).await;
@@ -55,7 +60,7 @@ async fn every_part_of_a_turn_is_read_back() {
         evidence: Some(Evidence::Clock),
         ..entry("item_2", 2, 1, "rain")
     };
-    save(&store, organization, &sid(1), started(), &[interrupted, tool]).await.unwrap();
+    save(&store, &[turns(organization, 1, [interrupted, tool])]).await.unwrap();
 
     let rows = by_call(&store, organization, &sid(1), 50).await.unwrap();
     let row = &rows[0];
@@ -81,9 +86,7 @@ async fn a_turn_is_replaced_by_a_newer_revision_only() {
     for (revision, content) in
         [(2, "second"), (1, "first"), (2, "other second"), (3, "third"), (3, "late third")]
     {
-        save(&store, organization, &sid(1), started(), &[entry("item_1", 1, revision, content)])
-            .await
-            .unwrap();
+        save(&store, &[turns(organization, 1, [entry("item_1", 1, revision, content)])]).await.unwrap();
     }
     let rows = by_call(&store, organization, &sid(1), 50).await.unwrap();
     assert_eq!(rows.len(), 1);
@@ -97,8 +100,9 @@ async fn many_turns_go_in_one_statement_in_any_order_and_come_out_in_conversatio
     let mut entries: Vec<Entry> = (1..=200).rev().map(|n| entry(&format!("item_{n}"), n, 1, "one")).collect();
     entries.push(entry("item_7", 7, 2, "two"));
     entries.push(entry("item_7", 7, 1, "one again"));
-    save(&store, organization, &sid(1), started(), &entries).await.unwrap();
-    save(&store, organization, &sid(1), started(), &[]).await.unwrap();
+    save(&store, &[turns(organization, 1, entries)]).await.unwrap();
+    save(&store, &[turns(organization, 1, [])]).await.unwrap();
+    save::<Turns>(&store, &[]).await.unwrap();
 
     let rows = by_call(&store, organization, &sid(1), 500).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.sequence).collect::<Vec<_>>(), (1..=200).collect::<Vec<_>>());
@@ -107,12 +111,30 @@ async fn many_turns_go_in_one_statement_in_any_order_and_come_out_in_conversatio
 }
 
 #[tokio::test]
+async fn one_statement_keeps_the_turns_of_many_calls_and_organisations_apart() {
+    let store = support::store(2).await;
+    let organization = default_agent(&store).await.organization_id;
+    let (other, _) = other_tenant(&store).await;
+    let of_call = |owner, call, content: &str| turns(owner, call, [entry("item_1", 1, 1, content)]);
+    let later = Turns { stream_started: "2026-02-02T03:04:05Z".parse().unwrap(), ..of_call(organization, 2, "two") };
+    save(&store, &[of_call(organization, 1, "one"), later, of_call(other, 3, "three")]).await.unwrap();
+
+    for (owner, call, content) in [(organization, 1, "one"), (organization, 2, "two"), (other, 3, "three")] {
+        let rows = by_call(&store, owner, &sid(call), 50).await.unwrap();
+        assert_eq!(rows.iter().map(|row| row.content.as_str()).collect::<Vec<_>>(), [content]);
+    }
+    let row = &by_call(&store, organization, &sid(2), 50).await.unwrap()[0];
+    assert_eq!(row.timestamp.to_string(), "2026-02-02T03:04:06.5Z", "each call has its own clock");
+    assert!(by_call(&store, organization, &sid(3), 50).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_conversation_belongs_to_its_organisation() {
     let store = support::store(2).await;
     let organization = default_agent(&store).await.organization_id;
     let (other, _) = other_tenant(&store).await;
-    save(&store, organization, &sid(1), started(), &[entry("item_1", 1, 1, "ours")]).await.unwrap();
-    save(&store, other, &sid(1), started(), &[entry("item_1", 1, 9, "theirs")]).await.unwrap();
+    save(&store, &[turns(organization, 1, [entry("item_1", 1, 1, "ours")])]).await.unwrap();
+    save(&store, &[turns(other, 1, [entry("item_1", 1, 9, "theirs")])]).await.unwrap();
     assert_eq!(by_call(&store, organization, &sid(1), 50).await.unwrap()[0].content, "ours");
     assert!(by_call(&store, other, &sid(1), 50).await.unwrap().is_empty());
 }
@@ -130,7 +152,7 @@ async fn the_same_turns_from_many_writers_are_one_row_each() {
             if writer % 2 == 0 {
                 entries.reverse();
             }
-            save(&store, organization, &sid(1), started(), &entries).await.unwrap();
+            save(&store, &[turns(organization, 1, entries)]).await.unwrap();
         });
     }
     writers.join_all().await;

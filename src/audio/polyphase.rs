@@ -44,9 +44,8 @@ static FILTER: LazyLock<Filter> = LazyLock::new(|| {
     let fixed = |coefficient: f64, bits: u32| (coefficient * f64::from(1_u32 << bits)).round() as i16;
     let phase = |phase| array::from_fn(|n| RATIO * (PHASE_TAPS - 1 - n) + phase);
     Filter {
-        up: array::from_fn(phase).map(|taps: [usize; PHASE_TAPS]| {
-            taps.map(|tap| fixed(response[tap] * RATIO as f64, UP_BITS))
-        }),
+        up: array::from_fn(phase)
+            .map(|taps: [usize; PHASE_TAPS]| taps.map(|tap| fixed(response[tap] * RATIO as f64, UP_BITS))),
         down: array::from_fn(|n| fixed(response[TAPS - 1 - n], DOWN_BITS)),
     }
 });
@@ -94,7 +93,8 @@ impl Interpolator {
             out.resize(start + windows.len() * RATIO * 2, 0);
             let (triples, _) = out[start..].as_chunks_mut::<{ RATIO * 2 }>();
             for (window, bytes) in windows.zip(triples) {
-                let outputs = filter.up.each_ref().map(|phase| rounded(sum_of_products(window, phase), UP_BITS));
+                let outputs =
+                    filter.up.each_ref().map(|phase| rounded(sum_of_products(window, phase), UP_BITS));
                 for (bytes, sample) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(outputs) {
                     *bytes = sample.to_le_bytes();
                 }
@@ -181,7 +181,8 @@ mod tests {
             up.push([level; 100].into_iter(), &mut bytes);
             down.push([level; 300].into_iter(), |sample| samples.push(sample));
             assert_eq!((bytes.len(), samples.len()), (600, 100));
-            let upsampled = bytes[6 * PHASE_TAPS..].as_chunks::<2>().0.iter().map(|bytes| i16::from_le_bytes(*bytes));
+            let upsampled =
+                bytes[6 * PHASE_TAPS..].as_chunks::<2>().0.iter().map(|bytes| i16::from_le_bytes(*bytes));
             for sample in upsampled.chain(samples[PHASE_TAPS..].iter().copied()) {
                 let off = (i32::from(sample) - i32::from(level)).abs();
                 // The coefficients are rounded, to a sum that is within 0.05 % of one.

@@ -305,8 +305,7 @@ mod tests {
             let input: Vec<f32> =
                 (0..from as usize).map(|n| tones.iter().map(|tone| f32::from(tone[n])).sum()).collect();
             let frame = from as usize / 50;
-            let mut theirs =
-                Fft::<f32>::new(from as usize, to as usize, frame, 1, FixedSync::Input).unwrap();
+            let mut theirs = Fft::<f32>::new(from as usize, to as usize, frame, 1, FixedSync::Input).unwrap();
             let their_delay = theirs.output_delay();
             let mut expected = Vec::new();
             for frame in input.chunks(frame) {

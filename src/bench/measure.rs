@@ -33,11 +33,7 @@ pub(super) struct Subject {
 
 impl Subject {
     /// Carries a few calls, so that what follows is measured on a target that has worked before.
-    pub(super) async fn prime(
-        rig: &mut Rig,
-        running: Running,
-        dialing: Dialing,
-    ) -> anyhow::Result<Self> {
+    pub(super) async fn prime(rig: &mut Rig, running: Running, dialing: Dialing) -> anyhow::Result<Self> {
         rig.begin();
         let calls = rig.dial(FIRST_CALLS, FIRST_CALLS_PER_S, &dialing).await;
         sleep(FIRST_TIME).await;

@@ -289,10 +289,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if self.unasked_at.take_if(|at| *at <= now).is_some() {
             self.talk.begin(now);
         }
-        if self.shared.is_hushed() {
-            self.talk.hold_back(now);
-        }
-        while let Some((due, act)) = self.talk.poll(now, call.quiet_at.load(Ordering::Acquire)) {
+        loop {
+            if self.shared.is_hushed() {
+                self.talk.hold_back(now);
+            }
+            let quiet_at = call.quiet_at.load(Ordering::Acquire);
+            let Some((due, act)) = self.talk.poll(now, quiet_at) else { return };
             match act {
                 Act::Begin(number) => self.begin(&call, number),
                 Act::Audio { frames: 1, timed: true } => self.frame(&call, due, now),

@@ -194,7 +194,8 @@ mod tests {
 
     #[test]
     fn the_caller_hears_a_late_answer_to_its_end_but_not_forever() {
-        for (late_us, waited_us) in [(0, PAUSE_US), (900_000, 900_000 + BREATH_US), (60_000_000, PATIENCE_US)] {
+        for (late_us, waited_us) in [(0, PAUSE_US), (900_000, 900_000 + BREATH_US), (60_000_000, PATIENCE_US)]
+        {
             let mut talk = Talk::new(Random::new(1), 0);
             talk.begin(0);
             let mut ended_at = 0;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::gather::{Gather, Write};
 use crate::ids::CallSid;
+use crate::store::Store;
 use crate::store::leases::{self, FencingToken};
 use crate::store::transcripts::{self, Turns};
-use crate::store::Store;
 
 /// A finished turn is on record within a second of its end; this is how much of that it may wait for others.
 const SAVE_EVERY: Duration = Duration::from_millis(50);

@@ -55,11 +55,7 @@ impl<T: Send + Sync + 'static, D: Send + 'static> Gather<T, D> {
     }
 }
 
-async fn run<W: Write>(
-    mut queue: mpsc::Receiver<Waiting<W::Item, W::Done>>,
-    every: Duration,
-    write: W,
-) {
+async fn run<W: Write>(mut queue: mpsc::Receiver<Waiting<W::Item, W::Done>>, every: Duration, write: W) {
     let mut not_before = Instant::now();
     let mut batch = Vec::new();
     while let Some(first) = queue.recv().await {
@@ -87,7 +83,8 @@ async fn write_all<W: Write>(write: &W, batch: impl Iterator<Item = Waiting<W::I
         tracing::debug!(%error, calls = items.len(), "a common write was refused; each is tried alone");
         for (item, done) in items.iter().zip(answers) {
             let result = timely(write.write(std::slice::from_ref(item))).await;
-            let _ = done.send(result.and_then(|done| done.into_iter().next().ok_or(sqlx::Error::RowNotFound)));
+            let _ =
+                done.send(result.and_then(|done| done.into_iter().next().ok_or(sqlx::Error::RowNotFound)));
         }
         return;
     }
@@ -97,10 +94,7 @@ async fn write_all<W: Write>(write: &W, batch: impl Iterator<Item = Waiting<W::I
     answer(answers, std::iter::once(Err(error)).chain(copies));
 }
 
-fn answer<D>(
-    answers: Vec<oneshot::Sender<sqlx::Result<D>>>,
-    results: impl Iterator<Item = sqlx::Result<D>>,
-) {
+fn answer<D>(answers: Vec<oneshot::Sender<sqlx::Result<D>>>, results: impl Iterator<Item = sqlx::Result<D>>) {
     for (done, result) in answers.into_iter().zip(results) {
         let _ = done.send(result); // Whoever waited may have given up.
     }

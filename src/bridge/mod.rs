@@ -236,8 +236,11 @@ impl Bridge {
 
     /// Carries the call of an upgraded connection to its end, in the background. `io` brings the connection and what has
     /// come on it already.
-    pub fn carry<S>(&self, io: impl Future<Output = Option<(S, Bytes)>> + Send + 'static, admission: Admission)
-    where
+    pub fn carry<S>(
+        &self,
+        io: impl Future<Output = Option<(S, Bytes)>> + Send + 'static,
+        admission: Admission,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let bridge = self.clone();
@@ -347,7 +350,8 @@ impl Bridge {
             stream_started: Timestamp::now(),
             after_sequence: self.taken_before(&claimed).await,
         };
-        let (scribe, writer) = scribe::scribe(subject, Arc::clone(&shared.desk), shared.store.clone(), shared.metrics.clone());
+        let (scribe, writer) =
+            scribe::scribe(subject, Arc::clone(&shared.desk), shared.store.clone(), shared.metrics.clone());
         shared.tasks.spawn(writer.run());
         shared.metrics.calls_started.inc();
         shared.metrics.calls_live.inc();

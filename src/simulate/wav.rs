@@ -83,8 +83,7 @@ impl Wav {
             return Err(refused());
         }
         let (from, to) = (self.rate_hz as usize, PHONE_HZ as usize);
-        let mut resampler =
-            Fft::<f32>::new(from, to, BLOCK, 1, FixedSync::Both).map_err(|_| refused())?;
+        let mut resampler = Fft::<f32>::new(from, to, BLOCK, 1, FixedSync::Both).map_err(|_| refused())?;
         let input: Vec<f32> = self.samples.iter().map(|&sample| sample.into()).collect();
         let source = SequentialSlice::new(&input, 1, input.len()).map_err(|_| refused())?;
         let output = resampler.process_all(&source, input.len(), None).map_err(|_| refused())?;

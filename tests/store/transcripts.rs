@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use voicebridge::call::transcript::{Entry, Evidence, Role};
 use voicebridge::clock::CallTime;
-use voicebridge::ids::{ItemId, ToolCallId};
 use voicebridge::ids::OrganizationId;
+use voicebridge::ids::{ItemId, ToolCallId};
 use voicebridge::store::transcripts::{Turns, by_call, save};
 
 use crate::{default_agent, other_tenant, sid, support};
@@ -116,7 +116,8 @@ async fn one_statement_keeps_the_turns_of_many_calls_and_organisations_apart() {
     let organization = default_agent(&store).await.organization_id;
     let (other, _) = other_tenant(&store).await;
     let of_call = |owner, call, content: &str| turns(owner, call, [entry("item_1", 1, 1, content)]);
-    let later = Turns { stream_started: "2026-02-02T03:04:05Z".parse().unwrap(), ..of_call(organization, 2, "two") };
+    let later =
+        Turns { stream_started: "2026-02-02T03:04:05Z".parse().unwrap(), ..of_call(organization, 2, "two") };
     save(&store, &[of_call(organization, 1, "one"), later, of_call(other, 3, "three")]).await.unwrap();
 
     for (owner, call, content) in [(organization, 1, "one"), (organization, 2, "two"), (other, 3, "three")] {

@@ -1,10 +1,15 @@
 //! Where the calls of a node bring what they all write over and over: finished turns and proof of life.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::slice;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use super::gather::{Gather, Write};
+use futures_util::{StreamExt as _, stream};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::warn;
+
+use super::gather::{ALONE_AT_A_TIME, Gather, Write, may_be_ones_own, timely};
 use crate::ids::CallSid;
 use crate::store::Store;
 use crate::store::leases::{self, FencingToken};
@@ -12,31 +17,37 @@ use crate::store::transcripts::{self, Turns};
 
 /// A finished turn is on record within a second of its end; this is how much of that it may wait for others.
 const SAVE_EVERY: Duration = Duration::from_millis(50);
-/// Proof of life is good for two minutes.
-const BEAT_EVERY: Duration = Duration::from_secs(1);
+/// Proof of life is good for two minutes: several may fail.
+const BEAT_EVERY: Duration = Duration::from_secs(15);
 
 /// One for all calls.
 pub(super) struct Desk {
-    turns: Gather<Arc<Turns>, ()>,
-    beats: Gather<(CallSid, FencingToken), bool>,
+    turns: Gather<Saving>,
+    live: Arc<Live>,
 }
 
 impl Desk {
     /// Must be called inside a runtime; the work ends when the desk is dropped.
     pub(super) fn open(store: &Store) -> Self {
-        Self {
-            turns: Gather::start(SAVE_EVERY, Saving(store.clone())),
-            beats: Gather::start(BEAT_EVERY, Beating(store.clone())),
-        }
+        let live = Arc::new(Live::default());
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "nothing has to wait for it: live calls need it until their end, and without any it does nothing"
+        )]
+        tokio::spawn(beat(Arc::downgrade(&live), store.clone()));
+        Self { turns: Gather::start(SAVE_EVERY, Saving(store.clone())), live }
     }
 
-    pub(super) async fn save(&self, turns: Arc<Turns>) -> sqlx::Result<()> {
-        self.turns.write(turns).await
+    /// `alone`: they were refused before, and others shall not wait for them again.
+    pub(super) async fn save(&self, turns: Arc<Turns>, alone: bool) -> sqlx::Result<()> {
+        if alone { self.turns.write_alone(turns).await } else { self.turns.write(turns).await }
     }
 
-    /// False: the call is not ours any more.
-    pub(super) async fn beat(&self, call_sid: CallSid, token: FencingToken) -> sqlx::Result<bool> {
-        self.beats.write((call_sid, token)).await
+    /// Shows that this call is carried, for as long as the answer is kept.
+    pub(super) fn keep_alive(&self, call_sid: CallSid, token: FencingToken) -> KeptAlive {
+        let lease = (call_sid, token);
+        self.live.lock().insert(lease.clone());
+        KeptAlive { live: Arc::clone(&self.live), lease }
     }
 }
 
@@ -44,22 +55,72 @@ struct Saving(Store);
 
 impl Write for Saving {
     type Item = Arc<Turns>;
-    type Done = ();
 
-    async fn write(&self, calls: &[Arc<Turns>]) -> sqlx::Result<Vec<()>> {
-        transcripts::save(&self.0, calls).await?;
-        Ok(vec![(); calls.len()])
+    async fn write(&self, calls: &[Arc<Turns>]) -> sqlx::Result<()> {
+        transcripts::save(&self.0, calls).await
     }
 }
 
-struct Beating(Store);
+type Lease = (CallSid, FencingToken);
 
-impl Write for Beating {
-    type Item = (CallSid, FencingToken);
-    type Done = bool;
+/// The calls that this node carries.
+#[derive(Default)]
+struct Live(Mutex<HashSet<Lease>>);
 
-    async fn write(&self, calls: &[(CallSid, FencingToken)]) -> sqlx::Result<Vec<bool>> {
-        let ours: HashSet<CallSid> = leases::heartbeat(&self.0, calls).await?.into_iter().collect();
-        Ok(calls.iter().map(|(call_sid, _)| ours.contains(call_sid)).collect())
+/// One of them.
+pub(super) struct KeptAlive {
+    live: Arc<Live>,
+    lease: Lease,
+}
+
+impl Drop for KeptAlive {
+    fn drop(&mut self) {
+        self.live.lock().remove(&self.lease);
+    }
+}
+
+async fn beat(live: Weak<Live>, store: Store) {
+    let mut due = interval(BEAT_EVERY);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        due.tick().await;
+        let Some(live) = live.upgrade() else { return };
+        let leases: Vec<Lease> = live.lock().iter().cloned().collect();
+        live.renew_all(&store, &leases).await;
+    }
+}
+
+impl Live {
+    async fn renew_all(&self, store: &Store, leases: &[Lease]) {
+        match self.renew(store, leases).await {
+            Err(error) if leases.len() > 1 && may_be_ones_own(&error) => {
+                // The row of one call is locked for long. The others shall not run out because of it.
+                let each = stream::iter(leases).for_each_concurrent(ALONE_AT_A_TIME, async |lease| {
+                    if let Err(error) = self.renew(store, slice::from_ref(lease)).await {
+                        warn!(%error, call.id = %lease.0, "the lease of this call could not be renewed");
+                    }
+                });
+                each.await;
+            }
+            Err(error) => {
+                warn!(%error, calls = leases.len(), "the leases of live calls could not be renewed");
+            }
+            Ok(()) => {}
+        }
+    }
+
+    async fn renew(&self, store: &Store, leases: &[Lease]) -> sqlx::Result<()> {
+        let ours: HashSet<Lease> = timely(leases::heartbeat(store, leases)).await?.into_iter().collect();
+        for lost in leases.iter().filter(|lease| !ours.contains(lease)) {
+            // Said once, since it does not come back; and not of a call that has ended meanwhile.
+            if self.lock().remove(lost) {
+                warn!(call.id = %lost.0, "the lease of this call is not ours any more");
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<Lease>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

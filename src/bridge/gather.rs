@@ -1,121 +1,173 @@
 //! The same small write of many calls, in one statement.
 //!
 //! Each statement costs the database a round trip and a commit, whether it writes one turn or twenty. A write that comes
-//! after a pause goes at once; those that come soon after it wait a moment and go together. So a quiet server
-//! writes as promptly as ever, and a busy one makes a bounded number of statements a second however many calls it has.
+//! after a pause goes at once; those that come soon after it wait a moment and go together. So a quiet server writes as
+//! promptly as ever, and a busy one makes far fewer statements than it has writes.
+//!
+//! What one call brings must not hold up the others. When a common statement fails for something that one of them may have
+//! caused, each is written alone, by the call that waits for it, and the next common statement does not wait for that.
 
+use std::iter;
+use std::panic::AssertUnwindSafe;
+use std::slice;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use futures_util::FutureExt as _;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// Writes that wait for the one that is being made.
+/// Writes that wait for a common statement. Full: a call waits for its place here, and its own records in its own queue.
 const QUEUE: usize = 1024;
 /// Writes of one statement.
 const MOST: usize = 256;
+/// Common statements at a time: one that waits for a lock does not stop all.
+const AT_A_TIME: usize = 2;
+/// Writes alone at a time: half of the connections, so that a fault of many calls leaves some to everybody else.
+pub(super) const ALONE_AT_A_TIME: usize = 8;
 /// A connection that has silently died would be waited for until the network gives up. Longer than a statement may run
 /// and a connection may be waited for.
-pub(super) const ATTEMPT_WITHIN: Duration = Duration::from_secs(20);
+const ATTEMPT_WITHIN: Duration = Duration::from_secs(20);
 
 /// How one kind of write is done.
 pub(super) trait Write: Send + Sync + 'static {
     /// What is written for one call.
     type Item: Send + Sync;
-    /// What comes of it.
-    type Done: Send;
 
-    /// Writes all of them or none; one result for each.
-    fn write(&self, items: &[Self::Item]) -> impl Future<Output = sqlx::Result<Vec<Self::Done>>> + Send;
+    /// Writes all of them or none.
+    fn write(&self, items: &[Self::Item]) -> impl Future<Output = sqlx::Result<()>> + Send;
 }
 
-struct Waiting<T, D> {
+struct Waiting<T> {
     item: T,
-    done: oneshot::Sender<sqlx::Result<D>>,
+    done: oneshot::Sender<Answer<T>>,
+}
+
+enum Answer<T> {
+    Is(sqlx::Result<()>),
+    /// Some item of the common statement was refused. It may be this one, which has to go alone.
+    GoAlone(T),
 }
 
 /// Where calls bring their writes.
-pub(super) struct Gather<T, D> {
-    queue: mpsc::Sender<Waiting<T, D>>,
+pub(super) struct Gather<W: Write> {
+    queue: mpsc::Sender<Waiting<W::Item>>,
+    write: Arc<W>,
+    alone: Semaphore,
 }
 
-impl<T: Send + Sync + 'static, D: Send + 'static> Gather<T, D> {
-    /// Makes at most one statement per `every`, in a task that ends when this is dropped.
-    pub(super) fn start(every: Duration, write: impl Write<Item = T, Done = D>) -> Self {
+impl<W: Write> Gather<W> {
+    /// Begins at most one common statement per `every`, in a task that ends when this is dropped.
+    pub(super) fn start(every: Duration, write: W) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(run(waiting, every, write));
-        Self { queue }
+        let write = Arc::new(write);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "nothing has to wait for it: whoever brings a write waits for its answer, and idle it ends with the last who could bring one"
+        )]
+        tokio::spawn(run(waiting, every, Arc::clone(&write)));
+        Self { queue, write, alone: Semaphore::new(ALONE_AT_A_TIME) }
     }
 
     /// Writes it, together with what others bring. May be repeated after an error, and given up at any time.
-    pub(super) async fn write(&self, item: T) -> sqlx::Result<D> {
+    pub(super) async fn write(&self, item: W::Item) -> sqlx::Result<()> {
         let (done, answer) = oneshot::channel();
-        let closed = || sqlx::Error::WorkerCrashed;
-        self.queue.send(Waiting { item, done }).await.map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())?
+        if self.queue.send(Waiting { item, done }).await.is_err() {
+            return Err(sqlx::Error::WorkerCrashed);
+        }
+        match answer.await {
+            Ok(Answer::Is(result)) => result,
+            Ok(Answer::GoAlone(item)) => self.write_alone(item).await,
+            Err(_) => Err(sqlx::Error::WorkerCrashed),
+        }
+    }
+
+    /// Writes it in a statement of its own: for what was refused before, and would have its company refused again.
+    pub(super) async fn write_alone(&self, item: W::Item) -> sqlx::Result<()> {
+        let _permit = self.alone.acquire().await.expect("nobody closes it");
+        timely(self.write.write(slice::from_ref(&item))).await
     }
 }
 
-async fn run<W: Write>(mut queue: mpsc::Receiver<Waiting<W::Item, W::Done>>, every: Duration, write: W) {
+async fn run<W: Write>(mut queue: mpsc::Receiver<Waiting<W::Item>>, every: Duration, write: Arc<W>) {
     let mut not_before = Instant::now();
-    let mut batch = Vec::new();
+    let mut under_way = JoinSet::new();
     while let Some(first) = queue.recv().await {
         sleep_until(not_before).await;
-        batch.push(first);
-        while batch.len() < MOST
-            && let Ok(next) = queue.try_recv()
-        {
-            batch.push(next);
+        while under_way.len() >= AT_A_TIME {
+            under_way.join_next().await;
         }
-        batch.retain(|waiting| !waiting.done.is_closed()); // Given up, and asked for again if it matters.
-        not_before = Instant::now() + every;
-        write_all(&write, batch.drain(..)).await;
-    }
-}
-
-async fn write_all<W: Write>(write: &W, batch: impl Iterator<Item = Waiting<W::Item, W::Done>>) {
-    let (items, answers): (Vec<_>, Vec<_>) = batch.map(|waiting| (waiting.item, waiting.done)).unzip();
-    let error = match timely(write.write(&items)).await {
-        Ok(results) => return answer(answers, results.into_iter().map(Ok)),
-        Err(error) => error,
-    };
-    // What one call brought may be refused, or find its row locked. That is no reason for the others to wait.
-    if items.len() > 1 && matches!(error, sqlx::Error::Database(_)) {
-        tracing::debug!(%error, calls = items.len(), "a common write was refused; each is tried alone");
-        for (item, done) in items.iter().zip(answers) {
-            let result = timely(write.write(std::slice::from_ref(item))).await;
-            let _ =
-                done.send(result.and_then(|done| done.into_iter().next().ok_or(sqlx::Error::RowNotFound)));
+        let batch: Vec<_> = iter::once(first)
+            .chain(iter::from_fn(|| queue.try_recv().ok()))
+            .filter(|waiting| !waiting.done.is_closed()) // Given up, and asked for again if it matters.
+            .take(MOST)
+            .collect();
+        if !batch.is_empty() {
+            not_before = Instant::now() + every;
+            under_way.spawn(write_all(Arc::clone(&write), batch));
         }
-        return;
-    }
-    // An error cannot be copied; only one that names the database's refusal has to be told as it is.
-    let told = error.to_string();
-    let copies = std::iter::repeat_with(move || Err(sqlx::Error::Io(std::io::Error::other(told.clone()))));
-    answer(answers, std::iter::once(Err(error)).chain(copies));
-}
-
-fn answer<D>(answers: Vec<oneshot::Sender<sqlx::Result<D>>>, results: impl Iterator<Item = sqlx::Result<D>>) {
-    for (done, result) in answers.into_iter().zip(results) {
-        let _ = done.send(result); // Whoever waited may have given up.
     }
 }
 
-/// The answer of the database, or that it did not come.
+async fn write_all<W: Write>(write: Arc<W>, batch: Vec<Waiting<W::Item>>) {
+    let (items, answers): (Vec<_>, Vec<_>) =
+        batch.into_iter().map(|waiting| (waiting.item, waiting.done)).unzip();
+    // Whoever waited for an answer may have given up.
+    match timely(write.write(&items)).await {
+        Ok(()) => answers.into_iter().for_each(|done| drop(done.send(Answer::Is(Ok(()))))),
+        Err(error) if items.len() > 1 && may_be_ones_own(&error) => {
+            tracing::debug!(%error, calls = items.len(), "a common write was refused; each is tried alone");
+            answers.into_iter().zip(items).for_each(|(done, item)| drop(done.send(Answer::GoAlone(item))));
+        }
+        Err(error) => {
+            // An error cannot be copied. One that has to be told as it is, a refusal, has come to one call only.
+            let told = error.to_string();
+            let copies = iter::repeat_with(|| sqlx::Error::Io(std::io::Error::other(told.clone())));
+            let errors = iter::once(error).chain(copies);
+            answers.into_iter().zip(errors).for_each(|(done, error)| drop(done.send(Answer::Is(Err(error)))));
+        }
+    }
+}
+
+/// Whether this may be due to what one call wants to write, or to somebody who holds a lock on it. All else, such as a
+/// full disk or a server that shuts down, concerns everybody, and trying each alone would only add to it.
+pub(super) fn may_be_ones_own(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::WorkerCrashed | sqlx::Error::Encode(_) => true,
+        // Data exception, integrity constraint, program limit (a text too long for its index); a row twice in one
+        // statement, serialization failure, deadlock, lock not available, statement timeout.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            ["22", "23", "54"].iter().any(|class| code.starts_with(class))
+                || ["21000", "40001", "40P01", "55P03", "57014"].contains(&&*code)
+        }),
+        _ => false,
+    }
+}
+
+/// The answer of the database, or that it did not come. A panic is an error like others: whoever asked goes on.
 pub(super) async fn timely<T>(attempt: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
     let late = |_| {
         sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the database does not answer"))
     };
-    timeout(ATTEMPT_WITHIN, attempt).await.map_err(late).flatten()
+    // All that a panic can leave half done is a connection, and the pool looks at that when it comes back.
+    let attempt = AssertUnwindSafe(attempt).catch_unwind();
+    match timeout(ATTEMPT_WITHIN, attempt).await.map_err(late)? {
+        Ok(result) => result,
+        Err(_) => Err(sqlx::Error::WorkerCrashed), // The panic hook has told what and where.
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::scribe::tests::Refused;
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     const EVERY: Duration = Duration::from_millis(50);
+    const LOCKED: Duration = Duration::from_secs(5);
 
-    /// Writes numbers: 13 is refused, 99 loses the connection.
+    /// Writes numbers: 13 is refused, 55 is locked for a while, 66 panics, 53 finds the disk full, 99 loses the connection.
     #[derive(Clone, Default)]
     struct Numbers {
         statements: Arc<Mutex<Vec<Vec<u32>>>>,
@@ -123,21 +175,28 @@ mod tests {
 
     impl Write for Numbers {
         type Item = u32;
-        type Done = u32;
 
-        async fn write(&self, items: &[u32]) -> sqlx::Result<Vec<u32>> {
+        async fn write(&self, items: &[u32]) -> sqlx::Result<()> {
             self.statements.lock().unwrap().push(items.to_vec());
-            if items.contains(&99) {
-                return Err(sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into()));
+            let refused = |code| Err(sqlx::Error::Database(Box::new(Refused(code))));
+            for item in items {
+                match item {
+                    13 => return refused("22001"),
+                    53 => return refused("53100"),
+                    55 => {
+                        tokio::time::sleep(LOCKED).await;
+                        return refused("55P03");
+                    }
+                    66 => panic!("deliberate, by this test"),
+                    99 => return Err(sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into())),
+                    _ => {}
+                }
             }
-            if items.contains(&13) {
-                return Err(sqlx::Error::Database(Box::new(super::super::scribe::tests::Refused)));
-            }
-            Ok(items.iter().map(|number| number * 10).collect())
+            Ok(())
         }
     }
 
-    fn gather() -> (Gather<u32, u32>, Numbers) {
+    fn gather() -> (Gather<Numbers>, Numbers) {
         let numbers = Numbers::default();
         (Gather::start(EVERY, numbers.clone()), numbers)
     }
@@ -146,10 +205,10 @@ mod tests {
     async fn the_first_goes_at_once_and_those_soon_after_it_go_together() {
         let (gather, numbers) = gather();
         let began = Instant::now();
-        assert_eq!(gather.write(1).await.unwrap(), 10);
+        gather.write(1).await.unwrap();
         assert_eq!(began.elapsed(), Duration::ZERO);
         let three = tokio::join!(gather.write(2), gather.write(3), gather.write(4));
-        assert_eq!((three.0.unwrap(), three.1.unwrap(), three.2.unwrap()), (20, 30, 40), "each gets its own");
+        assert!(three.0.is_ok() && three.1.is_ok() && three.2.is_ok());
         assert_eq!(began.elapsed().as_millis(), EVERY.as_millis());
         assert_eq!(*numbers.statements.lock().unwrap(), [vec![1], vec![2, 3, 4]]);
     }
@@ -158,17 +217,70 @@ mod tests {
     async fn what_the_database_refuses_holds_back_nobody_else() {
         let (gather, numbers) = gather();
         let (good, bad, other) = tokio::join!(gather.write(1), gather.write(13), gather.write(2));
-        assert_eq!((good.unwrap(), other.unwrap()), (10, 20));
+        assert!(good.is_ok() && other.is_ok());
         assert!(matches!(bad, Err(sqlx::Error::Database(_))));
-        assert_eq!(*numbers.statements.lock().unwrap(), [vec![1, 13, 2], vec![1], vec![13], vec![2]]);
+        let mut statements = numbers.statements.lock().unwrap().split_off(1);
+        statements.sort_unstable(); // Side by side, in no order.
+        assert_eq!(statements, [[1], [2], [13]]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lost_connection_is_told_to_all_and_tried_once() {
+    async fn a_lock_that_one_waits_for_stops_neither_its_company_nor_those_who_come_later() {
         let (gather, numbers) = gather();
-        let (one, two) = tokio::join!(gather.write(1), gather.write(99));
-        assert!(matches!((one, two), (Err(sqlx::Error::Io(_)), Err(sqlx::Error::Io(_)))));
-        assert_eq!(numbers.statements.lock().unwrap().len(), 1);
+        let began = Instant::now();
+        let company = async {
+            gather.write(1).await.unwrap();
+            assert_eq!(
+                began.elapsed().as_secs(),
+                LOCKED.as_secs(),
+                "no longer than the common statement took"
+            );
+        };
+        let later = async {
+            tokio::time::sleep(EVERY).await;
+            for number in 2..=9 {
+                gather.write(number).await.unwrap();
+            }
+            assert!(began.elapsed() < LOCKED / 10);
+        };
+        let (_, (), ()) = tokio::join!(gather.write(55), company, later);
+        // Its next attempt is nobody else's business.
+        let again = async { assert!(gather.write_alone(55).await.is_err()) };
+        let since = Instant::now();
+        let others = async {
+            gather.write(10).await.unwrap();
+            assert!(since.elapsed() < LOCKED / 10);
+        };
+        tokio::join!(again, others);
+        assert_eq!(numbers.statements.lock().unwrap().last(), Some(&vec![10]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_are_tried_alone_are_so_side_by_side() {
+        let (gather, numbers) = gather();
+        let began = Instant::now();
+        futures_util::future::join_all((0..16).map(|_| gather.write(55))).await;
+        assert_eq!(began.elapsed().as_secs(), 3 * LOCKED.as_secs(), "together, then by eights");
+        assert_eq!(numbers.statements.lock().unwrap().len(), 1 + 16);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_is_an_error_of_the_one_who_caused_it() {
+        let (gather, _) = gather();
+        let (good, bad) = tokio::join!(gather.write(1), gather.write(66));
+        assert!(good.is_ok() && matches!(bad, Err(sqlx::Error::WorkerCrashed)));
+        assert!(gather.write(66).await.is_err());
+        gather.write(2).await.expect("others are still served");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_concerns_everybody_is_told_to_all_and_tried_once() {
+        for fault in [53, 99] {
+            let (gather, numbers) = gather();
+            let (one, other) = tokio::join!(gather.write(1), gather.write(fault));
+            assert!(one.is_err() && other.is_err());
+            assert_eq!(numbers.statements.lock().unwrap().len(), 1, "{fault}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -176,7 +288,8 @@ mod tests {
         let (gather, numbers) = gather();
         gather.write(1).await.unwrap();
         assert!(timeout(EVERY / 2, gather.write(2)).await.is_err());
-        assert_eq!(gather.write(3).await.unwrap(), 30);
+        tokio::time::sleep(EVERY).await; // Nobody else wants anything: there is nothing to write.
+        gather.write(3).await.unwrap();
         assert_eq!(*numbers.statements.lock().unwrap(), [vec![1], vec![3]]);
     }
 }

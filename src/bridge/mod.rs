@@ -55,7 +55,8 @@ const STREAM_LIMITS: Limits = Limits {
 };
 /// Twilio sends `connected` and `start` right after the handshake.
 const START_WITHIN: Duration = Duration::from_secs(5);
-/// A claim in the database must not hold the caller up; with an offer of our own we can do without.
+/// How long a caller whose stream has come waits for the database. Without a claim the stream is turned away, since
+/// somebody else may carry the call; without the place of the last turn the call goes on.
 const CLAIM_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why a stream is not let in.

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::desk::Desk;
-use super::gather::timely;
+use super::desk::{Desk, KeptAlive};
+use super::gather::{may_be_ones_own, timely};
 use crate::call::end::EndReason;
 use crate::call::transcript::Entry;
 use crate::ids::StreamSid;
-use crate::lifecycle::{self, CallEvent, CallRef};
+use crate::lifecycle::{self, CallEvent, CallRef, Recorded};
 use crate::store::Store;
 use crate::store::leads::{self, LinkOutcome};
 use crate::store::leases::FencingToken;
@@ -22,12 +22,11 @@ use crate::store::transcripts::Turns;
 use crate::telemetry::{Metrics, ObserveDuration as _};
 
 /// Records of one call that wait for the database: an hour of brisk talk. Full: further ones are dropped and counted,
-/// because a call must not wait for them.
+/// because a call must not wait for them. The end of the call has a place of its own.
 const QUEUE: usize = 1024;
-/// Turns written by one statement.
+/// Records taken out of the queue at a time. Neighbouring turns among them are written together, and with the turns that
+/// other calls bring to the desk at the same moment.
 const BATCH: usize = 64;
-/// Proof of life of the node that carries the call.
-const HEARTBEAT: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A caller without a lead is looked for again after this, then after twice as long and so on: with every turn it would
@@ -51,14 +50,16 @@ pub(super) struct Subject {
 enum Record {
     Turn(Entry, Instant),
     Event(Timestamp, CallEvent),
-    /// The stream ends: what comes next has to be known before it is closed.
-    Ended(Timestamp, CallEvent, oneshot::Sender<()>),
+    /// The stream ends: what comes next has to be known before it is closed. Tells whether it is on record.
+    Ended(Timestamp, CallEvent, oneshot::Sender<bool>),
 }
 
 /// The call's end of the queue.
 pub(super) struct Scribe {
     // Boxed, because a queue has room for 32 of them from the beginning.
     queue: mpsc::Sender<Box<Record>>,
+    /// The place of the call's end, without which the carrier would not learn how the call goes on.
+    end: Option<mpsc::OwnedPermit<Box<Record>>>,
     subject: Subject,
     dropped: u64,
 }
@@ -68,6 +69,8 @@ pub(super) struct Writer {
     queue: mpsc::Receiver<Box<Record>>,
     subject: Subject,
     desk: Arc<Desk>,
+    /// Until the end of the call has its turn to be written.
+    alive: Option<KeptAlive>,
     store: Store,
     metrics: Metrics,
     linked: bool,
@@ -79,11 +82,13 @@ pub(super) struct Writer {
 
 /// A queue for one call and its writer, which has to be run.
 pub(super) fn scribe(subject: Subject, desk: Arc<Desk>, store: Store, metrics: Metrics) -> (Scribe, Writer) {
-    let (sender, receiver) = mpsc::channel(QUEUE);
+    let (sender, end, receiver) = queue();
+    let alive = desk.keep_alive(subject.call.call_sid.clone(), subject.token);
     let writer = Writer {
         queue: receiver,
         subject: subject.clone(),
         desk,
+        alive: Some(alive),
         store,
         metrics,
         linked: false,
@@ -91,7 +96,16 @@ pub(super) fn scribe(subject: Subject, desk: Arc<Desk>, store: Store, metrics: M
         link_again_after: LINK_AGAIN_AFTER,
         told_unlinked: false,
     };
-    (Scribe { queue: sender, subject, dropped: 0 }, writer)
+    (Scribe { queue: sender, end: Some(end), subject, dropped: 0 }, writer)
+}
+
+type Queue = (mpsc::Sender<Box<Record>>, mpsc::OwnedPermit<Box<Record>>, mpsc::Receiver<Box<Record>>);
+
+/// With a place for the end of the call, whatever comes before it.
+fn queue() -> Queue {
+    let (sender, receiver) = mpsc::channel(QUEUE + 1);
+    let end = sender.clone().try_reserve_owned().expect("a new queue is empty and open");
+    (sender, end, receiver)
 }
 
 impl Scribe {
@@ -115,16 +129,24 @@ impl Scribe {
         self.put(Record::Turn(entry, Instant::now()));
     }
 
-    /// Puts the end on record and waits, at most for `patience`, until it is durable.
+    /// Puts the end on record and waits, at most for `patience`, until it is durable. The first end is the end.
     pub(super) async fn ended(&mut self, reason: EndReason, duration: Duration, patience: Duration) {
+        let Some(place) = self.end.take() else { return };
+        if self.dropped > 0 {
+            tracing::error!(records = self.dropped, "the queue of records was full; these are lost");
+        }
         let (token, report) = (self.subject.token, serde_json::Map::new());
         let event = CallEvent::Ended { token, reason, duration, report };
         let (done, written) = oneshot::channel();
-        self.put(Record::Ended(Timestamp::now(), event, done));
-        if timeout(patience, written).await.is_err() {
-            tracing::warn!(
+        place.send(Box::new(Record::Ended(Timestamp::now(), event, done)));
+        match timeout(patience, written).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false) | Err(_)) => tracing::warn!(
+                "the end of the call could not be put on record; the carrier may be answered with the fallback"
+            ),
+            Err(_) => tracing::warn!(
                 "the end of the call is not on record yet; the carrier may be answered with the fallback"
-            );
+            ),
         }
     }
 
@@ -145,34 +167,17 @@ impl Scribe {
 impl Writer {
     /// Writes until the call has dropped its end of the queue and everything is written.
     pub(super) async fn run(mut self) {
-        let mut heartbeat = interval(HEARTBEAT);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        heartbeat.tick().await; // The first is at once, and the claim has just been written.
         let mut batch = Vec::new();
-        loop {
-            tokio::select! {
-                taken = self.queue.recv_many(&mut batch, BATCH) => {
-                    if taken == 0 {
-                        self.link_at = Instant::now(); // The last chance.
-                        return Box::pin(self.link_lead()).await;
-                    }
-                    // Boxed, because what writing needs is large, and most of the time nothing is written.
-                    Box::pin(self.write(&mut batch)).await;
-                }
-                _ = heartbeat.tick() => Box::pin(self.beat()).await,
-            }
+        while self.queue.recv_many(&mut batch, BATCH).await > 0 {
+            // Boxed, because what writing needs is large, and most of the time nothing is written.
+            Box::pin(self.write(&mut batch)).await;
         }
-    }
-
-    async fn beat(&self) {
-        match timely(self.desk.beat(self.subject.call.call_sid.clone(), self.subject.token)).await {
-            Ok(true) => {}
-            Ok(false) => tracing::warn!("the lease of this call is not ours any more"),
-            Err(error) => tracing::warn!(%error, "the lease of this call could not be renewed"),
-        }
+        self.link_at = Instant::now(); // The last chance.
+        Box::pin(self.link_lead()).await;
     }
 
     /// Writes records in the order they came; neighbouring turns go together.
+    #[expect(clippy::vec_box, reason = "as they come out of the queue")]
     async fn write(&mut self, batch: &mut Vec<Box<Record>>) {
         let mut turns = Vec::new();
         for record in batch.drain(..) {
@@ -184,8 +189,9 @@ impl Writer {
                 }
                 Record::Ended(at, event, done) => {
                     self.write_turns(&mut turns).await;
-                    self.write_event(at, &event).await;
-                    let _ = done.send(()); // Whoever waited may have given up.
+                    self.alive = None; // The lease ends with the call, which would look like losing it.
+                    let written = self.write_event(at, &event).await;
+                    let _ = done.send(written); // Whoever waited may have given up.
                 }
             }
         }
@@ -204,7 +210,7 @@ impl Writer {
             stream_started: *stream_started,
             entries,
         });
-        if self.persist("turns", || self.desk.save(Arc::clone(&turns))).await.is_none() {
+        if self.persist("turns", |alone| self.desk.save(Arc::clone(&turns), alone)).await.is_none() {
             return;
         }
         self.metrics.transcript_turns_saved.inc_by(since.len() as u64);
@@ -214,8 +220,11 @@ impl Writer {
         self.link_lead().await;
     }
 
-    async fn write_event(&self, at: Timestamp, event: &CallEvent) {
-        self.persist("event", || lifecycle::record(&self.store, &self.subject.call, at, event)).await;
+    /// True: it is on record.
+    async fn write_event(&self, at: Timestamp, event: &CallEvent) -> bool {
+        let record = |_| timely(lifecycle::record(&self.store, &self.subject.call, at, event));
+        let recorded = self.persist("event", record).await;
+        matches!(recorded, Some(Recorded::New | Recorded::Known))
     }
 
     /// Ties the caller's lead to the call. Never more than a log line if it cannot: the turns are safe.
@@ -242,7 +251,7 @@ impl Writer {
         }
     }
 
-    async fn persist<T, F>(&self, what: &'static str, attempt: impl FnMut() -> F) -> Option<T>
+    async fn persist<T, F>(&self, what: &'static str, attempt: impl FnMut(bool) -> F) -> Option<T>
     where
         F: Future<Output = sqlx::Result<T>>,
     {
@@ -251,19 +260,22 @@ impl Writer {
 }
 
 /// Does it until it works; `None` when it never did. As long as the call is not over it is not given up.
+///
+/// `attempt` has to come to an end by itself, and is told whether the one before failed for what may be its own fault.
 async fn persist<T, F>(
     metrics: &Metrics,
     what: &'static str,
     call_is_over: impl Fn() -> bool,
-    mut attempt: impl FnMut() -> F,
+    mut attempt: impl FnMut(bool) -> F,
 ) -> Option<T>
 where
     F: Future<Output = sqlx::Result<T>>,
 {
     let mut over_since = None;
     let mut pause = FIRST_PAUSE;
+    let mut refused = false;
     loop {
-        let error = match timely(attempt()).await {
+        let error = match attempt(refused).await {
             Ok(value) => return Some(value),
             Err(error) => error,
         };
@@ -276,6 +288,7 @@ where
         }
         metrics.store_retries.inc();
         tracing::warn!(%error, what, "a record could not be written; trying again");
+        refused = may_be_ones_own(&error);
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -285,7 +298,9 @@ where
 fn is_final(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => {
-            error.constraint().is_some() || error.code().is_some_and(|c| c.starts_with("22"))
+            // Data exceptions, and limits such as the length of a text in an index.
+            let of_data = |code: &str| code.starts_with("22") || code.starts_with("54");
+            error.constraint().is_some() || error.code().is_some_and(|code| of_data(&code))
         }
         _ => false,
     }
@@ -294,7 +309,8 @@ fn is_final(error: &sqlx::Error) -> bool {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use std::cell::Cell;
+    use crate::ids::{AgentId, CallSid, OrganizationId};
+    use std::cell::{Cell, RefCell};
 
     fn unreachable() -> sqlx::Error {
         sqlx::Error::Io(std::io::ErrorKind::ConnectionRefused.into())
@@ -307,11 +323,11 @@ pub(super) mod tests {
             &metrics,
             "turns",
             || true,
-            async || {
+            async |_| {
                 attempts.set(attempts.get() + 1);
                 match attempts.get() {
                     1 => Err(unreachable()),
-                    2 => std::future::pending().await,
+                    2 => timely(std::future::pending()).await,
                     attempt => Ok(attempt),
                 }
             },
@@ -324,7 +340,7 @@ pub(super) mod tests {
     async fn nothing_of_a_live_call_is_given_up() {
         let (began, metrics) = (Instant::now(), Metrics::new());
         let live = || false;
-        let attempt = async || if began.elapsed() > 10 * PATIENCE { Ok(()) } else { Err(unreachable()) };
+        let attempt = async |_| if began.elapsed() > 10 * PATIENCE { Ok(()) } else { Err(unreachable()) };
         assert_eq!(persist(&metrics, "turns", live, attempt).await, Some(()));
     }
 
@@ -332,7 +348,7 @@ pub(super) mod tests {
     async fn a_write_that_never_works_is_given_up_some_time_after_the_call() {
         let began = Instant::now();
         let written: Option<()> =
-            persist(&Metrics::new(), "turns", || true, async || Err(unreachable())).await;
+            persist(&Metrics::new(), "turns", || true, async |_| Err(unreachable())).await;
         assert_eq!(written, None);
         assert!(began.elapsed() > PATIENCE && began.elapsed() < PATIENCE + 2 * LONGEST_PAUSE);
     }
@@ -345,19 +361,67 @@ pub(super) mod tests {
             &metrics,
             "turns",
             || false,
-            async || {
+            async |_| {
                 attempts.set(attempts.get() + 1);
-                Err(sqlx::Error::Database(Box::new(Refused)))
+                Err(sqlx::Error::Database(Box::new(Refused("22001"))))
             },
         )
         .await;
         assert_eq!((written, attempts.get()), (None, 1));
     }
 
-    /// A value the column does not take.
+    #[tokio::test(start_paused = true)]
+    async fn what_found_a_lock_is_not_brought_together_with_others_again() {
+        let (metrics, company) = (Metrics::new(), RefCell::new(Vec::new()));
+        let attempt = async |alone| {
+            company.borrow_mut().push(alone);
+            match company.borrow().len() {
+                1 => Err(unreachable()),
+                2 => Err(sqlx::Error::Database(Box::new(Refused("55P03")))),
+                _ => Ok(()),
+            }
+        };
+        assert_eq!(persist(&metrics, "turns", || false, attempt).await, Some(()));
+        assert_eq!(*company.borrow(), [false, false, true]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_call_has_a_place_in_a_full_queue() {
+        let (queue, end, mut records) = queue();
+        let call = CallRef {
+            call_sid: CallSid::parse("CA1").unwrap(),
+            organization: OrganizationId(uuid::Uuid::nil()),
+            agent: AgentId(uuid::Uuid::nil()),
+        };
+        let subject = Subject {
+            call,
+            token: FencingToken(1),
+            stream_sid: StreamSid::parse("MZ1").unwrap(),
+            node: "node".into(),
+            stream_started: Timestamp::UNIX_EPOCH,
+            after_sequence: 0,
+        };
+        let mut scribe = Scribe { queue, end: Some(end), subject, dropped: 0 };
+        for _ in 0..QUEUE + 5 {
+            scribe.connected();
+        }
+        assert_eq!(scribe.dropped, 5);
+        let write = async {
+            for _ in 0..QUEUE {
+                assert!(matches!(*records.recv().await.unwrap(), Record::Event(..)));
+            }
+            let Record::Ended(_, _, done) = *records.recv().await.unwrap() else { panic!("not the end") };
+            done.send(true).unwrap();
+        };
+        let began = Instant::now();
+        tokio::join!(scribe.ended(EndReason::CallerHungUp, Duration::ZERO, PATIENCE), write);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    /// What the database says with this code.
     #[derive(Debug, thiserror::Error)]
     #[error("refused")]
-    pub(in crate::bridge) struct Refused;
+    pub(in crate::bridge) struct Refused(pub(in crate::bridge) &'static str);
 
     impl sqlx::error::DatabaseError for Refused {
         fn message(&self) -> &'static str {
@@ -365,7 +429,7 @@ pub(super) mod tests {
         }
 
         fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
-            Some("22001".into())
+            Some(self.0.into())
         }
 
         fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {

@@ -178,12 +178,18 @@ pub async fn claim_unoffered(
     row.map(ClaimedCall::try_from).transpose()
 }
 
-/// Shows that calls are still carried; to be called every 20 s or so. Returns those that are ours: a call that is missing
-/// is carried by somebody else now, or has ended.
-pub async fn heartbeat(store: &Store, calls: &[(CallSid, FencingToken)]) -> sqlx::Result<Vec<CallSid>> {
+/// Shows that calls are still carried; done every 15 s, good for two minutes. Returns those that are ours: a call that is
+/// missing is carried by somebody else now, or has ended.
+pub async fn heartbeat(
+    store: &Store,
+    calls: &[(CallSid, FencingToken)],
+) -> sqlx::Result<Vec<(CallSid, FencingToken)>> {
+    if calls.is_empty() {
+        return Ok(Vec::new());
+    }
     let (call_sids, tokens): (Vec<String>, Vec<i64>) =
         calls.iter().map(|(call_sid, token)| (call_sid.as_str().to_owned(), token.0)).unzip();
-    let ours = sqlx::query_scalar!(
+    let ours = sqlx::query!(
         r#"
         update call_leases
         set heartbeat_at = now()
@@ -191,14 +197,16 @@ pub async fn heartbeat(store: &Store, calls: &[(CallSid, FencingToken)]) -> sqlx
         where call_leases.call_sid = beat.call_sid
           and call_leases.fencing_token = beat.token
           and call_leases.ended_at is null
-        returning call_leases.call_sid
+        returning call_leases.call_sid, call_leases.fencing_token
         "#,
         &call_sids,
         &tokens,
     )
     .fetch_all(&store.pool)
     .await?;
-    ours.into_iter().map(|call_sid| decoded(CallSid::try_from(call_sid))).collect()
+    ours.into_iter()
+        .map(|row| Ok((decoded(CallSid::try_from(row.call_sid))?, FencingToken(row.fencing_token))))
+        .collect()
 }
 
 /// Says what the carrier shall be told when it asks, and why. To be called before the stream is closed, since the carrier

@@ -76,9 +76,10 @@ pub async fn save<T: Borrow<Turns> + Sync>(store: &Store, calls: &[T]) -> sqlx::
     for turns in calls.iter().map(Borrow::borrow) {
         for entry in &turns.entries {
             let key = (turns.organization, turns.call_sid.as_str(), entry.item.as_str());
-            let (_, known) = newest.entry(key).or_insert((turns, entry));
-            if known.revision <= entry.revision {
-                *known = entry;
+            // With the turns it came in, since its time is counted from the start of their stream.
+            let known = newest.entry(key).or_insert((turns, entry));
+            if entry.revision > known.1.revision {
+                *known = (turns, entry);
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What is on record of a call: when, in which order, and whatever happens to the database.
 
+use std::time::Duration;
+
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tokio::io::copy_bidirectional;
@@ -7,12 +9,14 @@ use tokio::join;
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use voicebridge::simulate::caller::{CallReport, CallerOptions, run_call};
 use voicebridge::simulate::model::script::{Rule, When};
 use voicebridge::simulate::model::{ModelOptions, Transcripts};
 use voicebridge::simulate::scenario::Step;
 use voicebridge::simulate::speech::agent_phrase;
 
+use crate::line::Line;
 use crate::look::until;
 use crate::world::World;
 use crate::{brief, interrupt, listen, only_stream, rule, say, scenario, short, tone};
@@ -220,6 +224,104 @@ async fn a_carrier_that_does_not_read_for_a_while_loses_nothing() {
     world.stop().await;
 }
 
+#[tokio::test]
+async fn turns_that_calls_finish_at_the_same_moment_are_written_in_common_statements() {
+    let world = World::start(ModelOptions { script: brief([]), ..ModelOptions::default() }, &[PCMU]).await;
+    let mut lines = Vec::new();
+    for call in 1..=12 {
+        let mut line = world.line(&format!("CA{call}")).await;
+        line.hear("mark").await;
+        lines.push(line);
+    }
+    for line in &mut lines {
+        line.press().await;
+    }
+    let turns = "select count(*) from conversation_transcripts where role = 'user'";
+    until("the keys of all are on record", async || world.value::<i64>(turns).await == 12).await;
+    // Rows of one statement were written by one transaction, which every row names.
+    let statements = "select count(distinct xmin::text) from conversation_transcripts where role = 'user'";
+    let statements: i64 = world.value(statements).await;
+    assert!(statements <= 6, "{statements} statements for 12 turns");
+    for line in lines {
+        line.stop().await;
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_turn_that_is_locked_or_refused_holds_back_neither_other_calls_nor_the_proof_of_life() {
+    let world = World::start(ModelOptions { script: brief([]), ..ModelOptions::default() }, &[PCMU]).await;
+    let faults = "
+        create function wait_for_the_test() returns trigger language plpgsql
+        as $$ begin perform pg_advisory_xact_lock_shared(1); return new; end $$;
+        create trigger locked before insert on conversation_transcripts
+        for each row when (new.call_sid = 'CA1' and new.role = 'user') execute function wait_for_the_test();
+        alter table conversation_transcripts add constraint refused check (call_sid <> 'CA2' or role <> 'user')";
+    let pool = world.running.store.pool();
+    sqlx::raw_sql(faults).execute(pool).await.unwrap();
+    let mut holder = pool.acquire().await.unwrap();
+    sqlx::raw_sql("select pg_advisory_lock(1)").execute(&mut *holder).await.unwrap();
+    let keys = async |calls: &str| -> i64 {
+        let query = format!(
+            "select count(*) from conversation_transcripts where role = 'user' and call_sid in ({calls})"
+        );
+        world.value(&query).await
+    };
+
+    let mut lines = Vec::new();
+    for call in ["CA1", "CA2", "CA3", "CA4"] {
+        let mut line = world.line(call).await;
+        line.hear("mark").await;
+        lines.push(line);
+    }
+    for line in &mut lines {
+        line.press().await;
+    }
+    until("the keys of the others are on record", async || keys("'CA3', 'CA4'").await == 2).await;
+    until("the first has been refused and is tried again", async || {
+        for line in &mut lines {
+            line.silence().await; // A stream that says nothing is taken for lost.
+        }
+        world.metric("store_retries_total") >= 1
+    })
+    .await;
+    let pressed = Instant::now();
+    lines[2].press().await;
+    until("the next key of another is on record", async || keys("'CA3'").await == 2).await;
+    assert!(pressed.elapsed() < Duration::from_secs(4), "it does not wait for the lock with the first");
+
+    let aged = "update call_leases set heartbeat_at = now() - interval '1 hour'";
+    sqlx::raw_sql(aged).execute(pool).await.unwrap();
+    until("all have shown that they are alive", async || {
+        for line in &mut lines {
+            line.silence().await;
+        }
+        let alive = "select count(*) from call_leases where heartbeat_at > now() - interval '1 minute'";
+        world.value::<i64>(alive).await == 4
+    })
+    .await;
+    assert_eq!(keys("'CA1', 'CA2'").await, 0, "while one still waits and one has been given up");
+
+    sqlx::raw_sql("select pg_advisory_unlock(1)").execute(&mut *holder).await.unwrap();
+    until("the first is on record as well", async || keys("'CA1'").await == 1).await;
+    drop(holder);
+    for line in lines {
+        line.stop().await;
+    }
+    for call in ["CA1", "CA2", "CA3", "CA4"] {
+        world.reason(call).await;
+    }
+    world.stop().await;
+}
+
+impl Line {
+    /// A key that ends what the caller types, and so is a turn at once.
+    async fn press(&mut self) {
+        let dtmf = json!({"track": "inbound_track", "digit": "#"});
+        self.text(json!({"event": "dtmf", "streamSid": "MZ1", "dtmf": dtmf}).to_string()).await;
+    }
+}
+
 /// What is on record so far, perhaps nothing.
 async fn rows(world: &World, call: &str) -> Vec<Value> {
     let answer = world.get(&format!("/transcripts/{call}")).await;
@@ -281,9 +383,7 @@ async fn a_call_that_comes_back_on_another_stream_goes_on_in_its_transcript() {
     for streams in 1..=2 {
         let mut line = world.line("CA1").await;
         line.hear("media").await;
-        let key =
-            json!({"event": "dtmf", "streamSid": "MZ1", "dtmf": {"track": "inbound_track", "digit": "#"}});
-        line.text(key.to_string()).await;
+        line.press().await;
         until("the key is on record", async || {
             world.transcript("CA1").await.iter().filter(|row| row["role"] == "user").count() == streams
         })

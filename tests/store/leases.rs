@@ -92,7 +92,8 @@ async fn a_stale_token_writes_nothing() {
     assert_eq!(next_action(&store, &sid(1)).await.unwrap().unwrap().next_action, None);
 
     let beats = [(sid(2), token), (sid(1), stale), (sid(1), token)];
-    assert_eq!(heartbeat(&store, &beats).await.unwrap(), [sid(1)], "only what is ours is renewed");
+    assert_eq!(heartbeat(&store, &beats).await.unwrap(), [(sid(1), token)], "only the holder is renewed");
+    assert_eq!(heartbeat(&store, &[]).await.unwrap(), []);
     let step = NextStep::Transfer;
     assert!(set_next_action(&store, &sid(1), token, step, EndReason::Transferred).await.unwrap());
     assert_eq!(next_action(&store, &sid(1)).await.unwrap().unwrap().next_action, Some(step));

@@ -130,6 +130,23 @@ async fn one_statement_keeps_the_turns_of_many_calls_and_organisations_apart() {
 }
 
 #[tokio::test]
+async fn of_two_revisions_in_one_statement_the_newer_stands_with_the_clock_of_its_stream() {
+    let store = support::store(2).await;
+    let organization = default_agent(&store).await.organization_id;
+    let first = turns(organization, 1, [entry("item_1", 1, 1, "first")]);
+    let second = Turns {
+        stream_started: "2026-02-02T03:04:05Z".parse().unwrap(),
+        ..turns(organization, 1, [entry("item_1", 1, 2, "second")])
+    };
+    for (call, order) in [(1, [&first, &second]), (2, [&second, &first])] {
+        save(&store, &order.map(|turns| Turns { call_sid: sid(call), ..turns.clone() })).await.unwrap();
+        let row = &by_call(&store, organization, &sid(call), 50).await.unwrap()[0];
+        assert_eq!((row.content.as_str(), row.revision), ("second", 2));
+        assert_eq!(row.timestamp.to_string(), "2026-02-02T03:04:06.5Z");
+    }
+}
+
+#[tokio::test]
 async fn a_conversation_belongs_to_its_organisation() {
     let store = support::store(2).await;
     let organization = default_agent(&store).await.organization_id;

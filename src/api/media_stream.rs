@@ -94,13 +94,11 @@ async fn connection(upgraded: OnUpgrade) -> Option<(TcpStream, Bytes)> {
             return None;
         }
     };
-    match downcast::<TokioIo<TcpStream>>(upgraded) {
-        Ok(parts) => Some((parts.io.into_inner(), parts.read_buf)),
-        Err(_) => {
-            tracing::error!("a media stream came over something that is no TCP connection");
-            None
-        }
-    }
+    let Ok(parts) = downcast::<TokioIo<TcpStream>>(upgraded) else {
+        tracing::error!("a media stream came over something that is no TCP connection");
+        return None;
+    };
+    Some((parts.io.into_inner(), parts.read_buf))
 }
 
 /// The answer to the handshake's key; `None` when the request is no WebSocket handshake (RFC 6455, section 4.2.1).

@@ -18,7 +18,7 @@ use super::model_socket::{ModelSocket, OpenError};
 use super::scribe::Scribe;
 use super::socket::{Blocked, Received, Socket};
 use crate::call::end::EndReason;
-use crate::call::outbox::{Note, Output};
+use crate::call::outbox::{KEPT_BYTES, Note, Output};
 use crate::call::{Call, Input};
 use crate::clock::CallTime;
 use crate::ids::StreamSid;
@@ -165,6 +165,7 @@ where
                 Received::Binary => self.call.handle_input(now, Input::UnreadableMessage),
                 Received::Closed { why, oversize } => {
                     debug!(why, "the media stream's socket closed");
+                    self.twilio.flush_now().await; // Our answer to its goodbye: the call may linger.
                     let invalid = Input::HangUp(EndReason::StreamInvalid);
                     self.call.handle_input(now, if oversize { invalid } else { Input::StreamClosed });
                 }
@@ -203,16 +204,14 @@ where
             let sent = match output {
                 Output::Twilio(message) => {
                     relayed.to_caller += u32::from(matches!(message, twilio::Outbound::Media { .. }));
-                    self.text.clear();
-                    twilio::encode(message, &self.stream_sid, &mut self.text);
+                    twilio::encode(message, &self.stream_sid, emptied(&mut self.text));
                     self.twilio.send(&self.text)
                 }
                 Output::Model(command) => {
                     relayed.to_model += u32::from(matches!(command, ModelCommand::AppendAudio(_)));
                     match &mut self.model {
                         ModelSide::Open(socket) => {
-                            self.text.clear();
-                            openai::encode(&command, &mut self.text);
+                            openai::encode(&command, emptied(&mut self.text));
                             socket.send(&self.text)
                         }
                         ModelSide::Opening(_) | ModelSide::Gone => Ok(()),
@@ -289,6 +288,13 @@ where
             latency.agent.observe_duration(elapsed);
         }
     }
+}
+
+/// Ready for the next message, with no more memory than is worth keeping after a large one.
+fn emptied(text: &mut String) -> &mut String {
+    text.clear();
+    text.shrink_to(KEPT_BYTES);
+    text
 }
 
 fn hear_twilio(call: &mut Call, now: CallTime, text: &str) {

@@ -12,10 +12,12 @@ use tokio_util::io::poll_read_buf;
 
 use crate::wire::websocket::{Message, ProtocolError, Reader, Role, Writer};
 
-/// RFC 6455, section 7.4.1: a normal end, and a message that is too large.
+// RFC 6455, section 7.4.1.
 const NORMAL: u16 = 1000;
-const TOO_LARGE: u16 = 1009;
 const PROTOCOL_ERROR: u16 = 1002;
+/// Text that is not UTF-8.
+const INVALID_TEXT: u16 = 1007;
+const TOO_LARGE: u16 = 1009;
 
 /// What came out of a socket. Text borrows from the socket's buffer.
 #[derive(Debug)]
@@ -24,7 +26,7 @@ pub(super) enum Received<'a> {
     Text(&'a str),
     /// A binary message, which neither of our peers has a use for.
     Binary,
-    /// The peer is gone: it closed, or the connection broke.
+    /// The peer is gone: it closed, or the connection broke. Told once, and nothing comes after it.
     Closed {
         /// For logs: close code and reason, or the error.
         why: String,
@@ -105,10 +107,10 @@ where
     }
 
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.flush(cx);
         if self.closed {
             return Poll::Pending;
         }
-        self.flush(cx);
         if self.more { Poll::Ready(()) } else { self.poll_read(cx) }
     }
 
@@ -122,14 +124,20 @@ where
         Poll::Ready(())
     }
 
-    /// The next message of what was read; `None` when more has to be read first.
+    /// The next message of what was read; `None` when more has to be read first, and when the end has been told.
     pub(super) fn next(&mut self) -> Option<Received<'_>> {
+        if self.closed {
+            return None;
+        }
         let found = loop {
             match self.reader.find() {
                 Ok(Some(found)) if found.is_control() => {
                     let message = self.reader.message(found);
                     if let Ok(Message::Ping(payload)) = message {
-                        self.writer.pong(payload);
+                        // A peer that asks and does not read gets no more answers than there is room for.
+                        if self.writer.unwritten().len() + payload.len() <= self.limits.unsent_bytes {
+                            self.writer.pong(payload);
+                        }
                     } else if let Ok(Message::Close { code, reason }) = message {
                         self.writer.close(NORMAL);
                         return Some(end(&mut self.closed, format!("close {code} {reason}")));
@@ -207,9 +215,12 @@ fn end(closed: &mut bool, why: String) -> Received<'static> {
 /// The peer broke the protocol, and is told so.
 fn refuse(writer: &mut Writer, closed: &mut bool, error: ProtocolError) -> Received<'static> {
     *closed = true;
-    let oversize = matches!(error, ProtocolError::TooLarge { .. });
-    writer.close(if oversize { TOO_LARGE } else { PROTOCOL_ERROR });
-    Received::Closed { why: error.to_string(), oversize }
+    writer.close(match error {
+        ProtocolError::TooLarge { .. } => TOO_LARGE,
+        ProtocolError::NotUtf8 => INVALID_TEXT,
+        ProtocolError::Masking | ProtocolError::Unknown | ProtocolError::Order => PROTOCOL_ERROR,
+    });
+    Received::Closed { why: error.to_string(), oversize: matches!(error, ProtocolError::TooLarge { .. }) }
 }
 
 #[cfg(test)]
@@ -217,7 +228,7 @@ mod tests {
     use super::*;
     use crate::ids::StreamSid;
     use crate::wire::twilio;
-    use futures_util::{SinkExt as _, StreamExt as _};
+    use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
     use tokio::io::DuplexStream;
     use tokio_tungstenite::WebSocketStream;
     use tokio_tungstenite::tungstenite::Message as Theirs;
@@ -344,6 +355,40 @@ mod tests {
             drop(near);
         };
         tokio::join!(talked, heard);
+    }
+
+    #[tokio::test]
+    async fn an_end_is_told_once_and_answered_once_whatever_comes_after_it() {
+        for (last, code) in [
+            (&b"\x88\x82\0\0\0\0\x03\xE8"[..], NORMAL),
+            (b"\x81\xFF\0\0\0\0\0\x10\0\x01\0\0\0\0", TOO_LARGE),
+            (b"\x81\x05Hello", PROTOCOL_ERROR),
+            (b"\x81\x82\0\0\0\0\xC3\x28", INVALID_TEXT),
+        ] {
+            let more = b"\x81\x85\0\0\0\0Hello\x89\x80\0\0\0\0\x88\x80\0\0\0\0";
+            let came = [last, more].concat();
+            let mut socket =
+                Socket::new(Counting::default(), Role::Server, crate::bridge::STREAM_LIMITS, &came);
+            assert!(matches!(socket.next(), Some(Received::Closed { .. })), "{last:?}");
+            for _ in 0..3 {
+                assert!(socket.next().is_none(), "{last:?}");
+            }
+            socket.send("too late").unwrap();
+            let [high, low] = code.to_be_bytes();
+            assert_eq!(socket.writer.unwritten(), [0x88, 2, high, low], "{last:?}");
+            assert!(socket.readable().now_or_never().is_none(), "there is nothing to wake up for");
+            assert_eq!(socket.io.bytes, 4, "the answer leaves although nothing is read any more");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_asks_and_does_not_read_is_answered_no_further_than_the_buffer() {
+        let limits = Limits { read_bytes: 256, message_bytes: 4096, unsent_bytes: 1024 };
+        let pings = b"\x89\x84\0\0\0\0ping".repeat(10_000);
+        let mut socket = Socket::new(Counting::default(), Role::Server, limits, &pings);
+        assert!(socket.next().is_none());
+        let unsent = socket.writer.unwritten().len();
+        assert!((1000..=1100).contains(&unsent), "{unsent} bytes of answers");
     }
 
     #[tokio::test]

@@ -28,7 +28,7 @@ use crate::wire::{payload, twilio};
 use caller_audio::{CallerAudio, Taken};
 use end::EndReason;
 use ending::{Leaving, Phase};
-use outbox::{Note, Outbox, Output};
+use outbox::{Note, Outbox, Output, empty};
 use playout::{Playout, Step};
 use settings::Settings;
 use timers::{Timer, Timers};
@@ -105,7 +105,7 @@ pub struct Call {
     caller_heard: bool,
     connected: bool,
     event_ids: u32,
-    /// Decoded audio of the message at hand.
+    /// Decoded audio of the message at hand; empty between messages.
     received: Vec<u8>,
     converted: Vec<u8>,
 }
@@ -175,6 +175,8 @@ impl Call {
         }
         self.settle(now);
         self.plan();
+        empty(&mut self.received);
+        empty(&mut self.converted);
     }
 
     /// The next thing to do, until there is none. [`Output::Ended`] is the last of a call.
@@ -215,7 +217,6 @@ impl Call {
     }
 
     fn on_caller_audio(&mut self, now: CallTime, media: &twilio::Media<'_>) {
-        self.received.clear();
         if payload::decode_into(media.payload, &mut self.received).is_err() {
             self.on_bad_frame(now, Note::FrameDropped);
             return;
@@ -236,7 +237,7 @@ impl Call {
                 if self.settings.session.format == crate::audio::AudioFormat::Pcmu {
                     self.outbox.append_base64(media.payload);
                 } else {
-                    self.converted.clear();
+                    self.converted.clear(); // A gap may have been filled before.
                     self.uplink.push(&self.received, &mut self.converted);
                     self.append_converted();
                 }
@@ -422,5 +423,41 @@ impl Call {
     fn event_id(&mut self, what: &str) -> String {
         self.event_ids += 1;
         format!("{what}-{}", self.event_ids)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audio::AudioFormat;
+    use crate::wire::model::{SessionConfig, TurnDetection};
+
+    #[test]
+    fn a_large_message_leaves_no_large_buffers_behind() {
+        let session = SessionConfig {
+            instructions: String::new(),
+            voice: String::new(),
+            format: AudioFormat::Pcm24k,
+            transcription: None,
+            turn_detection: TurnDetection::default(),
+            tools: Vec::new(),
+            max_output_tokens: None,
+            reasoning_effort: None,
+            noise_reduction: None,
+        };
+        let able = Capabilities { can_truncate: true, can_cancel: true, owns_turns: true };
+        let mut call = Call::new(Settings::new(session), able);
+        call.handle_input(CallTime::ZERO, Input::ModelReady);
+        let payload = "/".repeat(64 * 1024);
+        let media = twilio::Media { timestamp_ms: 0, payload: &payload };
+        call.handle_input(CallTime::ZERO, Input::Twilio(twilio::Inbound::Media(media)));
+        let mut sent = 0;
+        while let Some(output) = call.poll_output() {
+            sent += usize::from(matches!(output, Output::Model(ModelCommand::AppendAudio(_))));
+        }
+        assert_eq!(sent, 1);
+        for buffer in [&call.received, &call.converted] {
+            assert_eq!((buffer.len(), buffer.capacity()), (0, outbox::KEPT_BYTES));
+        }
     }
 }

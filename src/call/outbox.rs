@@ -11,6 +11,10 @@ use crate::ids::ToolCallId;
 use crate::wire::model::{AudioPayload, ModelCommand};
 use crate::wire::twilio::Outbound;
 
+/// What a buffer keeps when it is emptied: more than any usual message needs, and what one large message has made it
+/// grow beyond is given back.
+pub const KEPT_BYTES: usize = 16 * 1024;
+
 /// One thing to do. Audio borrows from the call until the next output is taken.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output<'a> {
@@ -130,7 +134,7 @@ impl Outbox {
 
     pub(super) fn poll(&mut self) -> Option<Output<'_>> {
         let Some(next) = self.queue.pop_front() else {
-            self.bytes.clear();
+            empty(&mut self.bytes);
             return None;
         };
         Some(match next {
@@ -144,10 +148,31 @@ impl Outbox {
     }
 }
 
+/// Empties a buffer that is used again.
+pub(super) fn empty(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    buffer.shrink_to(KEPT_BYTES);
+}
+
 fn append(audio: AudioPayload<'_>) -> Output<'_> {
     Output::Model(ModelCommand::AppendAudio(audio))
 }
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("only whole strings are kept")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_message_s_memory_is_given_back_and_a_usual_one_s_is_kept() {
+        for (bytes, kept) in [(2_000_000, KEPT_BYTES), (KEPT_BYTES, KEPT_BYTES), (1_280, 1_280)] {
+            let mut outbox = Outbox::default();
+            outbox.append_bytes(&vec![0x55; bytes]);
+            while outbox.poll().is_some() {}
+            assert_eq!(outbox.bytes.capacity(), kept);
+        }
+    }
 }

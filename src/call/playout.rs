@@ -234,6 +234,9 @@ impl Playout {
 
     /// What to send now; ask again until there is nothing.
     pub(super) fn poll(&mut self, now: CallTime) -> Option<Step<'_>> {
+        if self.queue.len() == 0 {
+            self.queue.clear(); // The last piece could not go while it was being handed out.
+        }
         if self.mark_is_due() {
             return Some(self.take_mark());
         }
@@ -489,6 +492,21 @@ mod tests {
             echoes.retain(|(at, name)| *at != now_ms || !playout.on_mark(now, name));
         }
         playout.interrupt(CallTime::from_millis(1600)).cuts[0].heard_ms
+    }
+
+    #[test]
+    fn an_answer_that_was_played_takes_no_memory() {
+        let mut playout = Playout::new(Duration::from_millis(200));
+        assert!(playout.push("item", &vec![0x55; 60_000 * 8]));
+        playout.complete("item");
+        let mut played = 0;
+        for now_ms in 0..60_000 {
+            while let Some(step) = playout.poll(CallTime::from_millis(now_ms)) {
+                let Step::Audio { ulaw, .. } = step else { continue };
+                played += ulaw.len();
+            }
+        }
+        assert_eq!((played, playout.queue.bytes.capacity()), (60_000 * 8, 0));
     }
 
     #[test]

@@ -201,7 +201,7 @@ impl<'a> Plain<'a> {
 
     /// Nothing follows the end of the outermost object.
     pub(super) fn is_over(&self) -> bool {
-        self.text.as_bytes()[self.at..].iter().all(u8::is_ascii_whitespace)
+        self.text.as_bytes()[self.at..].iter().all(|&byte| is_space(byte))
     }
 
     /// A comma with a member after it, or the end of the object.
@@ -226,7 +226,7 @@ impl<'a> Plain<'a> {
     fn skip_to(&mut self) -> Option<u8> {
         loop {
             match *self.text.as_bytes().get(self.at)? {
-                b' ' | b'\t' | b'\n' | b'\r' => self.at += 1,
+                byte if is_space(byte) => self.at += 1,
                 byte => return Some(byte),
             }
         }
@@ -248,6 +248,11 @@ impl<'a> Plain<'a> {
         self.at += digits;
         count(text)
     }
+}
+
+/// The spaces of JSON, which are fewer than those of ASCII (RFC 8259, section 2).
+const fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
 /// Digits as JSON spells a whole number, few enough for an `f64` to hold.
@@ -326,6 +331,46 @@ pub fn unescaped(text: &str) -> serde_json::Result<String> {
     Ok(serde_json::from_str::<serde_json::Value>(text)?.to_string())
 }
 
+/// One or two changes of a message, to hold a short reader against the complete one.
+#[cfg(test)]
+pub(super) mod edits {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    /// One change.
+    #[derive(Debug, Clone)]
+    pub(in crate::wire) struct Edit {
+        /// Before this member, or anywhere.
+        member: Option<usize>,
+        at: usize,
+        put: String,
+        drop: usize,
+    }
+
+    /// Changes of letters anywhere, and of whole members where members begin.
+    pub(in crate::wire) fn edits(members: &'static [&'static str]) -> impl Strategy<Value = Vec<Edit>> {
+        let letters = ("[ \"{}:,\\\\a0-9.e\u{0}-\u{20}-]{0,3}", 0_usize..200, 0_usize..4)
+            .prop_map(|(put, at, drop)| Edit { member: None, at, put, drop });
+        let member = (proptest::sample::select(members), 0_usize..20).prop_map(|(put, member)| Edit {
+            member: Some(member),
+            at: 0,
+            put: format!("{put},"),
+            drop: 0,
+        });
+        vec(prop_oneof![3 => letters, 1 => member], 1..3)
+    }
+
+    /// An ASCII message after these changes.
+    pub(in crate::wire) fn edited(message: &str, edits: &[Edit]) -> String {
+        edits.iter().fold(message.to_owned(), |text, edit| {
+            let begins: Vec<usize> = text.match_indices(['{', ',']).map(|(at, _)| at + 1).collect();
+            let begin = edit.member.filter(|_| !begins.is_empty()).map(|nth| begins[nth % begins.len()]);
+            let at = begin.unwrap_or(edit.at).min(text.len());
+            format!("{}{}{}", &text[..at], edit.put, &text[(at + edit.drop).min(text.len())..])
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,6 +405,19 @@ mod tests {
             (r#"{"a":1}"#, None),
         ] {
             assert_eq!(read(json), count, "{json}");
+        }
+    }
+
+    #[test]
+    fn only_the_four_spaces_of_json_may_follow_a_plain_object() {
+        for (rest, is_over) in
+            [("", true), (" \t\n\r", true), ("\u{C}", false), ("\u{B}", false), (" x", false)]
+        {
+            let text = format!("{{}}{rest}");
+            let mut plain = Plain::new(&text).unwrap();
+            assert_eq!(plain.member(), Some(PlainMember::End));
+            assert_eq!(plain.is_over(), is_over, "{rest:?}");
+            assert_eq!(serde_json::from_str::<IgnoredAny>(&text).is_ok(), is_over, "{rest:?}");
         }
     }
 

@@ -1,11 +1,14 @@
 //! Streams that are not ours, that break, or that are spelled in ways nobody documented.
 
+use std::time::Duration;
+
 use serde_json::json;
 use tokio::join;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 use voicebridge::simulate::caller::{CallReport, CallerOptions, EndedBy, Spelling, StreamEnd, run_call};
 use voicebridge::simulate::model::script::When;
-use voicebridge::simulate::model::{ModelOptions, SessionReport};
+use voicebridge::simulate::model::{ModelOptions, SessionReport, Transcripts};
 use voicebridge::simulate::scenario::Step;
 use wiremock::matchers::method;
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -284,6 +287,29 @@ async fn ten_unusable_frames_in_a_row_end_the_stream_with_a_reason_and_an_apolog
         assert!(twiml.contains(FALLBACK) && twiml.contains("<Hangup/>"), "{twiml}");
     }
     assert_eq!(world.metric(r#"calls_ended_total{reason="stream_invalid"}"#), 3);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_too_large_to_be_read_ends_a_call_that_still_awaits_the_caller_s_words() {
+    let transcripts = Transcripts { delay_ms: 600_000, ..Transcripts::default() };
+    let options = ModelOptions { script: brief([]), transcripts, ..ModelOptions::default() };
+    let world = World::start(options, PCMU).await;
+    let mut line = world.line("CA1").await;
+    line.hear("mark").await;
+    line.say("hello", |message| message).await;
+    until("the caller is answered", async || {
+        world.transcript("CA1").await.iter().any(|row| row["content"] == "Hello to you.")
+    })
+    .await;
+    let sent = Instant::now();
+    line.media(&"/".repeat(1024 * 1024)).await;
+    line.closed().await;
+    assert_eq!(world.reason("CA1").await, "stream_invalid");
+    let lingered = sent.elapsed();
+    // The server runs on this thread: had the end been told without end, nothing would have gone on here.
+    assert!(lingered > Duration::from_secs(2), "the words were awaited: {lingered:?}");
+    assert!(lingered < Duration::from_secs(10), "and no longer than calls linger: {lingered:?}");
     world.stop().await;
 }
 

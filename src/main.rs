@@ -116,7 +116,8 @@ async fn run(CommandLine { config, command }: CommandLine) -> anyhow::Result<Exi
         Command::Bench(options) => {
             telemetry::init_logging(LogFormat::Text, "warn")?;
             app::install_tls();
-            let good = Box::pin(bench::run(*options)).await?;
+            let signals = Signals::listen().context("cannot listen for signals")?;
+            let good = Box::pin(bench::run(*options, signals)).await?;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Relay(options) => {

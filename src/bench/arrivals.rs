@@ -18,6 +18,8 @@ pub(super) struct Arrivals {
     messages: VecDeque<(u64, Micros)>,
     bytes: u64,
     order: Order,
+    /// The last frame of a burst: when the burst was sent, and its number.
+    in_burst: Option<(Micros, u64)>,
     found: Vec<Found>,
 }
 
@@ -28,6 +30,7 @@ impl Arrivals {
             messages: VecDeque::with_capacity(MESSAGES + 1),
             bytes: 0,
             order: Order::default(),
+            in_burst: None,
             found: Vec::new(),
         }
     }
@@ -48,23 +51,54 @@ impl Arrivals {
         }
         self.found.clear();
         self.reader.push(audio, &mut self.found);
-        let mut call = None;
-        for found in &self.found {
-            match found.mark {
-                Mark::Call(number) => call = Some(number),
-                Mark::Frame(sequence) => {
-                    let (frame, in_order) = self.order.place(sequence);
-                    let Some((call_of, lane)) = lane else { continue };
-                    let sent_at = lane.sent_at(frame);
-                    if shared.counts(sent_at) && call_of.counts(sent_at) {
-                        let (arrived_at, shift) = self.arrival(found.at_byte);
-                        let latency = Duration::from_micros(arrived_at.saturating_sub(sent_at));
-                        way.arrived(latency, shift, in_order);
-                    }
+        let mut number = None;
+        for found in std::mem::take(&mut self.found) {
+            match (found.mark, lane) {
+                (Mark::Call(told), _) => number = Some(told),
+                (Mark::Frame(sequence), Some((call, lane))) => {
+                    let counts = |at| shared.counts(at) && call.counts(at);
+                    self.frame(sequence, found.at_byte, lane, counts, way);
                 }
+                (Mark::Frame(_), None) => {}
             }
         }
-        call
+        number
+    }
+
+    fn frame(
+        &mut self,
+        sequence: u16,
+        at_byte: u64,
+        lane: &Lane,
+        counts: impl Fn(Micros) -> bool,
+        way: &mut Way,
+    ) {
+        let (frame, in_order) = self.order.place(sequence);
+        let Some(sent) = lane.arrived(frame) else { return };
+        self.order.accept(frame);
+        if !counts(sent.at) {
+            return;
+        }
+        if sent.again {
+            way.duplicated += u64::from(self.order.is_recent(frame));
+            return;
+        }
+        way.received += 1;
+        way.reordered += u64::from(!in_order);
+        if sent.in_burst {
+            way.sent += self.missing_before(sent.at, frame);
+        } else {
+            let (arrived_at, shift) = self.arrival(at_byte);
+            way.timed(Duration::from_micros(arrived_at.saturating_sub(sent.at)), shift);
+        }
+    }
+
+    /// How many frames of a burst are known to have been sent by the arrival of this one, and were not known before. What
+    /// comes after the last that arrives was cut off when the caller spoke, and is not lost.
+    fn missing_before(&mut self, burst: Micros, frame: u64) -> u64 {
+        let last = self.in_burst.filter(|(same, _)| *same == burst).map(|(_, last)| last);
+        self.in_burst = Some((burst, last.map_or(frame, |last| last.max(frame))));
+        last.map_or(1, |last| frame.saturating_sub(last))
     }
 
     /// When the middle of the frame at this byte arrived, and how far into its message the frame begins.
@@ -89,7 +123,7 @@ mod tests {
         let shared = Shared::new();
         shared.open_window();
         let call = shared.add_call(3, "CA3".into(), false);
-        call.has_begun(0);
+        call.is_known(0);
         let began = 1_000_000;
         let writer = Writer::new(AudioFormat::Pcmu);
         let mut audio = vec![0xFF; 30];
@@ -101,11 +135,36 @@ mod tests {
         let (mut arrivals, mut way) = (Arrivals::new(AudioFormat::Pcmu), Way::default());
         let mut told = None;
         for (number, message) in audio.chunks(160).enumerate() {
-            let at = call.up.sent_at(0) + 1_000_000 * number as u64 + 700;
+            let at = began + 1_000_000 * number as u64 + 700;
             told = told.or(arrivals.push(at, message, Some((&call, &call.up)), &shared, &mut way));
         }
         assert_eq!((told, way.received, way.reordered, way.late), (Some(3), 4, 0, 0));
         assert!(way.latency.summary().max_us.abs_diff(700) < 20, "30 bytes of shift do not move the middle");
         assert!(way.shift_us.summary().p50_us.abs_diff(3_750) < 20);
+    }
+
+    #[test]
+    fn frames_missing_inside_a_burst_are_lost_and_those_cut_off_at_its_end_are_not() {
+        let shared = Shared::new();
+        shared.open_window();
+        let call = shared.add_call(3, "CA3".into(), false);
+        call.is_known(0);
+        let writer = Writer::new(AudioFormat::Pcmu);
+        let mut audio = Vec::new();
+        for frame in 0..40 {
+            call.down.sent_in_burst(frame, 1_000_000);
+            // Three are dropped on the way, and ten come after a clear, which is to say never.
+            if !(10..13).contains(&frame) && frame < 30 {
+                writer.write(Mark::Frame(frame as u16), &mut audio);
+            }
+        }
+        let (mut arrivals, mut way) = (Arrivals::new(AudioFormat::Pcmu), Way::default());
+        let mut come = |audio: &[u8]| {
+            arrivals.push(1_000_700, audio, Some((&call, &call.down)), &shared, &mut way);
+        };
+        come(&audio);
+        come(&audio[..160 * 5]);
+        assert_eq!((way.sent, way.received, way.lost(), way.duplicated), (30, 27, 3, 5));
+        assert_eq!(way.latency.summary().count, 0, "they are not timed");
     }
 }

@@ -26,6 +26,7 @@ use super::mark::{Mark, SEQUENCES, Writer};
 use super::player::Player;
 use crate::audio::AudioFormat;
 use crate::simulate::caller::offer::{Introduction, Offer, Switchboard};
+use crate::wire::websocket::Role;
 
 const FRAME_US: Micros = 20_000;
 /// From asking for TwiML to the end of the handshake.
@@ -61,6 +62,10 @@ pub(super) async fn run(shared: Arc<Shared>, call: Arc<Call>, dialing: Dialing, 
             error = poll_fn(|cx| caller.poll(cx)) => return Err(format!("the media stream broke: {error}")),
         }
         caller.stop().await;
+        let missed = call.left_uncleared(shared.clock.now());
+        if missed.is_some_and(|at| shared.counts(at) && call.counts(at)) {
+            lock(&shared.callers).not_cleared += 1;
+        }
         dialing.switchboard.tell_end(&offer, &who).await
     };
     if let Err(problem) = result.await {
@@ -93,7 +98,7 @@ async fn connect(dialing: &Dialing, who: &Introduction) -> Result<(Link<Io>, Off
     let (stream, _) = tokio_tungstenite::connect_async_with_config(request, None, true)
         .await
         .map_err(|error| format!("the media stream is not let in: {error}"))?;
-    Ok((Link::new(stream.into_inner(), true), offer))
+    Ok((Link::new(stream.into_inner(), Role::Client), offer))
 }
 
 /// One stream, once it is connected.
@@ -150,7 +155,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Caller<S> {
         self.link.send(&start.to_string());
         let now = self.shared.clock.now();
         self.started_at = Some(now);
-        self.call.has_begun(now);
         self.next_frame_at = now + FRAME_US + phase_us(self.call.number);
     }
 
@@ -261,12 +265,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Caller<S> {
                     let heard = self.player.on_clear(now);
                     self.call.quiet_at.store(now, Ordering::Release);
                     let difference = self.call.cut_seen(|cut| cut.heard_ms = Some(heard));
-                    let interrupted_at = self.call.interrupted_at.swap(0, Ordering::AcqRel);
+                    let interrupted_at = self.call.cleared();
+                    let counts = |at: &Micros| self.shared.counts(*at) && self.call.counts(*at);
                     let mut tally = lock(&self.shared.callers);
-                    if interrupted_at > 0 {
+                    if let Some(interrupted_at) = interrupted_at.filter(counts) {
                         tally.barge_in.record_us(now.saturating_sub(interrupted_at));
                     }
-                    if let Some(difference) = difference {
+                    if let Some(difference) = difference.filter(|_| counts(&now)) {
                         tally.truncation.record(difference);
                     }
                 }

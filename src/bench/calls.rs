@@ -16,8 +16,10 @@ use super::mark::SEQUENCES;
 const SLOTS: usize = 1024;
 /// Each so many frames say which call they belong to instead of which frame they are.
 pub(super) const CALL_EVERY: u64 = 64;
-/// By then both ends know which call it is.
-const SETTLING_US: Micros = 1_000_000;
+/// Frames count so long after the model's end has been told which call it is: those before could not be told apart.
+const SETTLING_US: Micros = 200_000;
+/// A `clear` that has not come by the end of the call, and so long after the interruption, will not come.
+const CLEAR_WITHIN_US: Micros = 1_000_000;
 /// A frame later than this is audible as a gap.
 const LATE: Duration = Duration::from_millis(20);
 
@@ -42,9 +44,24 @@ impl Clock {
     }
 }
 
-/// When frames of one direction of a call were sent.
+/// When frames of one direction of a call were sent, and which have arrived.
 #[derive(Debug)]
 pub(super) struct Lane(Box<[AtomicU64]>);
+
+/// A frame that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) at: Micros,
+    /// It came at once with others, so its way is not timed.
+    pub(super) in_burst: bool,
+    /// It has arrived before.
+    pub(super) again: bool,
+}
+
+/// The lowest bits of a slot; above them is which of the frames that share the slot it is, then the time.
+const ARRIVED: u64 = 1;
+const IN_BURST: u64 = 2;
+const LAP_BITS: u32 = 18;
 
 impl Lane {
     fn new() -> Self {
@@ -52,11 +69,31 @@ impl Lane {
     }
 
     pub(super) fn sent(&self, frame: u64, at: Micros) {
-        self.0[frame as usize % SLOTS].store(at, Ordering::Release);
+        self.slot(frame).store(Self::sent_as(frame, at), Ordering::Release);
     }
 
-    pub(super) fn sent_at(&self, frame: u64) -> Micros {
-        self.0[frame as usize % SLOTS].load(Ordering::Acquire)
+    pub(super) fn sent_in_burst(&self, frame: u64, at: Micros) {
+        self.slot(frame).store(Self::sent_as(frame, at) | IN_BURST, Ordering::Release);
+    }
+
+    /// A frame has arrived. `None`: it was not sent, or too long ago, so what was read is not its number.
+    pub(super) fn arrived(&self, frame: u64) -> Option<Sent> {
+        let slot = self.slot(frame).load(Ordering::Acquire);
+        let at = slot >> (2 + LAP_BITS);
+        if at == 0 || slot & !(ARRIVED | IN_BURST) != Self::sent_as(frame, at) {
+            return None;
+        }
+        self.slot(frame).fetch_or(ARRIVED, Ordering::AcqRel);
+        Some(Sent { at, in_burst: slot & IN_BURST > 0, again: slot & ARRIVED > 0 })
+    }
+
+    fn slot(&self, frame: u64) -> &AtomicU64 {
+        &self.0[frame as usize % SLOTS]
+    }
+
+    const fn sent_as(frame: u64, at: Micros) -> u64 {
+        let lap = frame / SLOTS as u64 % (1 << LAP_BITS);
+        at << (2 + LAP_BITS) | lap << 2
     }
 }
 
@@ -68,7 +105,7 @@ pub(super) struct Call {
     pub(super) up: Lane,
     pub(super) down: Lane,
     /// When the model last said that the caller speaks over the agent; 0 when `clear` has followed.
-    pub(super) interrupted_at: AtomicU64,
+    interrupted_at: AtomicU64,
     /// When the caller will have heard all that has come.
     pub(super) quiet_at: AtomicU64,
     pub(super) cut: Mutex<Cut>,
@@ -105,17 +142,21 @@ pub(super) struct Way {
     pub(super) sent: u64,
     pub(super) received: u64,
     pub(super) reordered: u64,
+    pub(super) duplicated: u64,
     pub(super) late: u64,
 }
 
 impl Way {
-    /// A frame arrived so long after it was sent.
-    pub(super) fn arrived(&mut self, latency: Duration, shift_us: u64, in_order: bool) {
-        self.received += 1;
+    /// A frame that is timed arrived so long after it was sent.
+    pub(super) fn timed(&mut self, latency: Duration, shift_us: u64) {
         self.latency.record(latency);
         self.shift_us.record_us(shift_us);
-        self.reordered += u64::from(!in_order);
         self.late += u64::from(latency > LATE);
+    }
+
+    /// Frames that did not arrive.
+    pub(super) const fn lost(&self) -> u64 {
+        self.sent.saturating_sub(self.received)
     }
 
     fn add(&mut self, other: &Self) {
@@ -124,6 +165,7 @@ impl Way {
         self.sent += other.sent;
         self.received += other.received;
         self.reordered += other.reordered;
+        self.duplicated += other.duplicated;
         self.late += other.late;
     }
 }
@@ -135,6 +177,8 @@ pub(super) struct Tally {
     pub(super) down: Way,
     pub(super) first_audio: Durations,
     pub(super) barge_in: Durations,
+    /// Interruptions after which no `clear` came.
+    pub(super) not_cleared: u64,
     /// Difference between what was heard and where the bridge cut.
     pub(super) truncation: Durations,
     pub(super) lateness: Durations,
@@ -147,17 +191,23 @@ impl Tally {
         *self.problems.entry(what.into()).or_default() += 1;
     }
 
+    /// What went wrong counts, also where nothing else does.
+    pub(super) fn add_failures(&mut self, other: &Self) {
+        self.calls_failed += other.calls_failed;
+        for (what, count) in &other.problems {
+            *self.problems.entry(what.clone()).or_default() += count;
+        }
+    }
+
     pub(super) fn add(&mut self, other: &Self) {
         self.up.add(&other.up);
         self.down.add(&other.down);
         self.first_audio.add(&other.first_audio);
         self.barge_in.add(&other.barge_in);
+        self.not_cleared += other.not_cleared;
         self.truncation.add(&other.truncation);
         self.lateness.add(&other.lateness);
-        self.calls_failed += other.calls_failed;
-        for (what, count) in &other.problems {
-            *self.problems.entry(what.clone()).or_default() += count;
-        }
+        self.add_failures(other);
     }
 }
 
@@ -245,15 +295,24 @@ impl Shared {
         lock(&self.calls).get(&number).cloned()
     }
 
+    /// Calls that both ends know.
+    pub(super) fn calls_up(&self) -> u32 {
+        lock(&self.calls).values().filter(|call| call.is_up()).count() as u32
+    }
+
     pub(super) fn remove_call(&self, number: u16) {
         lock(&self.calls).remove(&number);
     }
 }
 
 impl Call {
-    /// The stream has begun; its frames count soon.
-    pub(super) fn has_begun(&self, now: Micros) {
+    /// Both ends know which call it is; its frames count soon.
+    pub(super) fn is_known(&self, now: Micros) {
         self.counts_from.store(now + SETTLING_US, Ordering::Release);
+    }
+
+    fn is_up(&self) -> bool {
+        self.counts_from.load(Ordering::Acquire) < Micros::MAX
     }
 
     /// The caller will hang up soon.
@@ -266,6 +325,22 @@ impl Call {
         let (from, until) =
             (self.counts_from.load(Ordering::Acquire), self.counts_until.load(Ordering::Acquire));
         from <= sent_at && sent_at < until
+    }
+
+    /// The model says that the caller speaks over the agent. Returns an earlier interruption that was never cleared.
+    pub(super) fn interrupted(&self, now: Micros) -> Option<Micros> {
+        *lock(&self.cut) = Cut::default();
+        Some(self.interrupted_at.swap(now, Ordering::AcqRel)).filter(|at| *at > 0)
+    }
+
+    /// `clear` has come. Returns when the interruption was that it answers.
+    pub(super) fn cleared(&self) -> Option<Micros> {
+        Some(self.interrupted_at.swap(0, Ordering::AcqRel)).filter(|at| *at > 0)
+    }
+
+    /// The call is over. Returns an interruption that should have been cleared long before.
+    pub(super) fn left_uncleared(&self, now: Micros) -> Option<Micros> {
+        self.cleared().filter(|at| now > at + CLEAR_WITHIN_US)
     }
 
     /// One end knows its side of a cut; whoever comes second knows the difference.
@@ -297,19 +372,25 @@ pub(super) struct Order {
 
 impl Order {
     /// The whole number of a frame, and whether it is later than all before it.
-    pub(super) fn place(&mut self, sequence: u16) -> (u64, bool) {
+    pub(super) fn place(&self, sequence: u16) -> (u64, bool) {
         let (sequence, all) = (u64::from(sequence), u64::from(SEQUENCES));
-        let Some(highest) = self.highest else {
-            self.highest = Some(sequence);
-            return (sequence, true);
-        };
+        let Some(highest) = self.highest else { return (sequence, true) };
         let ahead = (sequence + all - highest % all) % all;
         if ahead < all / 2 && ahead > 0 {
-            self.highest = Some(highest + ahead);
             (highest + ahead, true)
         } else {
             (highest.saturating_sub((all - ahead) % all), false)
         }
+    }
+
+    /// Whether it is among the last second's: an older one that is read again was never there.
+    pub(super) fn is_recent(&self, frame: u64) -> bool {
+        self.highest.is_some_and(|highest| frame + 50 > highest)
+    }
+
+    /// The frame is really there. What was only read by mistake must not count as one before or after others.
+    pub(super) fn accept(&mut self, frame: u64) {
+        self.highest = self.highest.max(Some(frame));
     }
 }
 
@@ -320,12 +401,45 @@ mod tests {
     #[test]
     fn frames_are_counted_on_when_their_numbers_start_again() {
         let mut order = Order::default();
-        assert_eq!(order.place(4_090), (4_090, true));
-        assert_eq!(order.place(4_095), (4_095, true));
-        assert_eq!(order.place(0), (4_096, true));
-        assert_eq!(order.place(4_094), (4_094, false));
-        assert_eq!(order.place(0), (4_096, false), "a frame that came twice");
-        assert_eq!(order.place(1_000), (5_096, true));
+        let mut place = |sequence| {
+            let (frame, in_order) = order.place(sequence);
+            order.accept(frame);
+            (frame, in_order)
+        };
+        assert_eq!(place(4_090), (4_090, true));
+        assert_eq!(place(4_095), (4_095, true));
+        assert_eq!(place(0), (4_096, true));
+        assert_eq!(place(4_094), (4_094, false));
+        assert_eq!(place(0), (4_096, false), "a frame that came twice");
+        assert_eq!(place(1_000), (5_096, true));
+        assert_eq!(order.place(3_000), (7_096, true));
+        assert_eq!(order.place(1_001), (5_097, true), "what was not accepted changes nothing");
+    }
+
+    #[test]
+    fn a_frame_arrives_once_and_only_if_it_was_sent() {
+        let lane = Lane::new();
+        assert_eq!(lane.arrived(5), None);
+        lane.sent(5, 70);
+        assert_eq!(lane.arrived(5), Some(Sent { at: 70, in_burst: false, again: false }));
+        assert_eq!(lane.arrived(5), Some(Sent { at: 70, in_burst: false, again: true }));
+        assert_eq!(lane.arrived(5 + SLOTS as u64), None, "the next of its slot was not sent yet");
+        lane.sent_in_burst(5 + SLOTS as u64, 90);
+        assert_eq!(lane.arrived(5 + SLOTS as u64), Some(Sent { at: 90, in_burst: true, again: false }));
+    }
+
+    #[test]
+    fn an_interruption_is_waited_for_until_it_is_cleared_or_the_next_one_comes() {
+        let call = Shared::new().add_call(7, "CA7".into(), false);
+        assert_eq!((call.interrupted(10), call.cleared(), call.cleared()), (None, Some(10), None));
+        assert_eq!(
+            (call.interrupted(20), call.interrupted(30)),
+            (None, Some(20)),
+            "the first was not cleared"
+        );
+        assert_eq!(call.left_uncleared(30 + CLEAR_WITHIN_US), None, "it may still come");
+        call.interrupted(40);
+        assert_eq!(call.left_uncleared(41 + CLEAR_WITHIN_US), Some(40));
     }
 
     #[test]

@@ -65,16 +65,16 @@ pub struct BenchOptions {
     #[arg(long, default_value_t = 50.0, value_parser = rate)]
     pub dial_per_s: f64,
     /// Every so many answers the caller speaks over the agent; 0 is never.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = interrupt_every)]
     pub interrupt_every: u32,
     /// Limit: 99 % of the frames of each direction must be added no more than this, in milliseconds.
-    #[arg(long, default_value_t = 20.0)]
+    #[arg(long, default_value_t = 20.0, value_parser = limit)]
     pub limit_p99_ms: f64,
     /// Limit: share of the frames that may be lost.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = limit)]
     pub limit_lost: f64,
     /// Keep up the first of --calls for so long, hanging up and dialing all the time, and watch for growth: 30m, 2h.
-    #[arg(long, value_name = "TIME", value_parser = long_time, conflicts_with_all = ["search", "floor", "html"])]
+    #[arg(long, value_name = "TIME", value_parser = long_time, conflicts_with_all = ["search", "floor", "html", "rounds", "silent"])]
     pub soak: Option<Duration>,
     /// Decides the length of answers and the moments of interruptions.
     #[arg(long, default_value_t = 1)]
@@ -109,6 +109,23 @@ fn seconds(text: &str) -> Result<Duration, String> {
         return Err("between 0.5 and 86400 seconds are expected".to_owned());
     }
     Ok(Duration::from_secs_f64(seconds))
+}
+
+fn limit(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(limit) if limit.is_finite() && limit >= 0.0 => Ok(limit),
+        _ => Err("a number from 0 up is expected".to_owned()),
+    }
+}
+
+fn interrupt_every(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(1) => {
+            Err("if every answer is spoken over, none can be timed; 2 or more, or 0 for never".to_owned())
+        }
+        Ok(every) => Ok(every),
+        Err(_) => Err("a whole number is expected".to_owned()),
+    }
 }
 
 fn rate(text: &str) -> Result<f64, String> {

@@ -14,7 +14,7 @@ use crate::app::Signals;
 use crate::shutdown::Tasks;
 
 /// What one read may bring: as much as the bridge reads from a model.
-const READ_BYTES: usize = 16 * 1024;
+const READ_BYTES: usize = 4 * 1024;
 
 /// Options of `relay`.
 #[derive(Debug, Clone, Args)]

@@ -26,6 +26,7 @@ use super::mark::{Mark, SEQUENCES, Writer};
 use super::talk::{Act, Talk};
 use crate::audio::AudioFormat;
 use crate::simulate::random::Random;
+use crate::wire::websocket::Role;
 
 /// Streams on this path speak Twilio's language: they come over the floor.
 pub(super) const FLOOR_PATH: &str = "/floor";
@@ -102,7 +103,7 @@ async fn run(
         .map_err(|_| "a session did not complete its handshake")?
         .map_err(|error| format!("a session's handshake failed: {error}"))?;
     let mut session =
-        Session::new(Arc::clone(&shared), Link::new(stream.into_inner(), false), talk, number, floor);
+        Session::new(Arc::clone(&shared), Link::new(stream.into_inner(), Role::Server), talk, number, floor);
     tokio::select! {
         ended = poll_fn(|cx| session.poll(cx)) => ended,
         () = stop.cancelled() => Ok(()),
@@ -232,6 +233,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     if let (None, Some(number)) = (&self.call, told)
                         && let Some(call) = self.shared.call(number)
                     {
+                        call.is_known(now);
                         self.call = Some(call);
                         self.stream_sid = format!("MZ{number:032x}");
                         self.unasked_at = Some(now + SPEAK_UNASKED_US);
@@ -273,7 +275,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.link.send(&truncated);
         let Some(call) = &self.call else { return };
         let difference = call.cut_seen(|cut| cut.truncated_ms = Some(audio_end_ms));
-        if let Some(difference) = difference {
+        let now = self.shared.clock.now();
+        if let Some(difference) = difference.filter(|_| self.shared.counts(now) && call.counts(now)) {
             lock(&self.shared.models).truncation.record(difference);
         }
         call.note(|said| {
@@ -298,7 +301,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             match act {
                 Act::Begin(number) => self.begin(&call, number),
                 Act::Audio { frames: 1, timed: true } => self.frame(&call, due, now),
-                Act::Audio { frames, .. } => self.burst(&call, frames),
+                Act::Audio { frames, .. } => self.burst(&call, frames, now),
                 Act::Done => self.done(&call),
                 Act::SpeechStarted { over } => self.speech_started(&call, over, now),
                 Act::SpeechStopped => self.speech_stopped(),
@@ -314,12 +317,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let call_number = call.number;
         self.response = format!("resp_{call_number}_{number}");
         self.item = format!("item_{call_number}_{number}");
-        // What was interrupted should be clear by now, unless the caller has hung up since.
-        let now = self.shared.clock.now();
-        let not_clear = call.interrupted_at.swap(0, Ordering::AcqRel) > 0;
-        if not_clear && self.shared.counts(now) && call.counts(now) {
-            lock(&self.shared.models).problem("the caller spoke over the agent, and no `clear` came");
-        }
         self.before_item = self.last_item.replace(self.item.clone());
         let events = dialect::begin(&self.response, &self.item, self.before_item.as_deref());
         self.say(&events);
@@ -348,7 +345,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    fn burst(&mut self, call: &Call, frames: u64) {
+    fn burst(&mut self, call: &Call, frames: u64, at: Micros) {
         let mut left = frames;
         while left > 0 {
             let now = left.min(BURST_MESSAGE_FRAMES);
@@ -356,8 +353,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.audio.clear();
             for _ in 0..now {
                 self.say_words();
-                // What is cut off must not count as lost: these frames only say whose they are.
-                self.writer.write(Mark::Call(call.number), &mut self.audio);
+                let frame = self.frames;
+                self.frames += 1;
+                self.writer.write(Mark::Frame((frame % u64::from(SEQUENCES)) as u16), &mut self.audio);
+                call.down.sent_in_burst(frame, at);
             }
             self.say_audio();
         }
@@ -399,8 +398,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.turns += 1;
         self.user_item = format!("user_{}_{}", call.number, self.turns);
         if over {
-            *lock(&call.cut) = super::calls::Cut::default();
-            call.interrupted_at.store(now, Ordering::Release);
+            let missed = call.interrupted(now);
+            if missed.is_some_and(|at| self.shared.counts(at) && call.counts(at)) {
+                lock(&self.shared.models).not_cleared += 1;
+            }
         }
         if self.floor {
             if over {

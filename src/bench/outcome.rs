@@ -41,6 +41,8 @@ pub struct Machine {
     pub memory_bytes: u64,
     /// Operating system and kernel.
     pub system: String,
+    /// False: a debug build was measured, and measured itself.
+    pub optimised: bool,
 }
 
 /// How the load was made.
@@ -103,6 +105,8 @@ pub struct Step {
     pub round: u32,
     /// Calls at the same time.
     pub calls: u32,
+    /// Calls that were really up when it was measured.
+    pub calls_up: u32,
     /// Seconds that were measured.
     pub seconds: f64,
     /// From the caller to the model.
@@ -113,11 +117,15 @@ pub struct Step {
     pub first_audio: Latency,
     /// From the model's word that the caller speaks to `clear` reaching the caller's end.
     pub barge_in: Latency,
+    /// Times the caller spoke over the agent.
+    pub interruptions: u64,
+    /// Of these, the ones after which no `clear` came before the next answer.
+    pub not_cleared: u64,
     /// Between what the caller had heard when `clear` came and where the model was told to cut.
     pub truncation: Latency,
-    /// CPU time of the target's processes; only of what was started here.
+    /// CPU time of the target's processes, where they are known.
     pub cpu: Option<Cpu>,
-    /// Memory of the target's processes; only of what was started here.
+    /// Memory of the target's processes, where they are known.
     pub memory: Option<Memory>,
     /// The same calls afterwards, when nobody talked; only where it was asked for.
     pub silent: Option<Silent>,
@@ -129,12 +137,35 @@ pub struct Step {
     pub problems: Vec<String>,
     /// Whether all of it is within the limit.
     pub within_limit: bool,
+    /// Each figure as a ratio to that of the floor in the same round; only of a bridge beside a floor.
+    pub against_floor: Option<AgainstFloor>,
+}
+
+/// How many times as much as the floor's. A figure that one of the two lacks is left out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct AgainstFloor {
+    /// CPU time of a call.
+    pub cpu: Option<f64>,
+    /// Memory of a call, of the target's own process.
+    pub own_memory: Option<f64>,
+    /// Latency from the caller to the model, median.
+    pub up_p50: Option<f64>,
+    /// The same, 99th percentile.
+    pub up_p99: Option<f64>,
+    /// Latency from the model to the caller, median.
+    pub down_p50: Option<f64>,
+    /// The same, 99th percentile.
+    pub down_p99: Option<f64>,
+    /// Time to first audio, median.
+    pub first_audio_p50: Option<f64>,
+    /// Barge-in to `clear`, median.
+    pub barge_in_p50: Option<f64>,
 }
 
 /// Frames of 20 ms on their way in one direction.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Direction {
-    /// From the moment a frame was due to be sent to the arrival of its middle.
+    /// From the moment a frame was sent, whether the bridge took it or not, to the arrival of its middle.
     pub latency: Latency,
     /// How much later within its message a frame begins than it was sent: the delay of filters.
     pub shift_us: f64,
@@ -146,7 +177,9 @@ pub struct Direction {
     pub lost: u64,
     /// Frames that arrived after a later one.
     pub reordered: u64,
-    /// Frames that arrived more than 20 ms after they were due.
+    /// Frames that arrived once more.
+    pub duplicated: u64,
+    /// Frames that arrived more than 20 ms after they were sent.
     pub late: u64,
 }
 
@@ -199,6 +232,10 @@ pub struct Memory {
 /// Calls in which nobody talks: the caller's frames flow, and the model says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Silent {
+    /// Frames of the callers that arrived meanwhile.
+    pub caller_frames: u64,
+    /// Frames that the model sent meanwhile: none, unless its last answer was longer than was waited for.
+    pub agent_frames: u64,
     /// CPU time of the target's processes.
     pub cpu: Cpu,
     /// Their memory.

@@ -130,6 +130,11 @@ impl Rig {
         call
     }
 
+    /// Calls of which both ends know each other.
+    pub(super) fn calls_up(&self) -> u32 {
+        self.shared.calls_up()
+    }
+
     /// Frames of this call that are sent from now on do not count.
     pub(super) fn let_end(&self, call: &Call) {
         call.is_nearly_over(self.shared.clock.now());

@@ -1,16 +1,48 @@
 //! What is printed while a benchmark runs.
 
-use super::outcome::{Direction, Latency, Outcome, Step, TargetKind};
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::outcome::{AgainstFloor, Direction, Latency, Outcome, Step};
+
+/// JSON goes to standard output, so everything else must not.
+static BESIDE: AtomicBool = AtomicBool::new(false);
+
+/// From now on standard output belongs to JSON.
+pub(super) fn speak_beside() {
+    BESIDE.store(true, Ordering::Relaxed);
+}
+
+/// A line for whoever watches.
+pub(super) fn say(line: &str) {
+    if BESIDE.load(Ordering::Relaxed) { eprintln!("{line}") } else { println!("{line}") }
+}
+
+/// What is going on now, on a terminal: the next one replaces it.
+pub(super) fn progress(what: &str) {
+    let mut terminal = std::io::stderr();
+    if terminal.is_terminal() {
+        // Nobody is worse off when it cannot be shown.
+        let _ = write!(terminal, "\r\x1b[K{what}");
+        let _ = terminal.flush();
+    }
+}
+
+macro_rules! sayln {
+    ($($text:tt)*) => { say(&format!($($text)*)) };
+}
 
 /// What is about to be measured.
 pub(super) fn print_start(outcome: &Outcome) {
     let machine = &outcome.machine;
-    println!("{}, {} cores, {}", machine.processor, machine.cores, machine.system);
-    println!(
+    sayln!("{}, {} cores, {}", machine.processor, machine.cores, machine.system);
+    sayln!(
         "audio to the model {}; {} s measured after {} s at full load\n",
-        outcome.load.format, outcome.load.measured_s, outcome.load.settling_s
+        outcome.load.format,
+        outcome.load.measured_s,
+        outcome.load.settling_s
     );
-    println!(
+    sayln!(
         "{:<12} {:>5} {:>5}  {:>23}  {:>23}  {:>5} {:>5}  {:>8} {:>8}  {:>11}  {:>8}",
         "target",
         "round",
@@ -27,52 +59,54 @@ pub(super) fn print_start(outcome: &Outcome) {
 }
 
 /// One more step.
-pub(super) fn print_step(outcome: &Outcome, step: &Step) {
-    println!("{}", row(step));
+pub(super) fn print_step(step: &Step) {
+    sayln!("{}", row(step));
     for problem in &step.problems {
-        println!("    {problem}");
+        sayln!("    {problem}");
     }
     if let Some(silent) = step.silent {
-        println!(
+        sayln!(
             "    when nobody talks: {:.2} ms of CPU a call-second, {:.0} KiB a call, {:.0} of them its own process'",
             silent.cpu.ms_per_call_second,
             silent.memory.per_call_bytes / 1024.0,
             silent.memory.own_per_call_bytes / 1024.0,
         );
     }
-    if step.far_ends.lateness.p99_us > 5_000 {
-        let p99 = step.far_ends.lateness.p99_us / 1000;
-        println!("    the far ends themselves were late by {p99} ms (p99): the figures are about them");
-    }
-    if let Some(floor) = floor_of(outcome, step)
-        && let (Some(own), Some(low)) = (step.cpu, floor.cpu)
-        && low.ms_per_call_second > 0.0
-    {
-        println!(
-            "    against the floor: CPU x{:.2}, p50 {:+} µs up {:+} µs down, p99 {:+} µs up {:+} µs down",
-            own.ms_per_call_second / low.ms_per_call_second,
-            difference(step.up.latency.p50_us, floor.up.latency.p50_us),
-            difference(step.down.latency.p50_us, floor.down.latency.p50_us),
-            difference(step.up.latency.p99_us, floor.up.latency.p99_us),
-            difference(step.down.latency.p99_us, floor.down.latency.p99_us),
-        );
-    }
+}
+
+/// How a step compares with the floor.
+pub(super) fn print_ratios(step: &Step, ratios: &AgainstFloor) {
+    let times = |ratio: Option<f64>| ratio.map_or_else(|| "-".to_owned(), |ratio| format!("x{ratio:.2}"));
+    sayln!(
+        "    {} against the floor, round {}: CPU {}, own memory {}, up p50 {} p99 {}, down p50 {} p99 {}, clear {}, first {}",
+        step.target,
+        step.round,
+        times(ratios.cpu),
+        times(ratios.own_memory),
+        times(ratios.up_p50),
+        times(ratios.up_p99),
+        times(ratios.down_p50),
+        times(ratios.down_p99),
+        times(ratios.barge_in_p50),
+        times(ratios.first_audio_p50),
+    );
 }
 
 /// What it all comes to.
-pub(super) fn print_end(outcome: &Outcome) {
-    println!();
+pub(super) fn print_end(outcome: &Outcome, most_tried: u32) {
+    say("");
     for (name, most) in &outcome.most_calls {
         let limit = outcome.load.limit;
-        println!(
-            "{name}: at most {most} calls with p99 <= {} ms and at most {} % lost",
+        sayln!(
+            "{name}: {} {most} calls with p99 <= {} ms and at most {} % lost",
+            if *most == most_tried { "at least" } else { "at most" },
             limit.p99_ms,
             limit.lost * 100.0
         );
     }
     let beyond = outcome.steps.iter().filter(|step| !step.within_limit).count();
     if outcome.most_calls.is_empty() && beyond > 0 {
-        println!("{beyond} of {} measurements were beyond the limit", outcome.steps.len());
+        sayln!("{beyond} of {} measurements were beyond the limit", outcome.steps.len());
     }
 }
 
@@ -105,16 +139,4 @@ fn spread(way: &Direction) -> String {
 
 fn ms(latency: &Latency, of: impl Fn(&Latency) -> u64) -> String {
     if latency.count == 0 { "-".to_owned() } else { format!("{:.2}", of(latency) as f64 / 1000.0) }
-}
-
-/// The floor's step of the same round, when this one is of a bridge; or the bridge's step is still to come.
-fn floor_of<'a>(outcome: &'a Outcome, step: &Step) -> Option<&'a Step> {
-    let floor = outcome.targets.iter().find(|target| target.kind == TargetKind::Floor)?;
-    let fits = |other: &&Step| other.target == floor.name && other.calls == step.calls;
-    (step.target != floor.name).then(|| outcome.steps.iter().rev().find(fits)).flatten()
-}
-
-#[expect(clippy::cast_possible_wrap, reason = "microseconds of a benchmark fit")]
-const fn difference(a: u64, b: u64) -> i64 {
-    a as i64 - b as i64
 }

@@ -118,6 +118,11 @@ impl Running {
         }
     }
 
+    /// CPU time of its processes, and of the first of them alone, in seconds.
+    pub(super) fn cpu(&self) -> Option<(f64, f64)> {
+        processes::cpu(self.process?)
+    }
+
     /// What its processes use; `None` when they are not known.
     pub(super) fn usage(&self) -> Option<Usage> {
         processes::usage(self.process?)
@@ -159,8 +164,8 @@ impl Drop for Scratch {
 fn own_command() -> anyhow::Result<Command> {
     let program = std::env::current_exe().context("cannot tell where this program is")?;
     let mut command = Command::new(program);
-    // Also when the benchmark panics.
-    command.stdin(Stdio::null()).kill_on_drop(true);
+    // Ended also when the benchmark panics, but not by a Ctrl-C that is meant for the benchmark: that ends it in its turn.
+    command.stdin(Stdio::null()).kill_on_drop(true).process_group(0);
     Ok(command)
 }
 

@@ -8,6 +8,8 @@ use super::scale::micros_tick;
 
 /// Far ends that send later than this at their 99th percentile measure themselves: it is as much as what is measured.
 const FAR_ENDS_LATE_US: u64 = 2000;
+/// Later than this, and a step does not count as within the limit.
+const FAR_ENDS_TOO_LATE_US: u64 = 20_000;
 
 /// What one target was found to do.
 pub(super) struct Answer {
@@ -55,6 +57,7 @@ fn answer(run: &Run<'_>, series: &Series<'_>, calls: u32) -> Option<Answer> {
     cards.extend(cpu(rounds, floor));
     cards.extend(memory(rounds, floor));
     cards.push(lost(rounds));
+    cards.extend(interruptions(rounds, floor));
     cards.extend(most_calls(run, series));
     let compared = if floor.is_some() {
         "Added latency is what the bridge takes beyond the floor, a relay that only moves bytes."
@@ -65,7 +68,7 @@ fn answer(run: &Run<'_>, series: &Series<'_>, calls: u32) -> Option<Answer> {
     };
     let over = match rounds.steps.len() {
         1 => "One round.".to_owned(),
-        n => format!("Medians over {}, lost frames summed up.", plural(n, "round")),
+        n => format!("Medians over {}, counts summed up.", plural(n, "round")),
     };
     let beyond = if rounds.within_limit() { "" } else { " Under this load it is beyond the limit." };
     Some(Answer {
@@ -149,6 +152,20 @@ fn lost(rounds: &Rounds<'_>) -> Card {
     }
 }
 
+/// Nothing if nobody was interrupted.
+fn interruptions(rounds: &Rounds<'_>, floor: Floor<'_>) -> Option<Card> {
+    let total = |number: fn(&Step) -> u64| rounds.steps.iter().map(|step| number(step)).sum::<u64>();
+    let (all, not_cleared) = (total(|step| step.interruptions), total(|step| step.not_cleared));
+    let clear = |step: &Step| known(&step.barge_in, step.barge_in.p50_us);
+    let mut figures = Vec::new();
+    if let Some((own, name, floor)) = against(rounds, floor, clear) {
+        let floor = floor.map(|floor| format!("{name} {}", micros(floor))).unwrap_or_default();
+        figures.push(Large::new(micros(own), "to clear, p50").with(floor));
+    }
+    figures.push(Large::new(count(not_cleared), "not cleared").with(format!("of {}", count(all))));
+    (all > 0).then(|| Card { title: "Interruptions".to_owned(), figures })
+}
+
 fn most_calls(run: &Run<'_>, series: &Series<'_>) -> Option<Card> {
     let most = &run.outcome.most_calls;
     let own = most.get(&series.target.name)?;
@@ -168,9 +185,14 @@ pub(super) fn limit(outcome: &Outcome) -> String {
 pub(super) fn far_ends_late(outcome: &Outcome) -> Option<String> {
     let late = |step: &&Step| step.far_ends.lateness.p99_us > FAR_ENDS_LATE_US;
     let worst = outcome.steps.iter().filter(late).map(|step| step.far_ends.lateness.p99_us).max()?;
+    let beyond = if worst > FAR_ENDS_TOO_LATE_US {
+        " With more than 20 ms, a step does not count as within the limit."
+    } else {
+        ""
+    };
     Some(format!(
         "In {}, the far ends sent frames late: 99 % of them within {} of their time at worst. The figures of such \
-         steps say more about the far ends than about what was measured.",
+         steps say more about the far ends than about what was measured.{beyond}",
         steps(outcome, late),
         micros(worst as f64)
     ))
@@ -180,7 +202,7 @@ pub(super) fn far_ends_late(outcome: &Outcome) -> Option<String> {
 pub(super) fn beyond_limit(outcome: &Outcome) -> Option<String> {
     let beyond = |step: &&Step| !step.within_limit;
     outcome.steps.iter().find(beyond)?;
-    Some(format!("Beyond the limit ({}): {}.", limit(outcome), steps(outcome, beyond)))
+    Some(format!("Beyond the limit ({}), or with problems: {}.", limit(outcome), steps(outcome, beyond)))
 }
 
 /// Names steps by target and number of calls.

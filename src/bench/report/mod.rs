@@ -24,7 +24,7 @@ use answer::Answer;
 use charts::Section;
 use figures::{bytes, count, listed, micros, number, plural, seconds};
 use rounds::{Run, Series};
-use table::{COST_COLUMNS, FRAME_COLUMNS, MOMENT_COLUMNS, Rows};
+use table::Table;
 
 /// The outcome as an HTML file that stands alone.
 #[must_use]
@@ -45,7 +45,7 @@ struct Page<'a> {
     beyond_limit: Option<String>,
     sections: Vec<Section>,
     facts: Vec<Fact>,
-    steps: Vec<Rows<'a>>,
+    tables: Vec<Table<'a>>,
     /// With each `<` escaped, so that nothing in it ends the script element.
     json: String,
 }
@@ -69,9 +69,13 @@ impl<'a> Page<'a> {
             beyond_limit: answer::beyond_limit(outcome),
             sections: charts::sections(run),
             facts: facts(outcome),
-            steps: outcome.steps.iter().map(table::rows).collect(),
+            tables: table::tables(outcome),
             json: json(outcome),
         }
+    }
+
+    fn limit(&self) -> String {
+        answer::limit(self.outcome)
     }
 
     fn has_floor(&self) -> bool {

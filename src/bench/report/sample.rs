@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::audio::AudioFormat;
 use crate::bench::outcome::{
-    Cpu, Direction, FarEnds, Latency, Limit, Load, Machine, Memory, Outcome, Step, Target, TargetKind,
+    AgainstFloor, Cpu, Direction, FarEnds, Latency, Limit, Load, Machine, Memory, Outcome, Silent, Step,
+    Target, TargetKind,
 };
 
 /// A bridge and the floor, 50 to 300 calls, two rounds.
@@ -18,19 +19,21 @@ pub(crate) fn outcome() -> Outcome {
     }
     Outcome {
         version: "0.1.0".to_owned(),
-        command: "voicebridge bench --floor --calls 50,100,200,300 --rounds 2 --html report.html".to_owned(),
+        command: "voicebridge bench --floor --calls 50,100,200,300 --rounds 2 --silent --html report.html"
+            .to_owned(),
         started_at: "2026-11-21T16:43:08Z".parse().unwrap(),
         machine: Machine {
             processor: "AMD EPYC 7B13".to_owned(),
             cores: 2,
             memory_bytes: 8_335_000_000,
             system: "Linux 6.1.0".to_owned(),
+            optimised: true,
         },
         load: Load {
             format: AudioFormat::Pcmu,
             measured_s: 20.0,
             settling_s: 5.0,
-            silent: false,
+            silent: true,
             dial_per_s: 50.0,
             seed: 7,
             limit: Limit { p99_ms: 20.0, lost: 0.001 },
@@ -50,7 +53,8 @@ pub(crate) fn lone_step() -> Outcome {
     outcome.targets.truncate(1);
     outcome.targets[0].started_here = false;
     outcome.steps.truncate(1);
-    (outcome.steps[0].cpu, outcome.steps[0].memory) = (None, None);
+    let step = &mut outcome.steps[0];
+    (step.cpu, step.memory, step.silent, step.against_floor) = (None, None, None, None);
     outcome
 }
 
@@ -61,7 +65,14 @@ pub(crate) fn all_kinds() -> Vec<Outcome> {
     for step in &mut no_frames.steps {
         (step.up, step.down) = (Direction::default(), Direction::default());
         (step.first_audio, step.barge_in) = (Latency::default(), Latency::default());
+        (step.truncation, step.interruptions, step.not_cleared) = (Latency::default(), 0, 0);
         step.far_ends.lateness = Latency::default();
+        // Only of CPU and memory there still is something to compare.
+        step.against_floor = step.against_floor.map(|AgainstFloor { cpu, own_memory, .. }| AgainstFloor {
+            cpu,
+            own_memory,
+            ..AgainstFloor::default()
+        });
     }
     let mut nothing = outcome();
     nothing.command = "nothing".to_owned();
@@ -109,8 +120,9 @@ fn bridge_step(calls: u32, round: u32) -> Step {
             u64::from(calls / 100),
         ),
         first_audio: latency(u64::from(calls), 7_400.0 + 12.0 * n, 12_000.0 + 40.0 * n),
-        barge_in: latency(u64::from(calls) * 3, 480.0 + 1.1 * n, 1_900.0 + 5.0 * n),
-        truncation: Latency::default(),
+        barge_in: latency(u64::from(calls) * 3 - u64::from(calls / 200), 480.0 + 1.1 * n, 1_900.0 + 5.0 * n),
+        not_cleared: u64::from(calls / 200),
+        truncation: latency(u64::from(calls) * 3 - u64::from(calls / 200), 20_000.0, 41_000.0),
         cpu: Some(Cpu {
             ms_per_call_second: three((1.44 + 18.0 / n) * slow),
             own_ms_per_call_second: three((1.21 + 9.0 / n) * slow),
@@ -121,6 +133,17 @@ fn bridge_step(calls: u32, round: u32) -> Step {
             own_bytes: 14_000_000 + 52_000 * u64::from(calls),
             per_call_bytes: 64_000.0 * slow,
             own_per_call_bytes: 52_000.0 * slow,
+        }),
+        silent: Some(silent(calls, three(0.61 * slow), 50_000.0 * slow)),
+        against_floor: Some(AgainstFloor {
+            cpu: Some(three((1.44 + 18.0 / n) * slow / (1.02 + 6.0 / n))),
+            own_memory: Some(three(52_000.0 * slow / 25_600.0)),
+            up_p50: Some(three((190.0 + 0.5 * n) * slow / (120.0 + 0.25 * n))),
+            up_p99: Some(three((520.0 + 2.4 * n) * slow / (330.0 + 1.2 * n))),
+            down_p50: Some(three((230.0 + 0.6 * n) * slow / (130.0 + 0.25 * n))),
+            down_p99: Some(three((610.0 + 2.7 * n) * slow / (350.0 + 1.25 * n))),
+            first_audio_p50: Some(three((7_400.0 + 12.0 * n) / (1_100.0 + 2.0 * n))),
+            barge_in_p50: Some(three((480.0 + 1.1 * n) / (210.0 + 0.4 * n))),
         }),
         ..step(calls, round)
     }
@@ -134,7 +157,6 @@ fn floor_step(calls: u32, round: u32) -> Step {
         down: direction(calls, 130.0 + 0.25 * n, 350.0 + 1.25 * n, 0.0, 0),
         first_audio: latency(u64::from(calls), 1_100.0 + 2.0 * n, 2_600.0 + 6.0 * n),
         barge_in: latency(u64::from(calls) * 3, 210.0 + 0.4 * n, 800.0 + 1.5 * n),
-        truncation: Latency::default(),
         cpu: Some(Cpu {
             ms_per_call_second: three(1.02 + 6.0 / n),
             own_ms_per_call_second: three(1.02 + 6.0 / n),
@@ -146,6 +168,7 @@ fn floor_step(calls: u32, round: u32) -> Step {
             per_call_bytes: 25_600.0,
             own_per_call_bytes: 25_600.0,
         }),
+        silent: Some(silent(calls, 0.48, 25_600.0)),
         ..step(calls, round)
     }
 }
@@ -156,11 +179,14 @@ fn step(calls: u32, round: u32) -> Step {
         target: String::new(),
         round,
         calls,
+        calls_up: calls,
         seconds: 20.0,
         up: Direction::default(),
         down: Direction::default(),
         first_audio: Latency::default(),
         barge_in: Latency::default(),
+        interruptions: u64::from(calls) * 3,
+        not_cleared: 0,
         truncation: Latency::default(),
         cpu: None,
         memory: None,
@@ -172,6 +198,23 @@ fn step(calls: u32, round: u32) -> Step {
         calls_failed: 0,
         problems: Vec::new(),
         within_limit: true,
+        against_floor: None,
+    }
+}
+
+/// Three seconds in which nobody talked.
+fn silent(calls: u32, ms_per_call_second: f64, per_call_bytes: f64) -> Silent {
+    let bytes = 4_100_000 + per_call_bytes as u64 * u64::from(calls);
+    Silent {
+        caller_frames: 150 * u64::from(calls),
+        agent_frames: 0,
+        cpu: Cpu { ms_per_call_second, own_ms_per_call_second: ms_per_call_second, machine_busy: 0.2 },
+        memory: Memory {
+            total_bytes: bytes,
+            own_bytes: bytes,
+            per_call_bytes,
+            own_per_call_bytes: per_call_bytes,
+        },
     }
 }
 
@@ -184,6 +227,7 @@ fn direction(calls: u32, p50: f64, p99: f64, shift_us: f64, lost: u64) -> Direct
         received: sent - lost,
         lost,
         reordered: 0,
+        duplicated: lost / 2,
         late: lost * 2,
     }
 }

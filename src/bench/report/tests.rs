@@ -2,7 +2,7 @@
 
 use super::figures::UNKNOWN;
 use super::*;
-use crate::bench::outcome::Cpu;
+use crate::bench::outcome::{AgainstFloor, Cpu};
 
 #[test]
 fn names_and_problems_are_text_and_never_markup() {
@@ -137,14 +137,18 @@ fn the_page_says_how_it_was_measured() {
     let mut outcome = sample::outcome();
     let telephone = page(&outcome);
     for text in [
-        "<em>due</em>",
+        "From the moment a frame of 20 ms was <em>sent</em>",
+        "The far ends never wait for the target",
+        "late by more than 20 ms (p99) does not count as within the limit",
         "coordinated omission",
         "arrival of its middle",
         "proportional set size",
+        "what the run itself started, or of a process named with <code>--pid</code>",
         "open loop",
     ] {
         assert!(telephone.contains(text), "{text}");
     }
+    assert!(!telephone.contains("due"), "the clock begins when a frame is sent");
     assert!(telephone.contains("Steps were repeated.") && telephone.contains("nothing has to be filtered"));
     outcome.load.format = AudioFormat::Pcm24k;
     outcome.steps.retain(|step| step.round == 1);
@@ -165,6 +169,7 @@ fn one_step_without_floor_cpu_or_memory_still_reads_well() {
         "With more calls",
         "What it costs",
         "<h3>The floor",
+        "Against the floor",
     ] {
         assert!(!page.contains(absent), "{absent}");
     }
@@ -212,11 +217,11 @@ fn steps_beyond_the_limit_are_marked_and_problems_are_told() {
     last.within_limit = false;
     last.problems = vec!["2 calls were refused".to_owned(), "1 stream broke".to_owned()];
     let page = page(&outcome);
-    assert_eq!(page.matches(r#"<tbody class="beyond">"#).count(), 3, "once in each table");
+    assert_eq!(page.matches(r#"<tbody class="beyond">"#).count(), 4, "once in each table of the floor");
     assert!(page.contains("2 calls were refused; 1 stream broke"));
     assert!(
         page.contains(
-            "Beyond the limit (p99 below 20 ms, at most 0.1\u{a0}% lost): floor at 300\u{a0}calls."
+            "Beyond the limit (p99 below 20 ms, at most 0.1\u{a0}% lost), or with problems: floor at 300\u{a0}calls."
         )
     );
 }
@@ -230,6 +235,75 @@ fn late_far_ends_are_warned_of() {
     let page = page(&outcome);
     assert!(page.contains("The far ends were late."));
     assert!(page.contains("In voicebridge at 50\u{a0}calls,") && page.contains("within 5.21\u{a0}ms"));
+    assert!(!page.contains("With more than 20 ms"));
+    outcome.steps[0].far_ends.lateness.p99_us = 20_001;
+    assert!(
+        super::page(&outcome).contains("With more than 20 ms, a step does not count as within the limit.")
+    );
+}
+
+#[test]
+fn a_debug_build_is_warned_of() {
+    let mut outcome = sample::outcome();
+    assert!(!page(&outcome).contains("debug build"));
+    outcome.machine.optimised = false;
+    assert!(page(&outcome).contains("<strong>Measured with a debug build.</strong>"));
+}
+
+#[test]
+fn each_step_of_a_bridge_stands_in_a_table_with_its_ratios_to_the_floor() {
+    let mut outcome = sample::outcome();
+    let step = outcome.steps.iter_mut().rfind(|step| step.target == "voicebridge").unwrap();
+    step.against_floor = Some(AgainstFloor {
+        cpu: Some(1.5),
+        own_memory: Some(2.031),
+        up_p50: Some(0.5),
+        up_p99: Some(12.0),
+        down_p50: Some(1.0),
+        down_p99: Some(133.4),
+        first_audio_p50: Some(f64::NAN),
+        barge_in_p50: None,
+    });
+    let cells = "1.50× 2.03× 0.500× 12.0× 1.00× 133× – –";
+    let tables = table::tables(&outcome);
+    let against = tables.iter().find(|table| table.title == "Against the floor").unwrap();
+    assert_eq!(against.steps.len(), 8, "the bridge's, not the floor's");
+    assert!(against.steps.iter().all(|rows| rows.step.target == "voicebridge"));
+    assert_eq!(against.steps[7].rows[0].cells, cells.split(' ').collect::<Vec<_>>());
+    assert!(page(&outcome).contains("<td>2.03×</td>"));
+}
+
+#[test]
+fn tables_have_a_cell_for_each_column_and_a_name_for_each_of_several_rows() {
+    for outcome in sample::all_kinds() {
+        for table in table::tables(&outcome) {
+            for rows in table.steps {
+                assert!(rows.rows.len() == 1 || table.names.is_some(), "{}", table.title);
+                for row in rows.rows {
+                    assert_eq!(row.cells.len(), table.columns.len(), "{}", table.title);
+                    assert_eq!(row.name.is_empty(), table.names.is_none(), "{}", table.title);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn interruptions_are_counted_and_those_without_a_clear_are_told() {
+    let mut outcome = sample::outcome();
+    for step in outcome.steps.iter_mut().filter(|step| step.target == "voicebridge" && step.calls == 300) {
+        (step.interruptions, step.not_cleared, step.calls_up, step.up.duplicated) = (4567, 23, 299, 7654);
+        step.truncation = sample::latency(4321, 20_000.0, 60_000.0);
+    }
+    let page = page(&outcome);
+    assert!(page.contains("<b>46</b> <small>not cleared</small>") && page.contains("of 9\u{202f}134"));
+    for cells in [
+        "<td>299</td><td>0</td><td>4\u{202f}567</td><td>23</td>",
+        "<td>7\u{202f}654</td>",
+        "cut, against what was heard</th><td>4\u{202f}321</td>",
+    ] {
+        assert_eq!(page.matches(cells).count(), 2, "{cells}");
+    }
 }
 
 #[test]

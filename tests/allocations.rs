@@ -29,12 +29,12 @@ const ALLOCATIONS_PER_AGENT_FRAME: u64 = 0;
 const ALLOCATIONS_PER_MARK: u64 = 1;
 
 /// A multiple of [`FRAMES_PER_MARK`].
-const FRAMES: u32 = 300;
+const FRAMES: u32 = 120;
 /// 200 ms.
 const FRAMES_PER_MARK: u32 = 10;
 /// What does not come with each frame: the database's pool looks at its connections, a new stretch of speech is marked.
-/// Less than what one allocation a mark adds up to, or one every twenty frames.
-const APART_FROM_FRAMES: u64 = 14;
+/// Less than one allocation a mark adds up to. The leases are renewed only after all frames have been counted.
+const APART_FROM_FRAMES: u64 = 8;
 /// Messages of the model at once, before anything is counted.
 const BURST: u32 = 32;
 /// Buffers have their size, and everything that happens once in a call has happened.

@@ -1,5 +1,7 @@
 //! Logging set-up, the numbers we count, and their text for `/metrics`.
 
+mod frames;
+
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::ops::Deref;
@@ -16,12 +18,11 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tracing_subscriber::EnvFilter;
 
+pub use frames::FrameLatency;
+
 /// Content type of [`Metrics::encode`].
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-// Added latency: 50 us is what one frame costs, a 20 ms frame late by 20 ms is audible as a gap, 500 ms is broken.
-const ADDED_LATENCY_S: [f64; 13] =
-    [0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5];
 // Set-up of a model session and waits of a caller: below 0.2 s nobody notices, above 10 s the call is given up.
 const WAITING_S: [f64; 12] = [0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0];
 // A turn has to be durable within a second.
@@ -149,7 +150,7 @@ pub struct Counters {
     /// Times a model session was replaced during a call.
     pub reconnects: Counter,
     /// Seconds between receiving a frame and handing it to the other socket. Waiting on purpose does not count.
-    pub added_latency: Directions<Histogram>,
+    pub added_latency: Directions<FrameLatency>,
     /// Seconds from asking for a model session to its being ready.
     pub model_ready_seconds: Histogram,
     /// Seconds from the caller's last sound to the first sound of the answer.
@@ -186,8 +187,7 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("voicebridge");
         let frames: Family<DirectionLabel, Counter> = Family::default();
-        let added_latency: Family<DirectionLabel, Histogram> =
-            Family::new_with_constructor(|| Histogram::new(ADDED_LATENCY_S));
+        let added_latency: Family<DirectionLabel, FrameLatency> = Family::default();
         registry.register("frames", "Frames of audio passed on", frames.clone());
         registry.register_with_unit(
             "added_latency",
@@ -440,9 +440,9 @@ mod tests {
     #[test]
     fn added_latency_is_told_apart_from_fifty_microseconds_to_half_a_second() {
         let metrics = Metrics::new();
-        metrics.added_latency.caller.observe_duration(Duration::from_micros(40));
-        metrics.added_latency.caller.observe_duration(Duration::from_millis(400));
-        metrics.added_latency.caller.observe_duration(Duration::from_secs(1));
+        metrics.added_latency.caller.observe(Duration::from_micros(40), 1);
+        metrics.added_latency.caller.observe(Duration::from_millis(400), 1);
+        metrics.added_latency.caller.observe(Duration::from_secs(1), 1);
         let text = metrics.encode();
         let bucket = |le: &str| {
             let prefix =

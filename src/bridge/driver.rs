@@ -281,12 +281,8 @@ where
         let (frames, latency) = (&self.metrics.frames, &self.metrics.added_latency);
         frames.caller.inc_by(relayed.to_model.into());
         frames.agent.inc_by(relayed.to_caller.into());
-        for _ in 0..relayed.to_model {
-            latency.caller.observe_duration(elapsed);
-        }
-        for _ in 0..relayed.to_caller {
-            latency.agent.observe_duration(elapsed);
-        }
+        latency.caller.observe(elapsed, relayed.to_model);
+        latency.agent.observe(elapsed, relayed.to_caller);
     }
 }
 

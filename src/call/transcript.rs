@@ -135,6 +135,8 @@ pub(super) struct Transcript {
     dirty: bool,
     /// When the first overdue text is given up. Kept, because it is asked for with every frame.
     text_due: Option<CallTime>,
+    /// The agent's item that has begun to sound last. Kept, because it is said again with every frame.
+    sounding: Option<ItemId>,
     /// Stands in for the slots of items that are too many.
     spare: Slot,
 }
@@ -244,12 +246,16 @@ impl Transcript {
 
     /// The first sound of an agent's item was sent.
     pub(super) fn agent_started(&mut self, now: CallTime, item: &str, latency: Option<Duration>) {
+        if self.sounding.as_ref().is_some_and(|sounding| sounding.as_str() == item) {
+            return;
+        }
         let Some(slot) = self.agent_slot(now, item) else { return };
         if slot.audio_start.is_none() {
             slot.audio_start = Some(now);
             slot.at = now;
             slot.latency_ms = latency.map(|latency| latency.as_millis() as u64);
         }
+        self.sounding = ItemId::parse(item).ok();
     }
 
     /// The caller heard an agent's item to its end.

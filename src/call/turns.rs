@@ -37,6 +37,8 @@ enum Slot {
         response: ResponseId,
         /// What it is taken to answer, until a refusal says otherwise.
         asked: Option<(Request, String)>,
+        /// It is among the interrupted ones. Kept, because it is asked for with every frame.
+        void: bool,
     },
 }
 
@@ -155,7 +157,8 @@ impl Turns {
             }
             Slot::Unseen | Slot::Active { .. } => None,
         };
-        self.slot = Slot::Active { response: response.clone(), asked };
+        let void = self.caller_speaks || self.is_discarded(response.as_str());
+        self.slot = Slot::Active { response: response.clone(), asked, void };
         self.know(&response);
         self.alive_at = now;
         self.owed_until = None;
@@ -231,11 +234,13 @@ impl Turns {
 
     /// Audio arrives. False: it is not for the caller. Also recognises a response that was not announced.
     pub(super) fn takes_audio(&mut self, now: CallTime, response: &str) -> bool {
+        if let Slot::Active { response: own, void, .. } = &self.slot
+            && own.as_str() == response
+        {
+            return !void;
+        }
         if self.is_discarded(response) {
             return false;
-        }
-        if self.is_active(response) {
-            return true;
         }
         let Ok(id) = ResponseId::parse(response) else { return false };
         if self.is_over(&id) {
@@ -259,7 +264,8 @@ impl Turns {
         for (response, over) in std::mem::take(&mut self.known) {
             self.discard(response, over);
         }
-        let Slot::Active { response, .. } = &self.slot else { return None };
+        let Slot::Active { response, void, .. } = &mut self.slot else { return None };
+        *void = true;
         let response = response.clone();
         self.discard(response.clone(), false);
         Some(response)

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -35,6 +36,17 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         self.tracker.spawn(task.in_current_span());
+    }
+
+    /// The same on another runtime, if one is named.
+    pub fn spawn_on<F>(&self, runtime: Option<&Handle>, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        match runtime {
+            Some(runtime) => self.tracker.spawn_on(task.in_current_span(), runtime),
+            None => self.tracker.spawn(task.in_current_span()),
+        };
     }
 
     /// Cancelled when no new call may begin.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::lanes::Lane;
 use super::model_socket::{ModelSocket, OpenError};
 use crate::store::agents::Agent;
 
@@ -21,6 +22,7 @@ pub(super) type Opening = oneshot::Receiver<Result<ModelSocket, OpenError>>;
 struct Waiting {
     agent: Arc<Agent>,
     opening: Opening,
+    lane: Lane,
     /// Ends the waiting of [`Expiry::run`].
     gone: CancellationToken,
 }
@@ -34,23 +36,23 @@ pub(super) struct Lobby(Arc<Mutex<HashMap<String, Waiting>>>);
 
 impl Lobby {
     /// Keeps a session for the stream with this token. `None`: the lobby is full.
-    pub(super) fn expect(&self, token: &str, agent: Arc<Agent>) -> Option<(Opened, Expiry)> {
+    pub(super) fn expect(&self, token: &str, agent: Arc<Agent>, lane: Lane) -> Option<(Opened, Expiry)> {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() >= MAX_WAITING {
             return None;
         }
         let (opened, opening) = oneshot::channel();
         let gone = CancellationToken::new();
-        waiting.insert(token.to_owned(), Waiting { agent, opening, gone: gone.clone() });
+        waiting.insert(token.to_owned(), Waiting { agent, opening, lane, gone: gone.clone() });
         Some((opened, Expiry { lobby: self.clone(), token: token.to_owned(), gone }))
     }
 
-    /// Hands the session over, once.
-    pub(super) fn claim(&self, token: &str) -> Option<(Arc<Agent>, Opening)> {
+    /// Hands the session over, once, and says where it is being opened.
+    pub(super) fn claim(&self, token: &str) -> Option<(Arc<Agent>, Opening, Lane)> {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = waiting.remove(token)?;
         waiting.gone.cancel();
-        Some((waiting.agent, waiting.opening))
+        Some((waiting.agent, waiting.opening, waiting.lane))
     }
 
     /// True while a stream with this token is expected here.

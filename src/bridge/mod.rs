@@ -5,6 +5,7 @@ mod desk;
 mod driver;
 mod gather;
 pub mod http_tools;
+mod lanes;
 mod lobby;
 pub mod model_socket;
 pub mod profile;
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tracing::{Instrument as _, info, info_span, warn};
@@ -40,6 +42,7 @@ use afterwards::Afterwards;
 use desk::Desk;
 use driver::{Driver, ModelSide};
 use http_tools::HttpTools;
+use lanes::{Lane, Lanes};
 use lobby::{Lobby, Opened, Opening};
 use model_socket::{ModelEndpoint, OpenError};
 use profile::Defaults;
@@ -79,7 +82,7 @@ pub enum Refusal {
 /// A stream that may be connected.
 pub struct Admission {
     claimed: Option<ClaimedCall>,
-    prepared: Option<(Arc<Agent>, Opening)>,
+    prepared: Option<(Arc<Agent>, Opening, Lane)>,
     place: Place,
 }
 
@@ -104,6 +107,7 @@ struct Shared {
     defaults: Defaults,
     http: reqwest::Client,
     lobby: Lobby,
+    lanes: Lanes,
     afterwards: Afterwards,
     desk: Arc<Desk>,
     node: String,
@@ -155,6 +159,7 @@ impl Bridge {
             defaults,
             http,
             lobby,
+            lanes: Lanes::start(),
             afterwards,
             desk,
             node,
@@ -177,7 +182,8 @@ impl Bridge {
 
     /// Opens the model's session for a call whose stream will come with this token. Returns at once.
     pub fn prepare(&self, token: &str, call_sid: &CallSid, agent: &Arc<Agent>) {
-        let Some((opened, expiry)) = self.0.lobby.expect(token, Arc::clone(agent)) else {
+        let lane = self.0.lanes.choose();
+        let Some((opened, expiry)) = self.0.lobby.expect(token, Arc::clone(agent), lane.clone()) else {
             warn!(call.id = %call_sid, "too many calls are being set up; this one opens its session with its stream");
             return;
         };
@@ -187,7 +193,7 @@ impl Bridge {
             bridge.open(&agent, opened).await;
             expiry.run(bridge.0.tasks.hang_up()).await;
         };
-        self.0.tasks.spawn(work.instrument(span));
+        self.0.tasks.spawn_on(lane.as_ref(), work.instrument(span));
     }
 
     /// Twilio asks how a call goes on after its stream. The server may stop when it has been told.
@@ -237,13 +243,11 @@ impl Bridge {
 
     /// Carries the call of an upgraded connection to its end, in the background. `io` brings the connection and what has
     /// come on it already.
-    pub fn carry<S>(
+    pub fn carry(
         &self,
-        io: impl Future<Output = Option<(S, Bytes)>> + Send + 'static,
+        io: impl Future<Output = Option<(TcpStream, Bytes)>> + Send + 'static,
         admission: Admission,
-    ) where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    ) {
         let bridge = self.clone();
         self.0.tasks.spawn(async move {
             let Some((io, early)) = io.await else { return bridge.give_up(admission.claimed).await };
@@ -251,10 +255,7 @@ impl Bridge {
         });
     }
 
-    async fn carry_stream<S>(&self, mut socket: Socket<S>, admission: Admission)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn carry_stream(&self, mut socket: Socket<TcpStream>, admission: Admission) {
         let Ok(Some(start)) = timeout(START_WITHIN, wait_for_start(&mut socket)).await else {
             warn!("a media stream connected and did not start");
             return self.give_up(admission.claimed).await;
@@ -262,10 +263,11 @@ impl Bridge {
         // A call outlives the request that brought it.
         let span = info_span!(parent: None, "call", call.id = %start.call_sid);
         async {
-            let (agent, opening) = admission.prepared.unzip();
+            let (agent, session) =
+                admission.prepared.map(|(agent, opening, lane)| (agent, (opening, lane))).unzip();
             match self.identify(&start, admission.claimed.clone(), agent).await {
                 Ok((claimed, agent)) => {
-                    self.carry_call(socket, start, claimed, agent, opening, admission.place).await;
+                    self.carry_call(socket, start, claimed, agent, session, admission.place).await;
                 }
                 Err(problem) => {
                     warn!(%problem, "the media stream is turned away");
@@ -323,22 +325,27 @@ impl Bridge {
         Ok((claimed.ok_or(Unidentified::Taken)?, Arc::new(agent)))
     }
 
-    /// Runs the call in a task of its own, which keeps nothing of what it took to get there.
-    async fn carry_call<S>(
+    /// Runs the call in a task of its own on its lane, which keeps nothing of what it took to get there.
+    async fn carry_call(
         &self,
-        twilio: Socket<S>,
+        twilio: Socket<TcpStream>,
         start: twilio::Start,
         claimed: ClaimedCall,
         agent: Arc<Agent>,
-        prepared: Option<Opening>,
+        prepared: Option<(Opening, Lane)>,
         place: Place,
-    ) where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    ) {
         let shared = &self.0;
+        let (opening, lane) = prepared.unwrap_or_else(|| self.start_opening(&agent));
+        let twilio = match lanes::move_to(&lane, twilio) {
+            Ok(twilio) => twilio,
+            Err(error) => {
+                warn!(%error, "the stream's connection cannot be carried");
+                return self.give_up(Some(claimed)).await;
+            }
+        };
         let (_, mut settings) = profile::settings(&agent, &shared.defaults);
         settings.stream = claimed.fencing_token.0.unsigned_abs();
-        let opening = prepared.unwrap_or_else(|| self.start_opening(&agent));
         let subject = Subject {
             call: CallRef {
                 call_sid: start.call_sid.clone(),
@@ -371,7 +378,7 @@ impl Bridge {
             text: String::new(),
         };
         let (tasks, metrics) = (shared.tasks.clone(), shared.metrics.clone());
-        shared.tasks.spawn(async move {
+        shared.tasks.spawn_on(lane.as_ref(), async move {
             let _place = place;
             let reason = driver.run().await;
             tasks.spawn(question.wait());
@@ -390,11 +397,11 @@ impl Bridge {
         last.ok().and_then(Result::ok).unwrap_or_default()
     }
 
-    fn start_opening(&self, agent: &Arc<Agent>) -> Opening {
+    fn start_opening(&self, agent: &Arc<Agent>) -> (Opening, Lane) {
         let (opened, opening) = oneshot::channel();
-        let (bridge, agent) = (self.clone(), Arc::clone(agent));
-        self.0.tasks.spawn(async move { bridge.open(&agent, opened).await });
-        opening
+        let (bridge, agent, lane) = (self.clone(), Arc::clone(agent), self.0.lanes.choose());
+        self.0.tasks.spawn_on(lane.as_ref(), async move { bridge.open(&agent, opened).await });
+        (opening, lane)
     }
 }
 

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
 use crate::wire::websocket::{Message, ProtocolError, Reader, Role, Writer};
@@ -62,6 +63,17 @@ pub(super) struct Socket<S> {
     /// How the connection ended, to be told after what came before.
     ended: Option<String>,
     closed: bool,
+}
+
+impl Socket<TcpStream> {
+    /// From now on the connection is watched by the runtime that this is called in. What was read and what is to be
+    /// written stays.
+    pub(super) fn moved_here(mut self) -> std::io::Result<Self> {
+        self.io = TcpStream::from_std(self.io.into_std()?)?;
+        // What has come may have been told to the other runtime only.
+        self.more = true;
+        Ok(self)
+    }
 }
 
 impl<S> Socket<S>

@@ -52,7 +52,8 @@ impl Arrivals {
         self.found.clear();
         self.reader.push(audio, &mut self.found);
         let mut number = None;
-        for found in std::mem::take(&mut self.found) {
+        let all = std::mem::take(&mut self.found);
+        for found in &all {
             match (found.mark, lane) {
                 (Mark::Call(told), _) => number = Some(told),
                 (Mark::Frame(sequence), Some((call, lane))) => {
@@ -62,6 +63,7 @@ impl Arrivals {
                 (Mark::Frame(_), None) => {}
             }
         }
+        self.found = all; // Its memory is used again.
         number
     }
 
@@ -115,15 +117,23 @@ impl Arrivals {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::mark::Writer;
     use super::*;
 
-    #[test]
-    fn a_frame_has_arrived_when_its_middle_has() {
+    /// A call of which both ends know, inside the measured time.
+    fn measured_call() -> (Arc<Shared>, Arc<Call>) {
         let shared = Shared::new();
         shared.open_window();
         let call = shared.add_call(3, "CA3".into(), false);
         call.is_known(0);
+        (shared, call)
+    }
+
+    #[test]
+    fn a_frame_has_arrived_when_its_middle_has() {
+        let (shared, call) = measured_call();
         let began = 1_000_000;
         let writer = Writer::new(AudioFormat::Pcmu);
         let mut audio = vec![0xFF; 30];
@@ -145,10 +155,7 @@ mod tests {
 
     #[test]
     fn frames_missing_inside_a_burst_are_lost_and_those_cut_off_at_its_end_are_not() {
-        let shared = Shared::new();
-        shared.open_window();
-        let call = shared.add_call(3, "CA3".into(), false);
-        call.is_known(0);
+        let (shared, call) = measured_call();
         let writer = Writer::new(AudioFormat::Pcmu);
         let mut audio = Vec::new();
         for frame in 0..40 {

@@ -20,8 +20,6 @@ const FIRST_TIME: Duration = Duration::from_secs(3);
 const FIRST_SOUND_WITHIN: Duration = Duration::from_secs(15);
 /// A call that was dialed is up by then, or has failed.
 const UP_WITHIN: Duration = Duration::from_secs(17);
-/// Far ends that are late by more than a frame measure themselves.
-const FAR_ENDS_LATE_US: u64 = 20_000;
 /// Callers hang up faster than they dial, but not all in the same moment, which would be a load of its own.
 const HANG_UPS_PER_DIALED: f64 = 2.0;
 /// The longest answer and the caller's turn after it are over by then.
@@ -188,7 +186,7 @@ fn memory(subject: &Subject, calls: u32) -> Option<Memory> {
 fn summary(target: &str, calls: u32, round: u32, load: &Load, tally: &Tally, span: &Span) -> Step {
     let (up, down) = (direction(&tally.up), direction(&tally.down));
     let (lateness, barge_in) = (tally.lateness.summary(), tally.barge_in.summary());
-    let problems = problems(calls, tally, span);
+    let problems = problems(&load.limit, calls, tally, span);
     let within_limit = is_within(&load.limit, &up)
         && is_within(&load.limit, &down)
         && tally.calls_failed == 0
@@ -220,7 +218,7 @@ fn summary(target: &str, calls: u32, round: u32, load: &Load, tally: &Tally, spa
 }
 
 /// What makes a step worth less than its figures say.
-fn problems(calls: u32, tally: &Tally, span: &Span) -> Vec<String> {
+fn problems(limit: &Limit, calls: u32, tally: &Tally, span: &Span) -> Vec<String> {
     let times = |(what, count): (&String, &u64)| {
         if *count == 1 { what.clone() } else { format!("{what} ({count} times)") }
     };
@@ -228,10 +226,9 @@ fn problems(calls: u32, tally: &Tally, span: &Span) -> Vec<String> {
     if span.calls_up() < calls {
         problems.push(format!("only {} of {calls} calls were up all the time", span.calls_up()));
     }
-    let late = tally.lateness.summary().p99_us;
-    if late > FAR_ENDS_LATE_US {
-        let ms = late / 1000;
-        problems.push(format!("the far ends were late by {ms} ms (p99): the figures are about them"));
+    let late_ms = tally.lateness.summary().p99_us as f64 / 1000.0;
+    if late_ms > limit.far_ends_ms() {
+        problems.push(format!("the far ends were late by {late_ms:.0} ms (p99): the figures are about them"));
     }
     if tally.not_cleared > 0 {
         let missed = tally.not_cleared;
@@ -303,11 +300,15 @@ mod tests {
 
     #[test]
     fn calls_that_are_not_up_late_far_ends_and_missing_clears_are_told() {
-        let mut tally = Tally::default();
-        assert!(problems(50, &tally, &span((50, 50))).is_empty());
-        tally.not_cleared = 2;
+        let (limit, mut tally) = (Limit { p99_ms: 5.0, lost: 0.0 }, Tally::default());
+        assert!(problems(&limit, 50, &tally, &span((50, 50))).is_empty());
         tally.lateness.record_us(30_000);
-        let told = problems(50, &tally, &span((50, 49))).join("; ");
+        assert!(
+            problems(&Limit { p99_ms: 40.0, ..limit }, 50, &tally, &span((50, 50))).is_empty(),
+            "who allows the target more allows it to the far ends"
+        );
+        tally.not_cleared = 2;
+        let told = problems(&limit, 50, &tally, &span((50, 49))).join("; ");
         for part in ["only 49 of 50", "late by 30 ms", "no `clear` came (2 times)"] {
             assert!(told.contains(part), "{told}");
         }

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::audio::AudioFormat;
 
+/// Far ends that are late by more than a frame measure themselves.
+const FAR_ENDS_LATE_MS: f64 = 20.0;
+
 /// A whole run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -71,6 +74,15 @@ pub struct Limit {
     pub p99_ms: f64,
     /// Share of the frames that may be missing.
     pub lost: f64,
+}
+
+impl Limit {
+    /// How late the far ends may have been themselves, in milliseconds (p99). Above this a step says more about them
+    /// than about what was measured. Whoever allows the target more, allows it to them.
+    #[must_use]
+    pub const fn far_ends_ms(&self) -> f64 {
+        self.p99_ms.max(FAR_ENDS_LATE_MS)
+    }
 }
 
 /// Something that was measured.

@@ -8,8 +8,6 @@ use super::scale::micros_tick;
 
 /// Far ends that send later than this at their 99th percentile measure themselves: it is as much as what is measured.
 const FAR_ENDS_LATE_US: u64 = 2000;
-/// Later than this, and a step does not count as within the limit.
-const FAR_ENDS_TOO_LATE_US: u64 = 20_000;
 
 /// What one target was found to do.
 pub(super) struct Answer {
@@ -181,14 +179,19 @@ pub(super) fn limit(outcome: &Outcome) -> String {
     format!("p99 below {}, at most {} lost", micros_tick(limit.p99_ms * 1000.0), percent(limit.lost))
 }
 
+/// How late the far ends may be in a step that is within the limit, in words.
+pub(super) fn far_ends_limit(outcome: &Outcome) -> String {
+    micros_tick(outcome.load.limit.far_ends_ms() * 1000.0)
+}
+
 /// Steps whose figures are about the far ends, each once; nothing if the far ends kept up.
 pub(super) fn far_ends_late(outcome: &Outcome) -> Option<String> {
     let late = |step: &&Step| step.far_ends.lateness.p99_us > FAR_ENDS_LATE_US;
     let worst = outcome.steps.iter().filter(late).map(|step| step.far_ends.lateness.p99_us).max()?;
-    let beyond = if worst > FAR_ENDS_TOO_LATE_US {
-        " With more than 20 ms, a step does not count as within the limit."
+    let beyond = if worst as f64 > outcome.load.limit.far_ends_ms() * 1000.0 {
+        format!(" With more than {}, a step does not count as within the limit.", far_ends_limit(outcome))
     } else {
-        ""
+        String::new()
     };
     Some(format!(
         "In {}, the far ends sent frames late: 99 % of them within {} of their time at worst. The figures of such \

@@ -78,6 +78,10 @@ impl<'a> Page<'a> {
         answer::limit(self.outcome)
     }
 
+    fn far_ends_limit(&self) -> String {
+        answer::far_ends_limit(self.outcome)
+    }
+
     fn has_floor(&self) -> bool {
         self.outcome.targets.iter().any(|target| target.kind == TargetKind::Floor)
     }

@@ -136,7 +136,9 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
-/// Reads the shape that audio messages have: an object of strings without escapes, whole numbers and objects of the same.
+/// Reads the shape that audio messages have: an object of strings without escapes, whole numbers and objects of the same,
+/// in any order and with any spaces. The names that may come are known, so none is read: the next member either begins
+/// with one of them or is not ours.
 ///
 /// Whatever else comes, every method answers `None`, and the message is left to the complete reader, which also says
 /// what is wrong with it. So this one may be short, and wrong in one direction only: refusing what it could have read.
@@ -144,78 +146,95 @@ impl<'de> Deserialize<'de> for Count {
 pub(super) struct Plain<'a> {
     text: &'a str,
     at: usize,
-}
-
-/// What stands next in an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PlainMember<'a> {
-    /// A member: its name and its value.
-    Is(&'a str, PlainValue<'a>),
-    /// The end of the object.
-    End,
-}
-
-/// A member's value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PlainValue<'a> {
-    /// A string, as it stands.
-    Text(&'a str),
-    /// A whole number.
-    Count(u64),
-    /// An object begins: its members are next.
-    Object,
+    /// An object has just begun: no comma is due.
+    begun: bool,
 }
 
 impl<'a> Plain<'a> {
     /// Begins with the object's first member.
+    #[inline]
     pub(super) fn new(text: &'a str) -> Option<Self> {
-        let mut plain = Self { text, at: 0 };
+        let mut plain = Self { text, at: 0, begun: true };
         plain.expect(b'{')?;
         Some(plain)
     }
 
-    /// The next member.
-    pub(super) fn member(&mut self) -> Option<PlainMember<'a>> {
-        if self.skip_to()? == b'}' {
-            self.at += 1;
-            return Some(PlainMember::End);
-        }
-        let name = self.string()?;
-        self.expect(b':')?;
-        let value = match self.skip_to()? {
-            b'"' => PlainValue::Text(self.string()?),
-            b'{' => {
+    /// Whether a member follows, to be told by [`Self::is`]; if not, the object is over and left.
+    #[inline]
+    pub(super) fn more(&mut self) -> Option<bool> {
+        let begun = std::mem::take(&mut self.begun);
+        match self.skip_to()? {
+            b'}' => {
                 self.at += 1;
-                return Some(PlainMember::Is(name, PlainValue::Object));
+                return Some(false);
             }
-            _ => PlainValue::Count(self.number()?),
-        };
-        self.comma()?;
-        Some(PlainMember::Is(name, value))
+            b',' if !begun => self.at += 1,
+            b'"' if begun => return Some(true),
+            _ => return None,
+        }
+        (self.skip_to()? == b'"').then_some(true)
     }
 
-    /// After the end of an inner object: on to the next member of the outer one.
-    pub(super) fn leave(&mut self) -> Option<()> {
-        self.comma()
+    /// Takes the next member's name if it is this one, given in its quotes. Its value has to be taken next.
+    #[inline]
+    pub(super) fn is(&mut self, quoted: &str) -> bool {
+        let found = self.rest().starts_with(quoted.as_bytes());
+        self.at += if found { quoted.len() } else { 0 };
+        found
+    }
+
+    /// A value that must be this string, given in its quotes.
+    #[inline]
+    pub(super) fn exactly(&mut self, quoted: &str) -> Option<()> {
+        self.value()?;
+        self.is(quoted).then_some(())
+    }
+
+    /// A value that is a string, as it stands.
+    #[inline]
+    pub(super) fn text(&mut self) -> Option<&'a str> {
+        self.value()?;
+        self.string()
+    }
+
+    /// A value that is a whole number, or a string of one.
+    #[inline]
+    pub(super) fn count(&mut self) -> Option<u64> {
+        let quoted = self.value()? == b'"';
+        self.at += usize::from(quoted);
+        let digits = self.rest().iter().take_while(|byte| u8::is_ascii_digit(byte)).count();
+        let count = count(self.text.get(self.at..self.at + digits)?)?;
+        self.at += digits;
+        if quoted {
+            (*self.rest().first()? == b'"').then_some(())?;
+            self.at += 1;
+        }
+        Some(count)
+    }
+
+    /// A value that is an object: its members are next.
+    #[inline]
+    pub(super) fn object(&mut self) -> Option<()> {
+        self.value()?;
+        self.expect(b'{')?;
+        self.begun = true;
+        Some(())
     }
 
     /// Nothing follows the end of the outermost object.
+    #[inline]
     pub(super) fn is_over(&self) -> bool {
-        self.text.as_bytes()[self.at..].iter().all(|&byte| is_space(byte))
+        self.rest().iter().all(|&byte| is_space(byte))
     }
 
-    /// A comma with a member after it, or the end of the object.
-    fn comma(&mut self) -> Option<()> {
-        match self.skip_to()? {
-            b',' => {
-                self.at += 1;
-                (self.skip_to()? == b'"').then_some(())
-            }
-            b'}' => Some(()),
-            _ => None,
-        }
+    /// On to a member's value, and what it begins with.
+    #[inline]
+    fn value(&mut self) -> Option<u8> {
+        self.expect(b':')?;
+        self.skip_to()
     }
 
+    #[inline]
     fn expect(&mut self, wanted: u8) -> Option<()> {
         let found = self.skip_to()? == wanted;
         self.at += usize::from(found);
@@ -223,6 +242,7 @@ impl<'a> Plain<'a> {
     }
 
     /// The next byte that is not a space.
+    #[inline]
     fn skip_to(&mut self) -> Option<u8> {
         loop {
             match *self.text.as_bytes().get(self.at)? {
@@ -234,19 +254,16 @@ impl<'a> Plain<'a> {
 
     fn string(&mut self) -> Option<&'a str> {
         self.expect(b'"')?;
-        let rest = &self.text.as_bytes()[self.at..];
-        let length = first_special(rest)?;
-        let text = self.text.get(self.at..self.at + length).filter(|_| rest[length] == b'"')?;
+        let length = first_special(self.rest())?;
+        let text = self.text.get(self.at..self.at + length)?;
+        (self.rest()[length] == b'"').then_some(())?;
         self.at += length + 1;
         Some(text)
     }
 
-    fn number(&mut self) -> Option<u64> {
-        let digits =
-            self.text.as_bytes()[self.at..].iter().take_while(|byte| u8::is_ascii_digit(byte)).count();
-        let text = self.text.get(self.at..self.at + digits)?;
-        self.at += digits;
-        count(text)
+    #[inline]
+    fn rest(&self) -> &'a [u8] {
+        self.text.as_bytes().get(self.at..).unwrap_or_default()
     }
 }
 
@@ -256,7 +273,7 @@ const fn is_space(byte: u8) -> bool {
 }
 
 /// Digits as JSON spells a whole number, few enough for an `f64` to hold.
-pub(super) fn count(text: &str) -> Option<u64> {
+fn count(text: &str) -> Option<u64> {
     let spelled = text == "0" || matches!(text.as_bytes(), [b'1'..=b'9', rest @ ..] if rest.len() < 15);
     let digits = text
         .bytes()
@@ -415,7 +432,7 @@ mod tests {
         {
             let text = format!("{{}}{rest}");
             let mut plain = Plain::new(&text).unwrap();
-            assert_eq!(plain.member(), Some(PlainMember::End));
+            assert_eq!(plain.more(), Some(false));
             assert_eq!(plain.is_over(), is_over, "{rest:?}");
             assert_eq!(serde_json::from_str::<IgnoredAny>(&text).is_ok(), is_over, "{rest:?}");
         }

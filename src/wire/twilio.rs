@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::json::{Count, Plain, PlainMember, PlainValue, Text, count, push_string};
+use super::json::{Count, Plain, Text, push_string};
 use super::payload;
 use crate::ids::{CallSid, InvalidId, StreamSid};
 
@@ -117,16 +117,21 @@ pub fn decode(text: &str) -> Result<Inbound<'_>, DecodeError> {
 fn plain_media(text: &str) -> Option<Media<'_>> {
     let mut plain = Plain::new(text)?;
     let (mut is_media, mut media, mut numbered, mut named) = (false, None, false, false);
-    while let PlainMember::Is(name, value) = plain.member()? {
-        match (name, value) {
-            ("event", PlainValue::Text("media")) if !is_media => is_media = true,
-            ("media", PlainValue::Object) if media.is_none() => {
-                media = Some(plain_members(&mut plain)?);
-                plain.leave()?;
-            }
-            ("sequenceNumber", PlainValue::Text(_) | PlainValue::Count(_)) if !numbered => numbered = true,
-            ("streamSid", PlainValue::Text(_)) if !named => named = true,
-            _ => return None,
+    while plain.more()? {
+        if !is_media && plain.is(r#""event""#) {
+            plain.exactly(r#""media""#)?;
+            is_media = true;
+        } else if media.is_none() && plain.is(r#""media""#) {
+            plain.object()?;
+            media = Some(plain_members(&mut plain)?);
+        } else if !numbered && plain.is(r#""sequenceNumber""#) {
+            plain.count()?;
+            numbered = true;
+        } else if !named && plain.is(r#""streamSid""#) {
+            plain.text()?;
+            named = true;
+        } else {
+            return None;
         }
     }
     media.filter(|_| is_media && plain.is_over())
@@ -134,14 +139,19 @@ fn plain_media(text: &str) -> Option<Media<'_>> {
 
 fn plain_members<'a>(plain: &mut Plain<'a>) -> Option<Media<'a>> {
     let (mut timestamp, mut payload, mut is_inbound, mut numbered) = (None, None, false, false);
-    while let PlainMember::Is(name, value) = plain.member()? {
-        match (name, value) {
-            ("timestamp", PlainValue::Text(text)) if timestamp.is_none() => timestamp = Some(count(text)?),
-            ("timestamp", PlainValue::Count(ms)) if timestamp.is_none() => timestamp = Some(ms),
-            ("payload", PlainValue::Text(text)) if payload.is_none() => payload = Some(text),
-            ("track", PlainValue::Text("inbound")) if !is_inbound => is_inbound = true,
-            ("chunk", PlainValue::Text(_) | PlainValue::Count(_)) if !numbered => numbered = true,
-            _ => return None,
+    while plain.more()? {
+        if payload.is_none() && plain.is(r#""payload""#) {
+            payload = Some(plain.text()?);
+        } else if timestamp.is_none() && plain.is(r#""timestamp""#) {
+            timestamp = Some(plain.count()?);
+        } else if !numbered && plain.is(r#""chunk""#) {
+            plain.count()?;
+            numbered = true;
+        } else if !is_inbound && plain.is(r#""track""#) {
+            plain.exactly(r#""inbound""#)?;
+            is_inbound = true;
+        } else {
+            return None;
         }
     }
     Some(Media { timestamp_ms: timestamp?, payload: payload? })

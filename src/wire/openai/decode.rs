@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::errors::classify;
 use crate::ids::{InvalidId, ItemId, ResponseId, ToolCallId};
-use crate::wire::json::{Count, Plain, PlainMember, PlainValue, Text};
+use crate::wire::json::{Count, Plain, Text};
 use crate::wire::model::{
     AudioFormat, ErrorClass, ItemKind, ModelError, ModelEvent, ResponseStatus, SessionEcho, Usage,
 };
@@ -46,16 +46,27 @@ fn plain_audio(text: &str) -> Option<ModelEvent<'_>> {
     let mut plain = Plain::new(text)?;
     let (mut is_audio, mut response, mut item, mut base64) = (false, None, None, None);
     let (mut event, mut output, mut content) = (false, false, false);
-    while let PlainMember::Is(name, value) = plain.member()? {
-        match (name, value) {
-            ("type", PlainValue::Text("response.output_audio.delta")) if !is_audio => is_audio = true,
-            ("event_id", PlainValue::Text(_)) if !event => event = true,
-            ("response_id", PlainValue::Text(id)) if response.is_none() => response = Some(id),
-            ("item_id", PlainValue::Text(id)) if item.is_none() => item = Some(id),
-            ("output_index", PlainValue::Count(_)) if !output => output = true,
-            ("content_index", PlainValue::Count(_)) if !content => content = true,
-            ("delta", PlainValue::Text(audio)) if base64.is_none() => base64 = Some(audio),
-            _ => return None,
+    while plain.more()? {
+        if !is_audio && plain.is(r#""type""#) {
+            plain.exactly(r#""response.output_audio.delta""#)?;
+            is_audio = true;
+        } else if base64.is_none() && plain.is(r#""delta""#) {
+            base64 = Some(plain.text()?);
+        } else if item.is_none() && plain.is(r#""item_id""#) {
+            item = Some(plain.text()?);
+        } else if response.is_none() && plain.is(r#""response_id""#) {
+            response = Some(plain.text()?);
+        } else if !event && plain.is(r#""event_id""#) {
+            plain.text()?;
+            event = true;
+        } else if !output && plain.is(r#""output_index""#) {
+            plain.count()?;
+            output = true;
+        } else if !content && plain.is(r#""content_index""#) {
+            plain.count()?;
+            content = true;
+        } else {
+            return None;
         }
     }
     if !is_audio || !plain.is_over() {

@@ -18,7 +18,7 @@ use super::model_socket::{ModelSocket, OpenError};
 use super::scribe::Scribe;
 use super::socket::{Blocked, Received, Socket};
 use crate::call::end::EndReason;
-use crate::call::outbox::{KEPT_BYTES, Note, Output};
+use crate::call::outbox::{Note, Output, emptied};
 use crate::call::{Call, Input};
 use crate::clock::CallTime;
 use crate::ids::StreamSid;
@@ -284,13 +284,6 @@ where
         latency.caller.observe(elapsed, relayed.to_model);
         latency.agent.observe(elapsed, relayed.to_caller);
     }
-}
-
-/// Ready for the next message, with no more memory than is worth keeping after a large one.
-fn emptied(text: &mut String) -> &mut String {
-    text.clear();
-    text.shrink_to(KEPT_BYTES);
-    text
 }
 
 fn hear_twilio(call: &mut Call, now: CallTime, text: &str) {

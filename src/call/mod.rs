@@ -391,28 +391,28 @@ impl Call {
         let talking = self.phase == Phase::Talking;
         let waiting = if talking || self.phase == Phase::Connecting { Some(()) } else { None };
         let settings = &self.settings;
-        let timers = &mut self.timers;
-        timers.set(Timer::SendAudio, self.playout.next_send().filter(|_| talking));
-        timers.set(Timer::FinishItem, self.playout.finish_at().filter(|_| talking));
-        timers.set(
-            Timer::FillStall,
-            self.caller_audio.stalls_at().filter(|_| talking && self.turns.caller_speaks()),
-        );
-        timers.set(Timer::Response, self.turns.stalled_at(settings.response_within).filter(|_| talking));
-        timers.set(Timer::MissingAnswer, self.turns.answer_due().filter(|_| talking));
-        timers.set(Timer::Retry, self.turns.retry_at().filter(|_| talking));
-        timers.set(Timer::Transcript, self.transcript.text_due().filter(|_| talking));
-        timers.set(Timer::Keypad, self.keys_due.filter(|_| talking));
-        timers.set(Timer::Tool, self.tools.deadline().filter(|_| talking));
-        let quiet = talking && self.turns.is_idle() && self.tools.is_idle();
+        let stalls_at = self.caller_audio.stalls_at().filter(|_| self.turns.caller_speaks());
+        let quiet = self.turns.is_idle() && self.tools.is_idle();
         let dead_air = self.last_activity.max(self.playout.quiet_at()) + settings.nudge_after;
-        timers.set(Timer::DeadAir, quiet.then_some(dead_air));
         let ready_by = CallTime::ZERO + settings.model_ready_within;
-        timers.set(Timer::ModelReady, (self.phase == Phase::Connecting).then_some(ready_by));
-        timers.set(Timer::MaxDuration, waiting.map(|()| CallTime::ZERO + settings.max_duration));
-        timers.set(Timer::StreamSilence, waiting.map(|()| self.last_message + settings.stream_silence));
-        timers.set(Timer::Farewell, self.leaving.as_ref().map(|leaving| leaving.by));
-        timers.set(Timer::Linger, self.phase.linger_until());
+        let in_talk = |at: Option<CallTime>| at.filter(|_| talking);
+        self.timers.set([
+            (Timer::SendAudio, in_talk(self.playout.next_send())),
+            (Timer::FinishItem, in_talk(self.playout.finish_at())),
+            (Timer::FillStall, in_talk(stalls_at)),
+            (Timer::ModelReady, (self.phase == Phase::Connecting).then_some(ready_by)),
+            (Timer::Response, in_talk(self.turns.stalled_at(settings.response_within))),
+            (Timer::MissingAnswer, in_talk(self.turns.answer_due())),
+            (Timer::Retry, in_talk(self.turns.retry_at())),
+            (Timer::Transcript, in_talk(self.transcript.text_due())),
+            (Timer::Keypad, in_talk(self.keys_due)),
+            (Timer::Tool, in_talk(self.tools.deadline())),
+            (Timer::DeadAir, in_talk(quiet.then_some(dead_air))),
+            (Timer::MaxDuration, waiting.map(|()| CallTime::ZERO + settings.max_duration)),
+            (Timer::Farewell, self.leaving.as_ref().map(|leaving| leaving.by)),
+            (Timer::StreamSilence, waiting.map(|()| self.last_message + settings.stream_silence)),
+            (Timer::Linger, self.phase.linger_until()),
+        ]);
     }
 
     /// A response's own instructions replace the session's, so they repeat them.

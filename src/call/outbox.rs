@@ -81,12 +81,13 @@ enum Queued {
     Other(Output<'static>),
 }
 
-/// Queue of outputs. Audio and marks lie in one buffer that is reused once everything has been taken, so that a
-/// frame costs no allocation.
+/// Queue of outputs. Audio and marks lie in buffers that are reused once everything has been taken, so that a frame
+/// costs no allocation.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     queue: VecDeque<Queued>,
     bytes: Vec<u8>,
+    texts: String,
 }
 
 impl Outbox {
@@ -112,7 +113,7 @@ impl Outbox {
     }
 
     pub(super) fn mark(&mut self, name: &str) {
-        let range = self.keep(name.as_bytes());
+        let range = self.keep_text(name);
         self.queue.push_back(Queued::Mark(range));
     }
 
@@ -122,7 +123,7 @@ impl Outbox {
     }
 
     pub(super) fn append_base64(&mut self, audio: &str) {
-        let range = self.keep(audio.as_bytes());
+        let range = self.keep_text(audio);
         self.queue.push_back(Queued::AppendBase64(range));
     }
 
@@ -132,17 +133,24 @@ impl Outbox {
         start..self.bytes.len()
     }
 
+    fn keep_text(&mut self, text: &str) -> Range<usize> {
+        let start = self.texts.len();
+        self.texts.push_str(text);
+        start..self.texts.len()
+    }
+
     pub(super) fn poll(&mut self) -> Option<Output<'_>> {
         let Some(next) = self.queue.pop_front() else {
             empty(&mut self.bytes);
+            emptied(&mut self.texts);
             return None;
         };
         Some(match next {
             Queued::Media(range) => Output::Twilio(Outbound::Media { ulaw: &self.bytes[range] }),
-            Queued::Mark(range) => Output::Twilio(Outbound::Mark { name: text(&self.bytes[range]) }),
+            Queued::Mark(range) => Output::Twilio(Outbound::Mark { name: &self.texts[range] }),
             Queued::Clear => Output::Twilio(Outbound::Clear),
             Queued::AppendBytes(range) => append(AudioPayload::Bytes(&self.bytes[range])),
-            Queued::AppendBase64(range) => append(AudioPayload::Base64(text(&self.bytes[range]))),
+            Queued::AppendBase64(range) => append(AudioPayload::Base64(&self.texts[range])),
             Queued::Other(output) => output,
         })
     }
@@ -154,12 +162,15 @@ pub(super) fn empty(buffer: &mut Vec<u8>) {
     buffer.shrink_to(KEPT_BYTES);
 }
 
-fn append(audio: AudioPayload<'_>) -> Output<'_> {
-    Output::Model(ModelCommand::AppendAudio(audio))
+/// The same for text, and hands it over to be filled.
+pub fn emptied(text: &mut String) -> &mut String {
+    text.clear();
+    text.shrink_to(KEPT_BYTES);
+    text
 }
 
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).expect("only whole strings are kept")
+fn append(audio: AudioPayload<'_>) -> Output<'_> {
+    Output::Model(ModelCommand::AppendAudio(audio))
 }
 
 #[cfg(test)]
@@ -173,6 +184,9 @@ mod tests {
             outbox.append_bytes(&vec![0x55; bytes]);
             while outbox.poll().is_some() {}
             assert_eq!(outbox.bytes.capacity(), kept);
+            outbox.append_base64(&"/".repeat(bytes));
+            while outbox.poll().is_some() {}
+            assert_eq!(outbox.texts.capacity(), kept);
         }
     }
 }

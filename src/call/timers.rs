@@ -58,17 +58,25 @@ const ALL: [Timer; 15] = [
 
 /// One deadline a timer, or none.
 #[derive(Debug)]
-pub(super) struct Timers([CallTime; ALL.len()]);
+pub(super) struct Timers {
+    at: [CallTime; ALL.len()],
+    /// The earliest of them, which is asked for far more often than any is changed.
+    next: CallTime,
+}
 
 impl Default for Timers {
     fn default() -> Self {
-        Self([CallTime::FAR; ALL.len()])
+        Self { at: [CallTime::FAR; ALL.len()], next: CallTime::FAR }
     }
 }
 
 impl Timers {
-    pub(super) fn set(&mut self, timer: Timer, at: Option<CallTime>) {
-        self.0[timer as usize] = at.unwrap_or(CallTime::FAR);
+    /// Sets those that are named; the others stay.
+    pub(super) fn set<const N: usize>(&mut self, timers: [(Timer, Option<CallTime>); N]) {
+        for (timer, at) in timers {
+            self.at[timer as usize] = at.unwrap_or(CallTime::FAR);
+        }
+        self.look_for_next();
     }
 
     pub(super) fn clear_all(&mut self) {
@@ -76,15 +84,20 @@ impl Timers {
     }
 
     /// The earliest deadline.
-    pub(super) fn next(&self) -> CallTime {
-        self.0.into_iter().min().unwrap_or(CallTime::FAR)
+    pub(super) const fn next(&self) -> CallTime {
+        self.next
     }
 
     /// Takes the first timer that is due, in the order of the list above.
     pub(super) fn pop_due(&mut self, now: CallTime) -> Option<Timer> {
-        let due = ALL.into_iter().find(|timer| self.0[*timer as usize] <= now)?;
-        self.0[due as usize] = CallTime::FAR;
+        let due = ALL.into_iter().find(|timer| self.at[*timer as usize] <= now)?;
+        self.at[due as usize] = CallTime::FAR;
+        self.look_for_next();
         Some(due)
+    }
+
+    fn look_for_next(&mut self) {
+        self.next = self.at.iter().fold(CallTime::FAR, |next, &at| next.min(at));
     }
 }
 
@@ -95,10 +108,13 @@ mod tests {
     #[test]
     fn due_timers_come_out_once_each() {
         let mut timers = Timers::default();
-        timers.set(Timer::Linger, Some(CallTime::from_millis(10)));
-        timers.set(Timer::SendAudio, Some(CallTime::from_millis(20)));
-        timers.set(Timer::DeadAir, Some(CallTime::from_millis(30)));
-        timers.set(Timer::DeadAir, None);
+        timers.set([
+            (Timer::Linger, Some(CallTime::from_millis(10))),
+            (Timer::SendAudio, Some(CallTime::from_millis(20))),
+            (Timer::DeadAir, Some(CallTime::from_millis(5))),
+        ]);
+        assert_eq!(timers.next(), CallTime::from_millis(5));
+        timers.set([(Timer::DeadAir, None)]);
         assert_eq!(timers.next(), CallTime::from_millis(10));
         assert_eq!(timers.pop_due(CallTime::from_millis(25)), Some(Timer::SendAudio));
         assert_eq!(timers.pop_due(CallTime::from_millis(25)), Some(Timer::Linger));

@@ -16,9 +16,12 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 pub use frames::FrameLatency;
+use frames::FramesPassed;
 
 /// Content type of [`Metrics::encode`].
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -35,7 +38,7 @@ const SAVING_S: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.
 pub struct Metrics(Arc<Counters>);
 
 /// One of a thing for each direction of the audio.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Directions<T> {
     /// From the caller to the model.
     pub caller: T,
@@ -139,8 +142,6 @@ pub struct Counters {
     pub calls_live: Gauge,
     /// Background tasks that run: one or two for each live call. Set when it is asked for.
     pub tasks: Gauge,
-    /// Frames of audio passed on.
-    pub frames: Directions<Counter>,
     /// Twilio messages that were malformed or unknown.
     pub twilio_messages_ignored: Counter,
     /// Times a caller spoke over the agent.
@@ -149,7 +150,8 @@ pub struct Counters {
     pub truncations: Counter,
     /// Times a model session was replaced during a call.
     pub reconnects: Counter,
-    /// Seconds between receiving a frame and handing it to the other socket. Waiting on purpose does not count.
+    /// Seconds between receiving a frame and handing it to the other socket. Waiting on purpose does not count. Counts
+    /// the frames, too.
     pub added_latency: Directions<FrameLatency>,
     /// Seconds from asking for a model session to its being ready.
     pub model_ready_seconds: Histogram,
@@ -186,20 +188,19 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("voicebridge");
-        let frames: Family<DirectionLabel, Counter> = Family::default();
         let added_latency: Family<DirectionLabel, FrameLatency> = Family::default();
-        registry.register("frames", "Frames of audio passed on", frames.clone());
         registry.register_with_unit(
             "added_latency",
             "Time between receiving a frame and handing it to the other socket",
             Unit::Seconds,
             added_latency.clone(),
         );
+        let latencies = both(|direction| added_latency.get_or_create(&DirectionLabel { direction }).clone());
+        registry.register_collector(Box::new(FramesPassed(latencies.clone())));
         let counters = Counters {
             calls_started: counter(&mut registry, "calls_started", "Calls whose media stream started"),
             calls_live: gauge(&mut registry, "calls_live", "Calls that are live"),
             tasks: gauge(&mut registry, "tasks", "Background tasks that run"),
-            frames: both(|direction| frames.get_or_create(&DirectionLabel { direction }).clone()),
             twilio_messages_ignored: counter(
                 &mut registry,
                 "twilio_messages_ignored",
@@ -216,9 +217,7 @@ impl Metrics {
                 "reconnects",
                 "Times a model session was replaced during a call",
             ),
-            added_latency: both(|direction| {
-                added_latency.get_or_create(&DirectionLabel { direction }).clone()
-            }),
+            added_latency: latencies,
             model_ready_seconds: seconds(
                 &mut registry,
                 "model_ready",
@@ -360,23 +359,25 @@ pub enum LoggingError {
 
 /// Whether a log filter can be read.
 pub fn check_filter(filter: &str) -> Result<(), LoggingError> {
-    EnvFilter::builder().parse(filter)?;
+    filter.parse::<Targets>()?;
     Ok(())
 }
 
-/// Sends log lines to standard error from now on. `filter` is in the syntax of `RUST_LOG`, such as
-/// `info,voicebridge=debug`.
+/// Sends log lines to standard error from now on. `filter` names levels and targets in the syntax of `RUST_LOG`, such
+/// as `info,voicebridge=debug`.
+// No `EnvFilter`, which also knows spans and their fields: it takes a lock that all threads share whenever a call enters
+// or leaves its span, which is with each frame.
 pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
-    let filter = EnvFilter::builder().parse(filter)?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filter: Targets = filter.parse()?;
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
+    let registry = tracing_subscriber::registry().with(filter);
     match format {
-        LogFormat::Text => lines.try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Text => registry.with(lines).try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     }
-    .map_err(LoggingError::Twice)
+    .map_err(|error| LoggingError::Twice(error.into()))
 }
 
 #[cfg(test)]
@@ -394,8 +395,8 @@ mod tests {
         metrics.calls_live.inc();
         metrics.call_ended("agent_ended");
         metrics.call_ended("agent_ended");
-        metrics.frames.caller.inc_by(50);
-        metrics.frames.agent.inc();
+        metrics.added_latency.caller.observe(Duration::from_micros(300), 50);
+        metrics.added_latency.agent.observe(Duration::from_micros(300), 1);
         metrics.frame_dropped(FrameDrop::NotAudio);
         metrics.tool_called(ToolOutcome::TimedOut);
         let text = metrics.encode();

@@ -84,8 +84,9 @@ where
     pub(super) async fn run(&mut self) -> EndReason {
         self.scribe.stream_started();
         let mut told_to_hang_up = false;
-        // Registered once; a token asked anew at every turn is a lock that all calls share.
-        let hang_up = self.hang_up.clone().cancelled_owned();
+        // A token of its own, registered once: looking at one takes its lock, and with each frame all calls would take
+        // the same.
+        let hang_up = self.hang_up.child_token().cancelled_owned();
         tokio::pin!(hang_up);
         let timer = sleep_until(self.started);
         tokio::pin!(timer);
@@ -278,9 +279,7 @@ where
             return;
         }
         let elapsed = received_at.elapsed();
-        let (frames, latency) = (&self.metrics.frames, &self.metrics.added_latency);
-        frames.caller.inc_by(relayed.to_model.into());
-        frames.agent.inc_by(relayed.to_caller.into());
+        let latency = &self.metrics.added_latency;
         latency.caller.observe(elapsed, relayed.to_model);
         latency.agent.observe(elapsed, relayed.to_caller);
     }

@@ -45,11 +45,17 @@ fn caller_frame(bencher: Bencher<'_, '_>, format: AudioFormat) {
 fn model_delta(bencher: Bencher<'_, '_>, format: AudioFormat) {
     let mut path = Path::new(format);
     path.begin_response();
-    let audio = base64_of(&noise(20 * format.bytes_per_ms()));
-    let delta = format!(
-        r#"{{"type":"response.output_audio.delta","event_id":"event_1","response_id":"resp_1","item_id":"item_1","output_index":0,"content_index":0,"delta":"{audio}"}}"#
-    );
+    let delta = delta(format);
     bencher.bench_local(|| path.take_from_model(black_box(&delta)));
+}
+
+/// 32 deltas of the model that come at once, until the last of their 640 ms has left; the marks included.
+#[divan::bench(args = FORMATS)]
+fn burst_of_32_deltas(bencher: Bencher<'_, '_>, format: AudioFormat) {
+    let mut path = Path::new(format);
+    path.begin_response();
+    let delta = delta(format);
+    bencher.bench_local(|| path.take_burst(black_box(&delta)));
 }
 
 /// A call in mid-conversation with the codecs at both ends.
@@ -103,8 +109,24 @@ impl Path {
 
     fn take_from_model(&mut self, text: &str) -> usize {
         self.now = self.now + FRAME;
+        self.hear_model(text)
+    }
+
+    fn take_burst(&mut self, text: &str) -> usize {
+        let burst: usize = (0..32).map(|_| self.hear_model(text)).sum();
+        self.now = self.now + 32 * FRAME;
+        self.call.handle_input(self.now, Input::Timeout);
+        burst + self.send_with_marks()
+    }
+
+    fn hear_model(&mut self, text: &str) -> usize {
         let event = openai::decode(text).expect("it is an event");
         self.call.handle_input(self.now, Input::Model(event));
+        self.send_with_marks()
+    }
+
+    /// Sends, and returns each mark at once.
+    fn send_with_marks(&mut self) -> usize {
         let sent = self.send();
         while let Some(name) = self.marks.pop() {
             let mark = twilio::Inbound::Mark { name: name.into() };
@@ -132,6 +154,14 @@ impl Path {
         }
         bytes
     }
+}
+
+/// 20 ms of audio as the model sends it.
+fn delta(format: AudioFormat) -> String {
+    let audio = base64_of(&noise(20 * format.bytes_per_ms()));
+    format!(
+        r#"{{"type":"response.output_audio.delta","event_id":"event_1","response_id":"resp_1","item_id":"item_1","output_index":0,"content_index":0,"delta":"{audio}"}}"#
+    )
 }
 
 fn base64_of(bytes: &[u8]) -> String {

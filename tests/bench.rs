@@ -147,8 +147,11 @@ fn what_cannot_be_written_or_measured_is_said_before_anything_starts() {
     for (options, told) in [
         (["--json", "/nonexistent/outcome.json"], "cannot write /nonexistent/outcome.json"),
         (["--interrupt-every", "1"], "none can be timed"),
-        (["--limit-lost", "NaN"], "a number from 0 up"),
+        (["--limit-p99-ms", "NaN"], "a number from 0 up"),
+        (["--limit-lost", "5"], "a share from 0 to 1"),
         (["--calls", "0"], "0 is not in 1..=3000"),
+        (["--url", "ftp://127.0.0.1/x"], "begins with none of http://"),
+        (["--search", "--most=1"], "the search begins with 50 calls (--calls) and ends at 1 (--most)"),
     ] {
         let output = bench(&options);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -159,8 +162,15 @@ fn what_cannot_be_written_or_measured_is_said_before_anything_starts() {
 
 #[test]
 fn a_bridge_that_is_not_there_is_a_clear_error() {
-    let output = bench(&["--url", "ws://127.0.0.1:9/media-stream", "--model-listen", "127.0.0.1:0"]);
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (dir.path().join("old.html"), dir.path().join("new.json"));
+    std::fs::write(&old, "an earlier report").unwrap();
+    let files = ["--html", old.to_str().unwrap(), "--json", new.to_str().unwrap()];
+    let nowhere = ["--url", "ws://127.0.0.1:9/media-stream", "--model-listen", "127.0.0.1:0"];
+    let output = bench(&[&nowhere[..], &files].concat());
     assert!(!output.status.success());
+    assert_eq!(std::fs::read_to_string(&old).unwrap(), "an earlier report");
+    assert!(!new.exists(), "an empty file is no report");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("bridge carries no calls at ws://127.0.0.1:9/media-stream"), "{said}");
     assert!(said.contains("not let in"), "{said}");

@@ -24,7 +24,8 @@ pub struct BenchOptions {
     /// Process of that bridge, if it runs on this machine: its CPU and memory are measured with all below it.
     #[arg(long, requires = "url")]
     pub pid: Option<u32>,
-    /// Address of the model's end, which that bridge must use as its Realtime endpoint.
+    /// Address of the model's end, which that bridge must use as its Realtime endpoint. With --url it is 127.0.0.1:9090
+    /// unless you say otherwise.
     #[arg(
         long,
         default_value = "127.0.0.1:0",
@@ -70,8 +71,8 @@ pub struct BenchOptions {
     /// Limit: 99 % of the frames of each direction must be added no more than this, in milliseconds.
     #[arg(long, default_value_t = 20.0, value_parser = limit)]
     pub limit_p99_ms: f64,
-    /// Limit: share of the frames that may be lost.
-    #[arg(long, default_value_t = 0.0, value_parser = limit)]
+    /// Limit: share of the frames that may be lost, from 0 to 1.
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
     pub limit_lost: f64,
     /// Keep up the first of --calls for so long, hanging up and dialing all the time, and watch for growth: 30m, 2h.
     #[arg(long, value_name = "TIME", value_parser = long_time, conflicts_with_all = ["search", "floor", "html", "rounds", "silent"])]
@@ -115,6 +116,13 @@ fn limit(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(limit) if limit.is_finite() && limit >= 0.0 => Ok(limit),
         _ => Err("a number from 0 up is expected".to_owned()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("a share from 0 to 1 is expected, such as 0.001 for one in a thousand".to_owned()),
     }
 }
 

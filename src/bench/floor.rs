@@ -16,8 +16,15 @@ use crate::shutdown::Tasks;
 /// What one read may bring: as much as the bridge reads from a model.
 const READ_BYTES: usize = 4 * 1024;
 
+const AFTER_HELP: &str = "\
+Examples:
+  voicebridge relay --listen 127.0.0.1:7070 --to 127.0.0.1:9090
+  voicebridge bench --url ws://127.0.0.1:7070/floor --name relay
+      (the path /floor tells the model's end that a caller is at the other end, not a bridge)";
+
 /// Options of `relay`.
 #[derive(Debug, Clone, Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct RelayOptions {
     /// Address to listen on; the real one is printed.
     #[arg(long, default_value = "127.0.0.1:0")]

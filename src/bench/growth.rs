@@ -11,7 +11,7 @@ use super::records::Records;
 /// A bridge has let go of all calls so long after the last one.
 const SETTLED_WITHIN: Duration = Duration::from_secs(15);
 /// Fewer samples than this say nothing about growth: a quarter of them is one, and one may be anything.
-const LEAST_SAMPLES: usize = 8;
+pub(super) const LEAST_SAMPLES: usize = 8;
 /// Memory may differ by this share between the second and the last quarter: allocators and caches breathe.
 const MEMORY_SLACK: f64 = 0.03;
 /// And by this much whatever the share: a buffer or two a call.

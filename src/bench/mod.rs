@@ -71,7 +71,7 @@ pub async fn run(options: BenchOptions, mut signals: Signals) -> anyhow::Result<
             result = &mut work => return result,
             _ = signals.next() => {
                 anyhow::ensure!(!stop.is_cancelled(), "interrupted");
-                eprintln!("\nstopping with what there is; once more: at once");
+                eprintln!("\nstopping with what there is, when this step is over; once more: at once");
                 stop.cancel();
             }
         }
@@ -82,10 +82,24 @@ pub async fn run(options: BenchOptions, mut signals: Signals) -> anyhow::Result<
 fn check(options: &BenchOptions) -> anyhow::Result<()> {
     let files = options.json.iter().filter(|path| *path != Path::new("-")).chain(&options.html);
     for path in files {
-        std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        is_writable(path).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let Some(pid) = options.pid.filter(|pid| cfg!(target_os = "linux") && processes::cpu(*pid).is_none()) {
         anyhow::bail!("there is no process {pid} (--pid)");
+    }
+    if let Some(url) = &options.url {
+        let known = ["http://", "https://", "ws://", "wss://"].iter().any(|scheme| url.starts_with(scheme));
+        anyhow::ensure!(known, "`{url}` (--url) begins with none of http://, https://, ws:// and wss://");
+    }
+    if let (true, Some(first)) = (options.search, options.calls.first()) {
+        let most = options.most;
+        anyhow::ensure!(
+            *first <= most,
+            "the search begins with {first} calls (--calls) and ends at {most} (--most)"
+        );
+    }
+    if options.silent && options.url.is_some() && options.pid.is_none() {
+        eprintln!("what silent calls cost is not known without the bridge's process (--pid)");
     }
     anyhow::ensure!(
         !(options.floor && options.name == "floor"),
@@ -95,6 +109,13 @@ fn check(options: &BenchOptions) -> anyhow::Result<()> {
         eprintln!("this is a debug build: its figures are several times as high as those of a release build");
     }
     Ok(())
+}
+
+/// Leaves what is there as it is: an earlier report is worth more than none, should this run fail.
+fn is_writable(path: &Path) -> std::io::Result<()> {
+    let existed = path.exists();
+    std::fs::File::options().append(true).create(true).open(path)?;
+    if existed { Ok(()) } else { std::fs::remove_file(path) }
 }
 
 async fn measure(options: BenchOptions, stop: CancellationToken) -> anyhow::Result<bool> {
@@ -136,8 +157,9 @@ async fn with_targets(
         write_json(options, &found)?;
         return Ok(found.is_good());
     }
-    let outcome = measure_all(options, rig, subjects, stop).await;
-    table::print_end(&outcome, options.most);
+    let mut outcome = measure_all(options, rig, subjects, stop).await;
+    outcome.stopped_early = stop.is_cancelled();
+    table::print_end(&outcome);
     write_json(options, &outcome)?;
     if let Some(path) = &options.html {
         std::fs::write(path, report::page(&outcome))
@@ -195,6 +217,8 @@ async fn measure_all(
         targets: subjects.iter().map(|subject| subject.running.target.clone()).collect(),
         steps: Vec::new(),
         most_calls: BTreeMap::new(),
+        most_tried: options.search.then_some(options.most),
+        stopped_early: false,
     };
     table::progress("");
     table::print_start(&outcome);

@@ -31,6 +31,10 @@ pub struct Outcome {
     pub steps: Vec<Step>,
     /// The most calls within the limit, by name of the target; only where it was searched for.
     pub most_calls: BTreeMap<String, u32>,
+    /// More calls than these were not tried, when they were searched for.
+    pub most_tried: Option<u32>,
+    /// True when it was stopped before all was measured.
+    pub stopped_early: bool,
 }
 
 /// The machine of a run. Both far ends ran on it too.
@@ -74,6 +78,14 @@ pub struct Limit {
     pub p99_ms: f64,
     /// Share of the frames that may be missing.
     pub lost: f64,
+}
+
+impl Outcome {
+    /// What the search found for a target: exactly so many calls, or at least so many.
+    pub(super) fn most(&self, target: &str) -> Option<(&'static str, u32)> {
+        let most = *self.most_calls.get(target)?;
+        Some((if self.most_tried == Some(most) { "at least" } else { "at most" }, most))
+    }
 }
 
 impl Limit {

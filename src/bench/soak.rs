@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::calls::{Tally, lock};
 pub use super::growth::Sample;
-use super::growth::{growth, left_behind, not_known, sample, settled};
+use super::growth::{self, growth, left_behind, not_known, sample, settled};
 use super::lines::{Checks, Lines};
 use super::measure::Subject;
-use super::outcome::Latency;
+use super::outcome::{Latency, Machine};
 use super::records::{Records, Verdict};
 use super::rig::Rig;
-use super::{processes, table};
+use super::table;
 
 /// How often it is looked for calls that are to end. Apart from dialing, which may be much rarer.
 const TICK: Duration = Duration::from_millis(100);
@@ -35,6 +35,8 @@ pub struct SoakOutcome {
     pub command: String,
     /// When it began.
     pub started_at: Timestamp,
+    /// Where it ran.
+    pub machine: Machine,
     /// Calls at the same time.
     pub calls: u32,
     /// Every so many answers the caller was to speak over the agent; 0 is never.
@@ -123,6 +125,13 @@ pub(super) async fn soak(
     stop: &CancellationToken,
 ) -> SoakOutcome {
     let started_at = Timestamp::now();
+    let least = LOOK_EVERY * growth::LEAST_SAMPLES as u32;
+    if time < least {
+        table::say(&format!(
+            "too short to say whether anything grows: at least {} s are needed",
+            least.as_secs()
+        ));
+    }
     let checks = Checks::new(Records::of(&subject.running));
     let before = sample(subject, &checks.records, 0, Duration::ZERO).await;
     let (mut total, mut samples) = (Tally::default(), Vec::new());
@@ -170,6 +179,7 @@ pub(super) async fn soak(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         command: super::command_line(),
         started_at,
+        machine: super::machine(),
         calls,
         interrupt_every,
         seconds: lasted.as_secs_f64(),
@@ -239,7 +249,7 @@ fn mebibytes(bytes: u64) -> f64 {
 
 /// What is said at the end.
 pub(super) fn print_end(found: &SoakOutcome) {
-    let machine = processes::processor().unwrap_or_default();
+    let machine = &found.machine.processor;
     table::say(&format!(
         "\n{} calls in {:.0} s on {machine}: {} of {} frames lost, {} barge-ins, {} of {} transcripts wrong, {} calls failed",
         found.calls_carried,
@@ -294,6 +304,7 @@ mod tests {
             version: "1.0.0".into(),
             command: "voicebridge bench --soak 30m".into(),
             started_at: Timestamp::UNIX_EPOCH,
+            machine: super::super::machine(),
             calls: 200,
             interrupt_every: 4,
             seconds: 1800.0,

@@ -43,7 +43,7 @@ pub(super) fn print_start(outcome: &Outcome) {
         outcome.load.settling_s
     );
     sayln!(
-        "{:<12} {:>5} {:>5}  {:>23}  {:>23}  {:>5} {:>5}  {:>8} {:>8}  {:>11}  {:>8}",
+        "{:<12} {:>5} {:>5}  {:>23}  {:>23}  {:>5} {:>5}  {:>8} {:>8}  {:>13}  {:>13}",
         "target",
         "round",
         "calls",
@@ -54,7 +54,7 @@ pub(super) fn print_start(outcome: &Outcome) {
         "clear",
         "first",
         "CPU ms/call-s",
-        "KiB/call"
+        "KiB/call, own"
     );
 }
 
@@ -93,16 +93,18 @@ pub(super) fn print_ratios(step: &Step, ratios: &AgainstFloor) {
 }
 
 /// What it all comes to.
-pub(super) fn print_end(outcome: &Outcome, most_tried: u32) {
+pub(super) fn print_end(outcome: &Outcome) {
     say("");
-    for (name, most) in &outcome.most_calls {
-        let limit = outcome.load.limit;
+    for name in outcome.most_calls.keys() {
+        let (Some((how, most)), limit) = (outcome.most(name), outcome.load.limit) else { continue };
         sayln!(
-            "{name}: {} {most} calls with p99 <= {} ms and at most {} % lost",
-            if *most == most_tried { "at least" } else { "at most" },
+            "{name}: {how} {most} calls with p99 <= {} ms and at most {} % lost",
             limit.p99_ms,
             limit.lost * 100.0
         );
+    }
+    if outcome.stopped_early {
+        sayln!("stopped before all was measured");
     }
     let beyond = outcome.steps.iter().filter(|step| !step.within_limit).count();
     if outcome.most_calls.is_empty() && beyond > 0 {
@@ -112,10 +114,15 @@ pub(super) fn print_end(outcome: &Outcome, most_tried: u32) {
 
 fn row(step: &Step) -> String {
     let cpu = step.cpu.map_or_else(|| "-".to_owned(), |cpu| format!("{:.2}", cpu.ms_per_call_second));
-    let memory =
-        step.memory.map_or_else(|| "-".to_owned(), |memory| format!("{:.0}", memory.per_call_bytes / 1024.0));
+    let memory = step.memory.map_or_else(
+        || "-".to_owned(),
+        |memory| {
+            let kib = |bytes: f64| bytes / 1024.0;
+            format!("{:.0}, {:.0}", kib(memory.per_call_bytes), kib(memory.own_per_call_bytes))
+        },
+    );
     format!(
-        "{:<12} {:>5} {:>5}  {:>23}  {:>23}  {:>5} {:>5}  {:>8} {:>8}  {:>13}  {:>8}{}",
+        "{:<12} {:>5} {:>5}  {:>23}  {:>23}  {:>5} {:>5}  {:>8} {:>8}  {:>13}  {:>13}{}",
         step.target,
         step.round,
         step.calls,

@@ -9,6 +9,9 @@ use super::scale::micros_tick;
 /// Far ends that send later than this at their 99th percentile measure themselves: it is as much as what is measured.
 const FAR_ENDS_LATE_US: u64 = 2000;
 
+/// Sound that lies later in its messages by more than this has been through a filter, which delays it by so much.
+const FILTER_US: f64 = 100.0;
+
 /// What one target was found to do.
 pub(super) struct Answer {
     pub(super) heading: String,
@@ -93,6 +96,13 @@ fn latency(way: &Way, rounds: &Rounds<'_>, floor: Floor<'_>) -> Card {
     let p50 = large("p50", |latency| latency.p50_us);
     let p99 = large("p99", |latency| latency.p99_us);
     let mut figures: Vec<Large> = p50.into_iter().chain(p99).collect();
+    let shift = |rounds: &Rounds<'_>| rounds.median(|step| Some((way.of)(step).shift_us));
+    let beyond_floor =
+        |shift_us: f64| shift_us - floor.and_then(|(_, floor)| shift(floor)).unwrap_or_default();
+    if let Some(shift) = shift(rounds).map(beyond_floor).filter(|shift_us| *shift_us >= FILTER_US) {
+        figures
+            .push(Large::new(micros(shift), "more").with("later in its messages, as filters do".to_owned()));
+    }
     let title =
         if figures.iter().all(|figure| figure.below.is_empty()) { "Latency" } else { "Added latency" };
     if figures.is_empty() {
@@ -116,8 +126,11 @@ fn cpu(rounds: &Rounds<'_>, floor: Floor<'_>) -> Option<Card> {
 fn memory(rounds: &Rounds<'_>, floor: Floor<'_>) -> Option<Card> {
     let per_call = |step: &Step| step.memory.map(|memory| memory.per_call_bytes);
     let (each, name, floor) = against(rounds, floor, per_call)?;
-    let floor = floor.map(|floor| format!("{name} {}", bytes(floor))).unwrap_or_default();
-    let mut figures = vec![Large::new(bytes(each), "per call").with(floor)];
+    let own = rounds.median(|step| step.memory.map(|memory| memory.own_per_call_bytes));
+    let own = own.map(|own| format!("own process {}", bytes(own)));
+    let floor = floor.map(|floor| format!("{name} {}", bytes(floor)));
+    let below: Vec<String> = own.into_iter().chain(floor).collect();
+    let mut figures = vec![Large::new(bytes(each), "per call").with(below.join(", "))];
     let total = rounds.median(|step| step.memory.map(|memory| memory.total_bytes as f64));
     let own = rounds.median(|step| step.memory.map(|memory| memory.own_bytes as f64));
     if let (Some(total), Some(own)) = (total, own) {
@@ -166,11 +179,17 @@ fn interruptions(rounds: &Rounds<'_>, floor: Floor<'_>) -> Option<Card> {
 
 fn most_calls(run: &Run<'_>, series: &Series<'_>) -> Option<Card> {
     let most = &run.outcome.most_calls;
-    let own = most.get(&series.target.name)?;
-    let mut figures = vec![Large::new(count(u64::from(*own)), "at once").with(limit(run.outcome))];
+    let (how, own) = run.outcome.most(&series.target.name)?;
+    let mut figures =
+        vec![Large::new(count(u64::from(own)), format!("at once, {how}")).with(limit(run.outcome))];
     let others = most.iter().filter(|(name, _)| **name != series.target.name);
     figures.extend(others.map(|(name, calls)| Large::new(count(u64::from(*calls)), name)));
     Some(Card { title: "Most calls within the limit".to_owned(), figures })
+}
+
+/// That there should be more.
+pub(super) fn stopped_early(outcome: &Outcome) -> Option<&'static str> {
+    outcome.stopped_early.then_some("It was stopped before all was measured: this is what there was by then.")
 }
 
 /// The limit in words.

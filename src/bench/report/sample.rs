@@ -44,6 +44,8 @@ pub(crate) fn outcome() -> Outcome {
         ],
         steps,
         most_calls: BTreeMap::new(),
+        most_tried: None,
+        stopped_early: false,
     }
 }
 

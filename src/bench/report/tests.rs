@@ -96,9 +96,12 @@ fn a_search_is_summed_up_within_the_limit_and_says_how_many_calls_there_were() {
     assert!(page(&outcome).contains("Under this load it is beyond the limit."));
 
     outcome.most_calls = [("voicebridge".to_owned(), 240), ("floor".to_owned(), 1300)].into();
+    outcome.most_tried = Some(2000);
     assert_eq!(Run::new(&outcome).compared_at(), Some(200));
     let page = page(&outcome);
-    assert!(page.contains("<b>240</b>"));
+    assert!(page.contains("<b>240</b> <small>at once, at most</small>"));
+    outcome.most_tried = Some(240);
+    assert!(super::page(&outcome).contains("<b>240</b> <small>at once, at least</small>"));
     assert!(page.contains("<b>1\u{202f}300</b> <small>floor</small>"));
 }
 
@@ -240,6 +243,26 @@ fn late_far_ends_are_warned_of() {
     assert!(
         super::page(&outcome).contains("With more than 20 ms, a step does not count as within the limit.")
     );
+}
+
+#[test]
+fn a_run_that_was_stopped_says_so() {
+    let mut outcome = sample::outcome();
+    assert!(!page(&outcome).contains("Not complete."));
+    outcome.stopped_early = true;
+    assert!(page(&outcome).contains("It was stopped before all was measured"));
+}
+
+#[test]
+fn the_delay_of_a_filter_stands_beside_the_latency_it_is_no_part_of() {
+    let mut outcome = sample::outcome();
+    for step in &mut outcome.steps {
+        step.up.shift_us = if step.target == "voicebridge" { 1_490.0 } else { 0.0 };
+        step.down.shift_us = 0.0;
+    }
+    let page = page(&outcome);
+    assert_eq!(page.matches("later in its messages, as filters do").count(), 1, "only on the way up");
+    assert!(page.contains("<b>1.49\u{a0}ms</b> <small>more</small>"));
 }
 
 #[test]

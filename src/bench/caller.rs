@@ -230,7 +230,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Caller<S> {
         let _ = write!(self.text, r#""}},"streamSid":"{stream}"}}"#);
         // From the moment it leaves our hands, whether the bridge takes it or not: a bridge that stalls cannot hide
         // the waiting. How late we are ourselves is counted apart.
-        self.call.up.sent(frame, now);
+        if timed {
+            self.call.up.sent(frame, now);
+        }
         self.link.send(&self.text);
         let mut tally = lock(&self.shared.callers);
         if self.shared.counts(now) && self.call.counts(now) {

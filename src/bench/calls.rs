@@ -3,7 +3,7 @@
 //! The ends run on different threads. Per frame they share one atomic: when it was sent.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -87,6 +87,14 @@ impl Lane {
         Some(Sent { at, in_burst: slot & IN_BURST > 0, again: slot & ARRIVED > 0 })
     }
 
+    /// Whether one of the frames that count has not arrived. What came at once with others may be cut off instead.
+    fn owes(&self, counts: impl Fn(Micros) -> bool) -> bool {
+        self.0.iter().any(|slot| {
+            let slot = slot.load(Ordering::Acquire);
+            slot > 0 && slot & (ARRIVED | IN_BURST) == 0 && counts(slot >> (2 + LAP_BITS))
+        })
+    }
+
     fn slot(&self, frame: u64) -> &AtomicU64 {
         &self.0[frame as usize % SLOTS]
     }
@@ -115,6 +123,8 @@ pub(super) struct Call {
     counts_until: AtomicU64,
     /// What was said, when it is to be compared with the transcript.
     pub(super) said: Option<Mutex<Vec<Said>>>,
+    /// Turns that had begun when the frames stopped to count.
+    turns_in_time: AtomicUsize,
 }
 
 /// Where an answer was cut, as the two ends saw it.
@@ -286,6 +296,7 @@ impl Shared {
             counts_from: AtomicU64::new(Micros::MAX),
             counts_until: AtomicU64::new(Micros::MAX),
             said: keep_said.then(Mutex::default),
+            turns_in_time: AtomicUsize::new(usize::MAX),
         });
         lock(&self.calls).insert(number, Arc::clone(&call));
         call
@@ -293,6 +304,23 @@ impl Shared {
 
     pub(super) fn call(&self, number: u16) -> Option<Arc<Call>> {
         lock(&self.calls).get(&number).cloned()
+    }
+
+    /// Whether frames of this call that count are still on their way.
+    pub(super) fn is_owed(&self, call: &Call) -> bool {
+        let counts = |at| self.counts(at) && call.counts(at);
+        call.up.owes(counts) || call.down.owes(counts)
+    }
+
+    /// Whether such frames are on their way to the caller.
+    pub(super) fn is_owed_by_model(&self, call: &Call) -> bool {
+        call.down.owes(|at| self.counts(at) && call.counts(at))
+    }
+
+    /// Whether frames of any call are.
+    pub(super) fn is_owed_anything(&self) -> bool {
+        let calls: Vec<_> = lock(&self.calls).values().cloned().collect();
+        calls.iter().any(|call| self.is_owed(call))
     }
 
     /// Calls that both ends know.
@@ -318,6 +346,16 @@ impl Call {
     /// The caller will hang up soon.
     pub(super) fn is_nearly_over(&self, now: Micros) {
         self.counts_until.fetch_min(now, Ordering::AcqRel);
+        self.note(|said| {
+            self.turns_in_time.fetch_min(said.len(), Ordering::AcqRel);
+        });
+    }
+
+    /// What was said, and how many turns of it had begun well before the caller hung up.
+    pub(super) fn all_said(&self) -> (Vec<Said>, usize) {
+        let said = self.said.as_ref().map(|said| lock(said).clone()).unwrap_or_default();
+        let in_time = said.len().min(self.turns_in_time.load(Ordering::Acquire));
+        (said, in_time)
     }
 
     /// Whether a frame that was sent at this time counts as far as the call is concerned.
@@ -426,6 +464,26 @@ mod tests {
         assert_eq!(lane.arrived(5 + SLOTS as u64), None, "the next of its slot was not sent yet");
         lane.sent_in_burst(5 + SLOTS as u64, 90);
         assert_eq!(lane.arrived(5 + SLOTS as u64), Some(Sent { at: 90, in_burst: true, again: false }));
+    }
+
+    #[test]
+    fn frames_are_owed_until_they_arrive_unless_they_may_be_cut_off_or_do_not_count() {
+        let (shared, from) = (Shared::new(), 1_000_000);
+        shared.from.store(from, Ordering::Release);
+        let call = shared.add_call(7, "CA7".into(), true);
+        call.is_known(0);
+        call.up.sent(0, from - 1);
+        call.down.sent_in_burst(0, from);
+        assert!(!shared.is_owed_anything());
+        for (lane, frame) in [(&call.up, 1), (&call.down, 1)] {
+            lane.sent(frame, from + 10);
+            assert!(shared.is_owed(&call) && shared.is_owed_anything());
+            lane.arrived(frame);
+            assert!(!shared.is_owed_anything());
+        }
+        call.is_nearly_over(from + 20);
+        call.up.sent(2, from + 20);
+        assert!(!shared.is_owed_anything(), "sent when frames had stopped to count");
     }
 
     #[test]

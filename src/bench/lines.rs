@@ -10,12 +10,12 @@ use tokio_util::task::TaskTracker;
 use super::calls::{Call, Tally, lock};
 use super::measure::Subject;
 use super::records::{Records, Verdict};
-use super::rig::Rig;
+use super::rig::{LOST_AFTER, Rig};
 use crate::simulate::random::Random;
 
 /// How long a call lasts.
 const CALL_S: (u64, u64) = (30, 180);
-/// What is sent in the last second of a call may be cut off with it.
+/// What is sent in the last second of a call may be cut off with it. What was sent before is waited for.
 const NEARLY_OVER: Duration = Duration::from_secs(1);
 /// At the end callers hang up one after the other: all at once they would need as many connections for what they tell
 /// the bridge afterwards, and those stay open for a while, which looks like a leak.
@@ -57,14 +57,15 @@ impl<'a> Lines<'a> {
     /// Hangs up whose time is over; ask often.
     pub(super) fn end_what_is_due(&mut self) {
         let now = Instant::now();
-        self.live.retain_mut(|live| match live.end.due(now) {
+        let rig = &*self.rig;
+        self.live.retain_mut(|live| match live.end.due(now, || rig.is_owed(&live.call)) {
             Some(Due::HangUp) => {
                 live.hang_up.cancel();
                 self.checks.begin(Arc::clone(&live.call));
                 false
             }
             Some(Due::LetEnd) => {
-                self.rig.let_end(&live.call);
+                rig.let_end(&live.call);
                 true
             }
             None => true,
@@ -110,14 +111,17 @@ impl End {
         Self { at, let_end: None }
     }
 
-    /// Frames stop to count at least [`NEARLY_OVER`] before the caller hangs up, however late this is asked.
-    fn due(&mut self, now: Instant) -> Option<Due> {
+    /// Frames stop to count at least [`NEARLY_OVER`] before the caller hangs up, however late this is asked, and until
+    /// [`LOST_AFTER`] the caller does not hang up while some are on their way.
+    fn due(&mut self, now: Instant, is_owed: impl FnOnce() -> bool) -> Option<Due> {
         match self.let_end {
             None if self.at <= now + NEARLY_OVER => {
                 self.let_end = Some(now);
                 Some(Due::LetEnd)
             }
-            Some(since) if self.at.max(since + NEARLY_OVER) <= now => Some(Due::HangUp),
+            Some(since) if self.at.max(since + NEARLY_OVER) <= now => {
+                (since + LOST_AFTER <= now || !is_owed()).then_some(Due::HangUp)
+            }
             _ => None,
         }
     }
@@ -173,13 +177,30 @@ mod tests {
         let begun = Instant::now();
         let at = |ms| begun + Duration::from_millis(ms);
         let mut end = End::new(at(30_000));
-        let mut asked = |ms| end.due(at(ms));
+        let mut asked = |ms| end.due(at(ms), || false);
         assert_eq!([asked(28_900), asked(29_000), asked(29_900)], [None, Some(Due::LetEnd), None]);
         assert_eq!(asked(30_000), Some(Due::HangUp));
 
         let mut stalled = End::new(at(30_000));
-        let mut asked = |ms| stalled.due(at(ms));
+        let mut asked = |ms| stalled.due(at(ms), || false);
         assert_eq!([asked(28_900), asked(34_000), asked(34_900)], [None, Some(Due::LetEnd), None]);
         assert_eq!(asked(35_000), Some(Due::HangUp));
+    }
+
+    #[test]
+    fn the_caller_waits_for_frames_on_their_way_but_not_for_ever() {
+        let begun = Instant::now();
+        let at = |ms| begun + Duration::from_millis(ms);
+        let mut end = End::new(at(30_000));
+        let mut asked = |ms, is_owed| end.due(at(ms), || is_owed);
+        assert_eq!([asked(29_000, true), asked(30_000, true)], [Some(Due::LetEnd), None]);
+        assert_eq!([asked(33_900, true), asked(34_000, false)], [None, Some(Due::HangUp)]);
+
+        let mut lossy = End::new(at(30_000));
+        let mut asked = |ms| lossy.due(at(ms), || true);
+        assert_eq!(
+            [asked(29_000), asked(43_900), asked(44_000)],
+            [Some(Due::LetEnd), None, Some(Due::HangUp)]
+        );
     }
 }

@@ -297,7 +297,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.talk.hold_back(now);
             }
             let quiet_at = call.quiet_at.load(Ordering::Acquire);
-            let Some((due, act)) = self.talk.poll(now, quiet_at) else { return };
+            let Some((due, act)) = self.talk.poll(now, quiet_at, || self.shared.is_owed_by_model(&call))
+            else {
+                return;
+            };
             match act {
                 Act::Begin(number) => self.begin(&call, number),
                 Act::Audio { frames: 1, timed: true } => self.frame(&call, due, now),

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::calls::{Call, Said, lock};
+use super::calls::{Call, Said};
 use super::target::Running;
 
 /// A transcript is complete so long after the call.
@@ -99,12 +99,12 @@ impl Records {
         let started = Instant::now();
         loop {
             sleep(ASK_EVERY).await;
-            let said = call.said.as_ref().map(|said| lock(said).clone()).unwrap_or_default();
-            if said.len() < LEAST_TURNS {
+            let (said, in_time) = call.all_said();
+            if in_time < LEAST_TURNS {
                 return Found::TooShort;
             }
             let found = match self.rows(&call.sid).await {
-                Some(rows) => compare(&said, &rows),
+                Some(rows) => compare(&said, in_time, &rows),
                 None => Err("there is no transcript".to_owned()),
             };
             match found {
@@ -128,17 +128,17 @@ impl Records {
     }
 }
 
-/// The turns as they were said must be there, in order, as they were heard. The last one was being said when the caller
-/// hung up, so anything may have become of it.
-fn compare(said: &[Said], rows: &[Row]) -> Result<(), String> {
-    let complete = said.len().saturating_sub(1);
+/// The turns as they were said must be there, in order, as they were heard. Of those `in_time` the last one was being
+/// said when the caller was about to hang up, so anything may have become of it and of those after it.
+fn compare(said: &[Said], in_time: usize, rows: &[Row]) -> Result<(), String> {
+    let complete = in_time.saturating_sub(1);
     if rows.len() < complete || rows.len() > said.len() {
         return Err(format!("{} turns were said, {} are written down", said.len(), rows.len()));
     }
+    if let Some((said, row)) = said.iter().zip(rows).find(|(said, row)| row.item_id != said.item) {
+        return Err(format!("{} is where {} was said", row.item_id, said.item));
+    }
     for (said, row) in said.iter().zip(rows).take(complete) {
-        if row.item_id != said.item {
-            return Err(format!("{} is where {} was said", row.item_id, said.item));
-        }
         if row.role != if said.by_agent { "assistant" } else { "user" } {
             return Err(format!("{} is of the {}", row.item_id, row.role));
         }
@@ -206,12 +206,20 @@ mod tests {
             said("d", false, None),
         ];
         let right = [row("a", "assistant", None), row("b", "user", None), row("c", "assistant", Some(1500))];
-        assert_eq!(compare(&spoken, &right), Ok(()), "the last one was being said");
-        assert_eq!(compare(&spoken, &[&right[..], &[row("d", "user", None)]].concat()), Ok(()));
+        assert_eq!(compare(&spoken, 4, &right), Ok(()), "the last one was being said");
+        assert_eq!(compare(&spoken, 4, &[&right[..], &[row("d", "user", None)]].concat()), Ok(()));
+        assert_eq!(
+            compare(&spoken, 3, &right[..2]),
+            Ok(()),
+            "the last two came when the caller was hanging up"
+        );
+        assert!(compare(&spoken, 3, &right[..1]).unwrap_err().contains("4 turns were said, 1"));
+        let lost_between = [&right[..2], &[row("d", "user", None)]].concat();
+        assert!(compare(&spoken, 3, &lost_between).unwrap_err().contains("d is where c"));
         let wrong = |change: fn(&mut Vec<Row>)| {
             let mut rows = right.to_vec();
             change(&mut rows);
-            compare(&spoken, &rows).unwrap_err()
+            compare(&spoken, 4, &rows).unwrap_err()
         };
         assert!(wrong(|rows| drop(rows.pop())).contains("4 turns were said, 2"));
         assert!(wrong(|rows| rows.swap(0, 1)).contains("b is where a"));

@@ -19,8 +19,12 @@ use super::model::{self, Manner};
 
 /// What is under way when a step ends is waited for so long.
 const HANG_UP_WITHIN: Duration = Duration::from_secs(20);
-/// Frames sent at the end of the measured time may arrive so much later.
+/// Frames sent at the end of the measured time may arrive so much later: those of an interrupted answer are not known
+/// to be owed.
 const STRAGGLERS: Duration = Duration::from_millis(1_500);
+/// Those that are owed may arrive so much later, or are lost: a machine that stalls for a while loses nothing.
+pub(super) const LOST_AFTER: Duration = Duration::from_secs(15);
+const ASK_EVERY: Duration = Duration::from_millis(50);
 
 /// The far ends.
 #[derive(Debug)]
@@ -154,10 +158,19 @@ impl Rig {
         self.shared.open_window();
     }
 
+    /// Whether frames of this call are on their way.
+    pub(super) fn is_owed(&self, call: &Call) -> bool {
+        self.shared.is_owed(call)
+    }
+
     /// Frames that are sent from now on do not count any more; those on their way arrive.
     pub(super) async fn close_window(&self) {
         self.shared.close_window();
+        let closed = Instant::now();
         sleep(STRAGGLERS).await;
+        while self.shared.is_owed_anything() && closed.elapsed() < LOST_AFTER {
+            sleep(ASK_EVERY).await;
+        }
     }
 
     /// Lets all fall silent, or speak again when they are asked to.

@@ -18,8 +18,9 @@ const INTERRUPTED_AFTER_US: (u64, u64) = (500_000, 2_400_000);
 const PAUSE_US: Micros = 400_000;
 /// From the last sound the caller heard to the next word, if the bridge is late with the answer's end.
 const BREATH_US: Micros = 100_000;
-/// A bridge that is to be heard for so long after the end of an answer is not listened to any more.
-const PATIENCE_US: Micros = 3_000_000;
+/// A bridge that is to be heard for so long after the end of an answer is not listened to any more. Longer than a busy
+/// machine stalls: what the bridge is late with then is played at the pace of speech, and to speak over it would lose it.
+const PATIENCE_US: Micros = 15_000_000;
 /// Length of the caller's turn.
 const TURN_US: Micros = 500_000;
 /// From the end of the turn to the answer.
@@ -104,10 +105,18 @@ impl Talk {
     }
 
     /// What is to be said by now, and since when; ask again until there is nothing. `quiet_at`: when the caller will
-    /// have heard everything that the bridge has sent so far.
-    pub(super) fn poll(&mut self, now: Micros, quiet_at: Micros) -> Option<(Micros, Act)> {
-        if let State::HearingOut { by } = self.state {
-            self.next_at = self.next_at.max((quiet_at + BREATH_US).min(by));
+    /// have heard everything that the bridge has sent so far. `owed`: it has not sent everything.
+    pub(super) fn poll(
+        &mut self,
+        now: Micros,
+        quiet_at: Micros,
+        owed: impl FnOnce() -> bool,
+    ) -> Option<(Micros, Act)> {
+        if let State::HearingOut { by } = self.state
+            && self.next_at <= now
+        {
+            let heard_at = if owed() { quiet_at.max(now) } else { quiet_at };
+            self.next_at = self.next_at.max((heard_at + BREATH_US).min(by));
         }
         let due = self.next_at;
         if due > now {
@@ -127,7 +136,7 @@ impl Talk {
                 (Act::Audio { frames: 1, timed: true }, State::Paced { left: left - 1 }, FRAME_US)
             }
             State::Burst => (Act::Audio { frames: BURST_FRAMES, timed: false }, State::BurstDone, 0),
-            State::PacedDone => (Act::Done, State::HearingOut { by: due + PATIENCE_US }, PAUSE_US),
+            State::PacedDone => (Act::Done, State::HearingOut { by: now + PATIENCE_US }, PAUSE_US),
             State::BurstDone => {
                 let wait = self.random.between(INTERRUPTED_AFTER_US.0, INTERRUPTED_AFTER_US.1);
                 (Act::Done, State::SpeakingOver, wait)
@@ -148,10 +157,10 @@ mod tests {
 
     fn acts(interrupt_every: u32, until: Micros) -> Vec<(Micros, Act)> {
         let mut talk = Talk::new(Random::new(1), interrupt_every);
-        assert_eq!(talk.poll(until, 0), None, "nobody has asked yet");
+        assert_eq!(talk.poll(until, 0, || false), None, "nobody has asked yet");
         assert!(talk.begin(1_000));
         assert!(!talk.begin(2_000), "one response at a time");
-        std::iter::from_fn(|| talk.poll(until, 0)).collect()
+        std::iter::from_fn(|| talk.poll(until, 0, || false)).collect()
     }
 
     #[test]
@@ -192,25 +201,48 @@ mod tests {
         }
     }
 
+    /// From the end of an answer to the caller's next word, if the bridge is late with it. `heard_us` tells from the end
+    /// of the answer and the time now when all that has come will have been heard, and whether more is to come.
+    fn waited_us(begun_at: Micros, heard_us: impl Fn(Micros, Micros) -> (Micros, bool)) -> Micros {
+        let mut talk = Talk::new(Random::new(1), 0);
+        talk.begin(0);
+        let (mut now, mut ended_at) = (begun_at, 0);
+        loop {
+            let (quiet_at, owed) = heard_us(ended_at, now);
+            match talk.poll(now, quiet_at, || owed) {
+                Some((_, Act::Done)) => ended_at = now,
+                Some((_, Act::SpeechStarted { over })) => {
+                    assert!(!over);
+                    return now - ended_at;
+                }
+                Some(_) => {}
+                None => now = talk.next_at(),
+            }
+        }
+    }
+
     #[test]
     fn the_caller_hears_a_late_answer_to_its_end_but_not_forever() {
-        for (late_us, waited_us) in [(0, PAUSE_US), (900_000, 900_000 + BREATH_US), (60_000_000, PATIENCE_US)]
-        {
-            let mut talk = Talk::new(Random::new(1), 0);
-            talk.begin(0);
-            let mut ended_at = 0;
-            let spoke_at = loop {
-                match talk.poll(60_000_000, ended_at + late_us).expect("there is more to say") {
-                    (at, Act::Done) => ended_at = at,
-                    (at, Act::SpeechStarted { over }) => {
-                        assert!(!over);
-                        break at;
-                    }
-                    _ => {}
-                }
-            };
-            assert_eq!(spoke_at - ended_at, waited_us, "late by {late_us}");
+        for (late_us, waited) in [(0, PAUSE_US), (900_000, 900_000 + BREATH_US), (60_000_000, PATIENCE_US)] {
+            let found = waited_us(0, |ended_at, _| (ended_at + late_us, false));
+            assert_eq!(found, waited, "late by {late_us}");
         }
+        let until = |came_us| move |ended_at, now| (0, now < ended_at + came_us);
+        let found = waited_us(0, until(2_000_000));
+        assert!((2_000_000..2_000_000 + 2 * BREATH_US).contains(&found), "{found}");
+        let never = waited_us(0, until(Micros::MAX / 2));
+        assert_eq!(never, PATIENCE_US, "what does not come is waited for only so long");
+    }
+
+    #[test]
+    fn a_machine_that_stalled_does_not_make_the_caller_impatient() {
+        let stalled = 30_000_000;
+        let found = waited_us(stalled, |ended_at, _| (ended_at + 6_000_000, false));
+        assert_eq!(
+            found,
+            6_000_000 + BREATH_US,
+            "all of the answer is sent at once, and heard at the pace of speech"
+        );
     }
 
     #[test]
@@ -218,9 +250,9 @@ mod tests {
         let mut talk = Talk::new(Random::new(1), 0);
         talk.begin(0);
         talk.hold_back(50_000);
-        assert_eq!(talk.poll(149_999, 0), None);
-        assert_eq!(talk.poll(150_000, 0), Some((150_000, Act::Begin(1))));
+        assert_eq!(talk.poll(149_999, 0, || false), None);
+        assert_eq!(talk.poll(150_000, 0, || false), Some((150_000, Act::Begin(1))));
         talk.hold_back(150_000);
-        assert!(talk.poll(150_000, 0).is_some(), "what has begun goes on");
+        assert!(talk.poll(150_000, 0, || false).is_some(), "what has begun goes on");
     }
 }

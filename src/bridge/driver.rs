@@ -4,6 +4,7 @@
 //! Nothing travels through a channel on the way from one socket to the other, and what one wake-up brings about leaves
 //! in one write.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::http_tools::HttpTools;
 use super::lobby::Opening;
 use super::model_socket::{ModelSocket, OpenError};
 use super::scribe::Scribe;
+use super::seldom::Seldom;
 use super::socket::{Blocked, Received, Socket};
 use crate::call::end::EndReason;
 use crate::call::outbox::{Note, Output, emptied};
@@ -33,6 +35,12 @@ const MAX_STREAM_MESSAGE_BYTES: usize = 64 * 1024;
 const RECORD_END_WITHIN: Duration = Duration::from_secs(1);
 /// A peer that does not take our goodbye is left without it.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// A message on its way into a socket's buffer. The calls of a thread share it, so that it stays in the processor's
+    /// nearest memory.
+    static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
+}
 
 /// The model's side of a call.
 pub(super) enum ModelSide {
@@ -55,8 +63,6 @@ pub(super) struct Driver<S> {
     pub(super) metrics: Metrics,
     pub(super) hang_up: CancellationToken,
     pub(super) started: Instant,
-    /// A message on its way into a socket's buffer.
-    pub(super) text: String,
 }
 
 /// What woke the call.
@@ -84,10 +90,8 @@ where
     pub(super) async fn run(&mut self) -> EndReason {
         self.scribe.stream_started();
         let mut told_to_hang_up = false;
-        // A token of its own, registered once: looking at one takes its lock, and with each frame all calls would take
-        // the same.
-        let hang_up = self.hang_up.child_token().cancelled_owned();
-        tokio::pin!(hang_up);
+        // A token of its own, registered once: looking at one takes its lock, and all calls would take the same.
+        let mut hang_up = Seldom::new(self.hang_up.child_token().cancelled_owned());
         let timer = sleep_until(self.started);
         tokio::pin!(timer);
         loop {
@@ -205,16 +209,18 @@ where
             let sent = match output {
                 Output::Twilio(message) => {
                     relayed.to_caller += u32::from(matches!(message, twilio::Outbound::Media { .. }));
-                    twilio::encode(message, &self.stream_sid, emptied(&mut self.text));
-                    self.twilio.send(&self.text)
+                    TEXT.with_borrow_mut(|text| {
+                        twilio::encode(message, &self.stream_sid, emptied(text));
+                        self.twilio.send(text)
+                    })
                 }
                 Output::Model(command) => {
                     relayed.to_model += u32::from(matches!(command, ModelCommand::AppendAudio(_)));
                     match &mut self.model {
-                        ModelSide::Open(socket) => {
-                            openai::encode(&command, emptied(&mut self.text));
-                            socket.send(&self.text)
-                        }
+                        ModelSide::Open(socket) => TEXT.with_borrow_mut(|text| {
+                            openai::encode(&command, emptied(text));
+                            socket.send(text)
+                        }),
                         ModelSide::Opening(_) | ModelSide::Gone => Ok(()),
                     }
                 }

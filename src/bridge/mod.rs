@@ -10,6 +10,7 @@ mod lobby;
 pub mod model_socket;
 pub mod profile;
 mod scribe;
+mod seldom;
 mod socket;
 
 use std::sync::Arc;
@@ -375,7 +376,6 @@ impl Bridge {
             metrics: shared.metrics.clone(),
             hang_up: shared.tasks.hang_up().clone(),
             started: Instant::now(),
-            text: String::new(),
         };
         let (tasks, metrics) = (shared.tasks.clone(), shared.metrics.clone());
         shared.tasks.spawn_on(lane.as_ref(), async move {

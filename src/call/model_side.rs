@@ -111,6 +111,7 @@ impl Call {
             self.complete_arriving();
             self.arriving = Some(id);
         }
+        let Some(item) = &self.arriving else { return };
         self.turns.on_progress(now, true);
         self.timing.on_audio(now, item);
         self.converted.clear();
@@ -132,9 +133,9 @@ impl Call {
         self.converted.clear();
         self.downlink.finish(&mut self.converted);
         if !self.converted.is_empty() {
-            self.playout.push(item.as_str(), &self.converted);
+            self.playout.push(&item, &self.converted);
         }
-        self.playout.complete(item.as_str());
+        self.playout.complete(&item);
     }
 
     /// No more of the item that was arriving is wanted, what the converter holds included.

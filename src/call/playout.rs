@@ -45,7 +45,7 @@ const MAX_QUEUED_BYTES: usize = 10 * 60 * 1000 * BYTES_PER_MS as usize;
 /// What to send next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step<'a> {
-    Audio { item: &'a str, ulaw: &'a [u8] },
+    Audio { item: &'a ItemId, ulaw: &'a [u8] },
     Mark(&'a str),
 }
 
@@ -195,21 +195,26 @@ impl Playout {
     }
 
     /// Queues audio of an item. False: the queue is full and the audio was not taken.
-    pub(super) fn push(&mut self, item: &str, ulaw: &[u8]) -> bool {
+    pub(super) fn push(&mut self, item: &ItemId, ulaw: &[u8]) -> bool {
         if ulaw.is_empty() {
             return true;
         }
         if self.queue.len() + ulaw.len() > MAX_QUEUED_BYTES {
             return false;
         }
-        if self.segments.back().is_none_or(|last| last.item.as_str() != item || last.complete) {
+        if self.segments.back().is_none_or(|last| last.item != *item || last.complete) {
             if self.segments.len() == MAX_SEGMENTS {
                 return false;
             }
-            let Ok(id) = ItemId::parse(item) else { return false };
             let item_offset = self.received_bytes(item);
             let start = self.queued_to();
-            self.segments.push_back(Segment { item: id, item_offset, start, end: start, complete: false });
+            self.segments.push_back(Segment {
+                item: item.clone(),
+                item_offset,
+                start,
+                end: start,
+                complete: false,
+            });
         }
         if let Some(last) = self.segments.back_mut() {
             last.end += ulaw.len() as u64;
@@ -219,8 +224,8 @@ impl Playout {
     }
 
     /// No more audio will come for this item.
-    pub(super) fn complete(&mut self, item: &str) {
-        for segment in self.segments.iter_mut().filter(|s| s.item.as_str() == item) {
+    pub(super) fn complete(&mut self, item: &ItemId) {
+        for segment in self.segments.iter_mut().filter(|s| s.item == *item) {
             segment.complete = true;
         }
     }
@@ -251,8 +256,9 @@ impl Playout {
             self.start_afresh(now);
         }
         self.play_end = self.play_end + duration(bytes as u64);
-        let segment = self.segments.iter().find(|s| s.end >= self.sent);
-        Some(Step::Audio { item: segment.map_or("", |s| s.item.as_str()), ulaw: self.queue.take(bytes) })
+        let segment =
+            self.segments.iter().find(|s| s.end >= self.sent).expect("what is sent belongs to an item");
+        Some(Step::Audio { item: &segment.item, ulaw: self.queue.take(bytes) })
     }
 
     /// When to call [`Self::poll`] again if nothing else happens.
@@ -401,10 +407,9 @@ impl Playout {
         self.sent + self.queue.len() as u64
     }
 
-    fn received_bytes(&self, item: &str) -> u64 {
-        let of_item = self.segments.iter().rev().find(|s| s.item.as_str() == item);
-        let finished =
-            || self.finished.iter().rev().find(|(id, _)| id.as_str() == item).map(|(_, bytes)| *bytes);
+    fn received_bytes(&self, item: &ItemId) -> u64 {
+        let of_item = self.segments.iter().rev().find(|s| s.item == *item);
+        let finished = || self.finished.iter().rev().find(|(id, _)| id == item).map(|(_, bytes)| *bytes);
         of_item.map(|s| s.item_offset + s.end - s.start).or_else(finished).unwrap_or(0)
     }
 
@@ -478,7 +483,7 @@ mod tests {
     /// the ledger believes was heard 600 ms after the first audio was sent.
     fn believed_after_600_ms(held_up_ms: u64) -> u64 {
         let mut playout = Playout::new(Duration::from_millis(200));
-        assert!(playout.push("item", &[0x55; 8000]));
+        assert!(playout.push(&ItemId::parse("item").unwrap(), &[0x55; 8000]));
         let mut echoes: Vec<(u64, String)> = Vec::new();
         for now_ms in 1000..1600 {
             let now = CallTime::from_millis(now_ms);
@@ -497,8 +502,9 @@ mod tests {
     #[test]
     fn an_answer_that_was_played_takes_no_memory() {
         let mut playout = Playout::new(Duration::from_millis(200));
-        assert!(playout.push("item", &vec![0x55; 60_000 * 8]));
-        playout.complete("item");
+        let item = ItemId::parse("item").unwrap();
+        assert!(playout.push(&item, &vec![0x55; 60_000 * 8]));
+        playout.complete(&item);
         let mut played = 0;
         for now_ms in 0..60_000 {
             while let Some(step) = playout.poll(CallTime::from_millis(now_ms)) {

@@ -45,20 +45,19 @@ impl Timing {
     }
 
     /// Audio of an item arrived from the model.
-    pub(super) fn on_audio(&mut self, now: CallTime, item: &str) {
-        if self.last.as_ref().is_none_or(|last| last.as_str() != item) {
-            let Ok(item) = ItemId::parse(item) else { return };
+    pub(super) fn on_audio(&mut self, now: CallTime, item: &ItemId) {
+        if self.last.as_ref() != Some(item) {
             self.last = Some(item.clone());
             if self.waiting.is_none() {
-                self.waiting = Some((item, now));
+                self.waiting = Some((item.clone(), now));
             }
         }
     }
 
     /// Audio of an item was sent to the caller: the measured answer, the first time.
-    pub(super) fn on_sent(&mut self, now: CallTime, item: &str) -> Option<Turn> {
+    pub(super) fn on_sent(&mut self, now: CallTime, item: &ItemId) -> Option<Turn> {
         // What is sent may still be the item before.
-        let (item, first_audio) = self.waiting.take_if(|(waiting, _)| waiting.as_str() == item)?;
+        let (item, first_audio) = self.waiting.take_if(|(waiting, _)| waiting == item)?;
         Some(Turn { item, caller_stopped: self.caller_stopped.take(), first_audio, first_sent: now })
     }
 }

@@ -245,17 +245,17 @@ impl Transcript {
     }
 
     /// The first sound of an agent's item was sent.
-    pub(super) fn agent_started(&mut self, now: CallTime, item: &str, latency: Option<Duration>) {
-        if self.sounding.as_ref().is_some_and(|sounding| sounding.as_str() == item) {
+    pub(super) fn agent_started(&mut self, now: CallTime, item: &ItemId, latency: Option<Duration>) {
+        if self.sounding.as_ref() == Some(item) {
             return;
         }
-        let Some(slot) = self.agent_slot(now, item) else { return };
+        let Some(slot) = self.slot_of(now, item, ItemKind::Assistant) else { return };
         if slot.audio_start.is_none() {
             slot.audio_start = Some(now);
             slot.at = now;
             slot.latency_ms = latency.map(|latency| latency.as_millis() as u64);
         }
-        self.sounding = ItemId::parse(item).ok();
+        self.sounding = Some(item.clone());
     }
 
     /// The caller heard an agent's item to its end.

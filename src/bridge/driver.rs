@@ -58,6 +58,8 @@ pub(super) struct Driver<S> {
     pub(super) stream_sid: StreamSid,
     pub(super) twilio: Socket<S>,
     pub(super) model: ModelSide,
+    /// Begins to open another session of the model.
+    pub(super) reopen: Box<dyn Fn() -> Opening + Send + Sync>,
     pub(super) tools: HttpTools,
     pub(super) scribe: Scribe,
     pub(super) metrics: Metrics,
@@ -149,8 +151,7 @@ where
             Event::Opened(Err(error)) => {
                 warn!(%error, "there is no model session for this call");
                 self.model = ModelSide::Gone;
-                let unavailable = error.may_pass();
-                Input::HangUp(if unavailable { EndReason::ModelUnavailable } else { EndReason::ModelRefused })
+                Input::ModelUnavailable { may_pass: error.may_pass() }
             }
             Event::Tool(result) => Input::ToolFinished(result),
             Event::HangUp => Input::HangUp(EndReason::Drained),
@@ -226,6 +227,10 @@ where
                 }
                 Output::Transcript(entry) => {
                     self.scribe.turn(entry);
+                    Ok(())
+                }
+                Output::OpenModel => {
+                    self.model = ModelSide::Opening((self.reopen)());
                     Ok(())
                 }
                 Output::CallTool(request) => {
@@ -343,6 +348,11 @@ async fn next_of_model(model: &mut ModelSide) -> Event {
 
 fn count(metrics: &Metrics, note: Note) {
     match note {
+        Note::ModelLost => warn!("the model's session is lost; another one is opened"),
+        Note::ModelBack => {
+            metrics.reconnects.inc();
+            info!("another session of the model has taken over");
+        }
         Note::BargeIn => {
             metrics.barge_ins.inc();
         }

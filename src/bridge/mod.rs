@@ -337,7 +337,10 @@ impl Bridge {
         place: Place,
     ) {
         let shared = &self.0;
-        let (opening, lane) = prepared.unwrap_or_else(|| self.start_opening(&agent));
+        let (opening, lane) = prepared.unwrap_or_else(|| {
+            let lane = shared.lanes.choose();
+            (self.start_opening(&agent, &lane), lane)
+        });
         let twilio = match lanes::move_to(&lane, twilio) {
             Ok(twilio) => twilio,
             Err(error) => {
@@ -347,6 +350,7 @@ impl Bridge {
         };
         let (_, mut settings) = profile::settings(&agent, &shared.defaults);
         settings.stream = claimed.fencing_token.0.unsigned_abs();
+        settings.seed = rand::random();
         let subject = Subject {
             call: CallRef {
                 call_sid: start.call_sid.clone(),
@@ -371,6 +375,10 @@ impl Bridge {
             stream_sid: start.stream_sid,
             twilio,
             model: ModelSide::Opening(opening),
+            reopen: Box::new({
+                let (bridge, agent, lane) = (self.clone(), Arc::clone(&agent), lane.clone());
+                move || bridge.start_opening(&agent, &lane)
+            }),
             tools: HttpTools::new(shared.http.clone(), shared.metrics.clone(), start.call_sid, &agent.tools),
             scribe,
             metrics: shared.metrics.clone(),
@@ -397,11 +405,11 @@ impl Bridge {
         last.ok().and_then(Result::ok).unwrap_or_default()
     }
 
-    fn start_opening(&self, agent: &Arc<Agent>) -> (Opening, Lane) {
+    fn start_opening(&self, agent: &Arc<Agent>, lane: &Lane) -> Opening {
         let (opened, opening) = oneshot::channel();
-        let (bridge, agent, lane) = (self.clone(), Arc::clone(agent), self.0.lanes.choose());
+        let (bridge, agent) = (self.clone(), Arc::clone(agent));
         self.0.tasks.spawn_on(lane.as_ref(), async move { bridge.open(&agent, opened).await });
-        (opening, lane)
+        opening
     }
 }
 

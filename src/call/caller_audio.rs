@@ -93,13 +93,22 @@ impl CallerAudio {
         if excess > 0 { Taken::KeptWithLoss } else { Taken::Kept }
     }
 
-    /// The model is ready: what was kept, to be sent first.
+    /// The model is gone: what comes is kept until the next one is ready.
+    pub(super) const fn hold(&mut self) {
+        self.ready = false;
+    }
+
+    /// A model is ready: what was kept, to be sent first. It counts from there.
     pub(super) fn release(&mut self) -> Vec<u8> {
         self.ready = true;
+        self.appended_bytes = 0;
+        self.bends.clear();
         let kept = Vec::from(std::mem::take(&mut self.kept));
         if !kept.is_empty() {
             self.bend(self.kept_from_ms);
             self.appended_bytes += kept.len() as u64;
+        } else if let Some(at) = self.stream_ms {
+            self.bend(at);
         }
         kept
     }

@@ -132,12 +132,6 @@ impl Call {
         }
     }
 
-    /// The model's socket closed.
-    pub(super) fn on_model_closed(&mut self, now: CallTime) {
-        self.model_open = false;
-        self.end(now, EndReason::ModelLost);
-    }
-
     /// Ends the lingering when there is nothing left to wait for.
     pub(super) fn finish_when_complete(&mut self) {
         if self.phase.linger_until().is_some() && !(self.model_open && self.transcript.awaits_text()) {

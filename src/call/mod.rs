@@ -16,6 +16,7 @@ mod playout;
 mod turns;
 pub mod outbox;
 mod model_side;
+mod recovery;
 mod ending;
 
 use crate::audio::g711::SILENCE;
@@ -30,6 +31,7 @@ use end::EndReason;
 use ending::{Leaving, Phase};
 use outbox::{Note, Outbox, Output, empty};
 use playout::{Playout, Step};
+use recovery::Recovery;
 use settings::Settings;
 use timers::{Timer, Timers};
 use timing::Timing;
@@ -61,6 +63,11 @@ pub enum Input<'a> {
     ModelReady,
     /// The model said something.
     Model(ModelEvent<'a>),
+    /// No session came of the last try to open one. `may_pass`: another try may work.
+    ModelUnavailable {
+        /// Nothing is wrong that trying again could not mend.
+        may_pass: bool,
+    },
     /// The model's socket closed.
     ModelClosed,
     /// A function answered.
@@ -91,6 +98,7 @@ pub struct Call {
     heard_so_far: Vec<(ItemId, u64)>,
     playout: Playout,
     turns: Turns,
+    recovery: Recovery,
     transcript: Transcript,
     tools: Tools,
     timing: Timing,
@@ -129,6 +137,7 @@ impl Call {
             heard_so_far: Vec::new(),
             playout: Playout::new(settings.playout_lead),
             turns: Turns::new(),
+            recovery: Recovery::new(settings.seed),
             transcript: Transcript::default(),
             tools: Tools::new(settings.tools.clone()),
             timing: Timing::default(),
@@ -162,7 +171,8 @@ impl Call {
             Input::StreamClosed => self.end(now, EndReason::StreamLost),
             Input::ModelReady => self.on_ready(now),
             Input::Model(event) => self.on_model(now, event),
-            Input::ModelClosed => self.on_model_closed(now),
+            Input::ModelUnavailable { may_pass } => self.on_model_unavailable(now, may_pass),
+            Input::ModelClosed => self.on_model_lost(now),
             Input::ToolFinished(result) => self.on_tool_result(now, result),
             Input::HangUp(reason) => self.end(now, reason),
             Input::Timeout => {}
@@ -315,7 +325,8 @@ impl Call {
                 self.outbox.note(Note::GapFilled);
                 self.append_silence(ms);
             }
-            Timer::ModelReady => self.end(now, EndReason::ModelUnavailable),
+            Timer::ModelReady => self.give_up_model(now),
+            Timer::OpenModel => self.try_again(),
             Timer::Response => {
                 if self.turns.let_go_of_interrupted() {
                     self.last_activity = now;
@@ -389,28 +400,30 @@ impl Call {
     /// Sets every timer that follows from the state.
     fn plan(&mut self) {
         let talking = self.phase == Phase::Talking;
-        let waiting = if talking || self.phase == Phase::Connecting { Some(()) } else { None };
+        let connecting = self.phase == Phase::Connecting;
+        let live = |at: Option<CallTime>| at.filter(|_| talking || connecting);
         let settings = &self.settings;
         let stalls_at = self.caller_audio.stalls_at().filter(|_| self.turns.caller_speaks());
         let quiet = self.turns.is_idle() && self.tools.is_idle();
         let dead_air = self.last_activity.max(self.playout.quiet_at()) + settings.nudge_after;
-        let ready_by = CallTime::ZERO + settings.model_ready_within;
+        let ready_by = self.recovery.give_up_at(settings);
         let in_talk = |at: Option<CallTime>| at.filter(|_| talking);
         self.timers.set([
-            (Timer::SendAudio, in_talk(self.playout.next_send())),
-            (Timer::FinishItem, in_talk(self.playout.finish_at())),
+            (Timer::SendAudio, live(self.playout.next_send())),
+            (Timer::FinishItem, live(self.playout.finish_at())),
             (Timer::FillStall, in_talk(stalls_at)),
-            (Timer::ModelReady, (self.phase == Phase::Connecting).then_some(ready_by)),
+            (Timer::ModelReady, connecting.then_some(ready_by)),
+            (Timer::OpenModel, self.recovery.try_at().filter(|_| connecting)),
             (Timer::Response, in_talk(self.turns.stalled_at(settings.response_within))),
             (Timer::MissingAnswer, in_talk(self.turns.answer_due())),
             (Timer::Retry, in_talk(self.turns.retry_at())),
             (Timer::Transcript, in_talk(self.transcript.text_due())),
             (Timer::Keypad, in_talk(self.keys_due)),
-            (Timer::Tool, in_talk(self.tools.deadline())),
+            (Timer::Tool, live(self.tools.deadline())),
             (Timer::DeadAir, in_talk(quiet.then_some(dead_air))),
-            (Timer::MaxDuration, waiting.map(|()| CallTime::ZERO + settings.max_duration)),
+            (Timer::MaxDuration, live(Some(CallTime::ZERO + settings.max_duration))),
             (Timer::Farewell, self.leaving.as_ref().map(|leaving| leaving.by)),
-            (Timer::StreamSilence, waiting.map(|()| self.last_message + settings.stream_silence)),
+            (Timer::StreamSilence, live(Some(self.last_message + settings.stream_silence))),
             (Timer::Linger, self.phase.linger_until()),
         ]);
     }
@@ -432,9 +445,8 @@ mod tests {
     use crate::audio::AudioFormat;
     use crate::wire::model::{SessionConfig, TurnDetection};
 
-    #[test]
-    fn a_large_message_leaves_no_large_buffers_behind() {
-        let session = SessionConfig {
+    pub(super) fn session() -> SessionConfig {
+        SessionConfig {
             instructions: String::new(),
             voice: String::new(),
             format: AudioFormat::Pcm24k,
@@ -444,9 +456,13 @@ mod tests {
             max_output_tokens: None,
             reasoning_effort: None,
             noise_reduction: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_large_message_leaves_no_large_buffers_behind() {
         let able = Capabilities { can_truncate: true, can_cancel: true, owns_turns: true };
-        let mut call = Call::new(Settings::new(session), able);
+        let mut call = Call::new(Settings::new(session()), able);
         call.handle_input(CallTime::ZERO, Input::ModelReady);
         let payload = "/".repeat(64 * 1024);
         let media = twilio::Media { timestamp_ms: 0, payload: &payload };

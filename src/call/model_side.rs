@@ -33,11 +33,12 @@ impl Call {
         self.phase = Phase::Talking;
         self.model_open = true;
         self.last_activity = now;
+        let is_first = self.begin_session(now);
         let kept = self.caller_audio.release();
         for piece in kept.chunks(8000) {
             self.append_ulaw(piece);
         }
-        if let Some(greeting) = self.settings.greeting.clone() {
+        if let Some(greeting) = self.settings.greeting.clone().filter(|_| is_first) {
             let instructions = self.with_instructions(&greeting);
             self.turns.want(Purpose::Greeting, Some(instructions));
         }
@@ -128,7 +129,7 @@ impl Call {
     }
 
     /// The last samples of the item that was arriving, and the word that it is complete.
-    fn complete_arriving(&mut self) {
+    pub(super) fn complete_arriving(&mut self) {
         let Some(item) = self.arriving.take() else { return };
         self.converted.clear();
         self.downlink.finish(&mut self.converted);
@@ -257,9 +258,7 @@ impl Call {
         match status {
             ResponseStatus::Cancelled => self.transcript.agent_unheard(|item| self.playout.holds(item)),
             ResponseStatus::Failed { class: ErrorClass::Fatal, .. } => self.end(now, EndReason::ModelRefused),
-            ResponseStatus::Failed { class: ErrorClass::SessionOver, .. } => {
-                self.end(now, EndReason::ModelLost);
-            }
+            ResponseStatus::Failed { class: ErrorClass::SessionOver, .. } => self.on_model_lost(now),
             _ if void => {} // Nobody waits for it.
             ResponseStatus::Completed | ResponseStatus::Incomplete { .. } if done == Done::Productive => {
                 self.turns.on_success();
@@ -288,7 +287,7 @@ impl Call {
         let about = error.event_id.as_deref().unwrap_or_default();
         match error.class {
             ErrorClass::Fatal => self.end(now, EndReason::ModelRefused),
-            ErrorClass::SessionOver => self.end(now, EndReason::ModelLost),
+            ErrorClass::SessionOver => self.on_model_lost(now),
             ErrorClass::ResponseBusy => self.turns.on_busy(about),
             ErrorClass::Benign => {
                 self.outbox.note(Note::BenignError);
@@ -373,10 +372,12 @@ impl Call {
     /// Tells the model what a function answered; when it was the last of its response, the model is asked to go on.
     pub(super) fn answer_tool(&mut self, now: CallTime, call: &ToolCallId, output: String) {
         let Some(last_of_response) = self.record_tool(now, call, output.clone()) else { return };
-        let event_id = self.event_id("tool");
-        let Ok(id) = ItemId::parse(&event_id) else { return };
-        let item = NewItem::ToolOutput { id, call: call.clone(), output };
-        self.outbox.model(ModelCommand::CreateItem { event_id, item });
+        if self.model_open {
+            let event_id = self.event_id("tool");
+            let Ok(id) = ItemId::parse(&event_id) else { return };
+            let item = NewItem::ToolOutput { id, call: call.clone(), output };
+            self.outbox.model(ModelCommand::CreateItem { event_id, item });
+        } // Else the next session is told with everything else.
         self.last_activity = now;
         if last_of_response {
             self.turns.want(Purpose::ToolResult, None);

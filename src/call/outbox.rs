@@ -24,6 +24,8 @@ pub enum Output<'a> {
     Model(ModelCommand<'a>),
     /// Save; a newer revision replaces an older one.
     Transcript(Entry),
+    /// Open another session of the model; the one there was is of no more use.
+    OpenModel,
     /// Run a function and come back with a [`super::tools::ToolResult`].
     CallTool(ToolRequest),
     /// The answer of this function is no longer wanted.
@@ -45,6 +47,10 @@ pub enum Output<'a> {
 /// Facts for metrics and logs; nothing depends on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Note {
+    /// The model's session was lost, and another one is asked for.
+    ModelLost,
+    /// Another session has taken over from one that was lost.
+    ModelBack,
     /// The caller spoke over audio that had not been heard.
     BargeIn,
     /// Unheard audio was taken out of the model's memory.

@@ -359,6 +359,11 @@ impl Playout {
         self.play_end + duration(self.queue.len() as u64)
     }
 
+    /// Audio of the item that has come so far.
+    pub(super) fn received_ms(&self, item: &ItemId) -> u64 {
+        self.received_bytes(item) / BYTES_PER_MS
+    }
+
     /// The item has audio that the caller may still come to hear.
     pub(super) fn holds(&self, item: &ItemId) -> bool {
         self.segments.iter().any(|segment| segment.item == *item)

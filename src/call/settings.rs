@@ -31,6 +31,12 @@ pub struct Settings {
     pub playout_lead: Duration,
     /// How long the model's session may take to be ready, from the start of the stream.
     pub model_ready_within: Duration,
+    /// How long the caller waits for another session when one was lost.
+    pub model_back_within: Duration,
+    /// Time without a session in all of the call, before it is given up.
+    pub outage_budget: Duration,
+    /// Spreads the pauses between tries to open a session.
+    pub seed: u64,
     /// How long a requested response may show no sign of life.
     pub response_within: Duration,
     /// How long a caller's turn may stay without its text.
@@ -57,6 +63,9 @@ impl Settings {
             max_nudges: 2,
             playout_lead: Duration::from_millis(200),
             model_ready_within: Duration::from_secs(10),
+            model_back_within: Duration::from_secs(8),
+            outage_budget: Duration::from_secs(30),
+            seed: 0,
             response_within: Duration::from_secs(15),
             transcript_within: Duration::from_secs(8),
             linger: Duration::from_secs(3),

@@ -14,6 +14,8 @@ pub(super) enum Timer {
     FillStall,
     /// When to give up on the model's session.
     ModelReady,
+    /// When to try again to open one.
+    OpenModel,
     /// When to give up on a response that shows no life.
     Response,
     /// When to ask for the answer that the model left out.
@@ -38,11 +40,12 @@ pub(super) enum Timer {
     Linger,
 }
 
-const ALL: [Timer; 15] = [
+const ALL: [Timer; 16] = [
     Timer::SendAudio,
     Timer::FinishItem,
     Timer::FillStall,
     Timer::ModelReady,
+    Timer::OpenModel,
     Timer::Response,
     Timer::MissingAnswer,
     Timer::Retry,

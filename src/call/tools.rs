@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::settings::{END_CALL, TRANSFER_TO_HUMAN};
+use super::transcript::Remembered;
 use crate::clock::CallTime;
 use crate::ids::{ItemId, ResponseId, ToolCallId};
 use crate::wire::model::ToolSpec;
@@ -198,6 +199,16 @@ impl Tools {
             .filter(|(_, running)| running.deadline <= now)
             .map(|(call, _)| call.clone())
             .collect()
+    }
+
+    /// What is running, as the next session is told it.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = Remembered> {
+        self.running.iter().map(|(call, running)| Remembered::Function {
+            call: call.clone(),
+            name: running.name.clone(),
+            arguments: running.arguments.clone(),
+            output: None,
+        })
     }
 
     /// Everything that is still running.

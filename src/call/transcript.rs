@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::heard_text;
+use super::recovery::SEED;
 use crate::clock::CallTime;
 use crate::ids::{ItemId, ToolCallId};
 use crate::wire::model::ItemKind;
@@ -96,6 +97,17 @@ pub struct Entry {
     pub tool_call: Option<ToolCallId>,
 }
 
+/// Part of the conversation as another session is told it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Remembered {
+    /// The caller's words; empty when they could not be written down.
+    Caller(String),
+    /// What was heard of the agent.
+    Agent(String),
+    /// A function, and what it answered.
+    Function { call: ToolCallId, name: String, arguments: String, output: Option<String> },
+}
+
 /// What became of an item's sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Sound {
@@ -116,6 +128,8 @@ struct Slot {
     text: String,
     text_final: bool,
     sound: Sound,
+    /// Its session was lost before all of it had come.
+    broken: bool,
     at: CallTime,
     audio_start: Option<CallTime>,
     audio_end: Option<CallTime>,
@@ -139,6 +153,8 @@ pub(super) struct Transcript {
     sounding: Option<ItemId>,
     /// Stands in for the slots of items that are too many.
     spare: Slot,
+    /// The last item of the sessions that are gone.
+    resumed_after: Option<ItemId>,
 }
 
 impl Transcript {
@@ -150,6 +166,10 @@ impl Transcript {
         kind: Option<ItemKind>,
         previous: Option<ItemId>,
     ) {
+        if is_seed(item) {
+            return; // It stands for what was said before.
+        }
+        let previous = previous.filter(|previous| !is_seed(previous)).or_else(|| self.resumed_after.clone());
         let slot = self.slot(now, item);
         slot.kind = slot.kind.or(kind);
         if previous.as_ref() != Some(item) && slot.previous != previous {
@@ -352,6 +372,52 @@ impl Transcript {
         self.slots.values().any(|slot| slot.kind == Some(ItemKind::User) && !slot.text_final)
     }
 
+    /// The session is gone: no more texts come from it, and what is said in the next one stands behind.
+    /// `arriving` is the agent's item of which more was to come.
+    pub(super) fn session_lost(&mut self, arriving: Option<&ItemId>) {
+        if let Some(slot) = arriving.and_then(|item| self.slots.get_mut(item)) {
+            slot.broken = true;
+        }
+        for slot in self.slots.values_mut() {
+            if matches!(slot.kind, Some(ItemKind::User | ItemKind::Assistant)) {
+                slot.text_final = true;
+                slot.text_due = None;
+            }
+        }
+        self.resumed_after = self.order.last().cloned();
+        self.dirty = true;
+        self.plan_texts();
+    }
+
+    /// The conversation so far, as it was heard. `received_ms` tells how much audio there is of an item that is still
+    /// being played: all of it will be heard.
+    pub(super) fn remembered(&self, received_ms: impl Fn(&ItemId) -> u64) -> Vec<Remembered> {
+        let remember = |item: &ItemId| {
+            let slot = self.slots.get(item)?;
+            let text = slot.text.trim();
+            match slot.kind? {
+                ItemKind::User => Some(Remembered::Caller(text.to_owned())),
+                ItemKind::Assistant => {
+                    let heard = match slot.sound {
+                        Sound::Heard { ms, .. } if slot.broken => heard_text::cut(text, ms, ms),
+                        Sound::Heard { .. } => text,
+                        Sound::Cut { heard_ms, received_ms, .. } => {
+                            heard_text::cut(text, heard_ms, received_ms)
+                        }
+                        Sound::Pending => heard_text::cut(text, received_ms(item), received_ms(item)),
+                    };
+                    (!heard.is_empty()).then(|| Remembered::Agent(heard.to_owned()))
+                }
+                ItemKind::FunctionCall => {
+                    let (name, call, arguments) = slot.tool.clone()?;
+                    Some(Remembered::Function { call, name, arguments, output: Some(slot.text.clone()) })
+                }
+                ItemKind::System | ItemKind::FunctionOutput | ItemKind::Other => None,
+            }
+        };
+        self.order.iter().filter_map(remember).collect()
+    }
+
     /// Closes everything; whatever was not final is final now.
     pub(super) fn close(&mut self) {
         self.agent_unheard(|_| false);
@@ -455,6 +521,10 @@ impl Transcript {
     }
 }
 
+fn is_seed(item: &ItemId) -> bool {
+    item.as_str().starts_with(SEED)
+}
+
 /// Adds to a text what it has room for.
 fn append(text: &mut String, more: &str) {
     let room = MAX_TEXT_BYTES.saturating_sub(text.len());
@@ -505,6 +575,10 @@ impl Slot {
             // Words without sound were not heard: they are recorded once it is certain that no sound comes.
             Sound::Pending => return None,
             Sound::Heard { ms, evidence } => {
+                if self.broken {
+                    heard_text::cut(self.text.trim(), ms, ms).clone_into(&mut entry.content);
+                    entry.generated = Some(self.text.trim().to_owned());
+                }
                 (entry.heard_until_ms, entry.evidence) = (Some(ms), Some(evidence));
             }
             Sound::Cut { heard_ms, received_ms, evidence } => {

@@ -103,6 +103,35 @@ impl Turns {
         }
     }
 
+    /// The session is gone, and with it whatever ran. What was asked for is asked for again, unless it has been heard:
+    /// `cut_off` says that part of it has.
+    pub(super) fn session_lost(&mut self, now: CallTime, cut_off: bool) {
+        match std::mem::replace(&mut self.slot, Slot::Free) {
+            Slot::Requested { request, .. } => self.ask_first(request),
+            Slot::Active { asked, void: false, .. } if !cut_off && !self.productive => {
+                let again = Request { purpose: Purpose::Retry, instructions: None };
+                self.ask_first(asked.map_or(again, |(request, _)| request));
+            }
+            Slot::Unseen => self.want(Purpose::Retry, None),
+            Slot::Free | Slot::Active { .. } => {}
+        }
+        if self.owed_until.take().is_some() {
+            self.want(Purpose::Retry, None);
+        }
+        if std::mem::take(&mut self.caller_speaks) {
+            // The next session hears the rest of the turn, if it is long enough to be one.
+            self.owed_until = Some(now + ANSWER_WITHIN);
+        }
+        self.known.clear();
+        self.discarded.clear();
+        (self.productive, self.retry_at) = (false, None);
+    }
+
+    /// Asks for a response before all others.
+    pub(super) fn want_first(&mut self, purpose: Purpose, instructions: Option<String>) {
+        self.ask_first(Request { purpose, instructions });
+    }
+
     /// Asks for a response as soon as the slot is free and nobody speaks.
     pub(super) fn want(&mut self, purpose: Purpose, instructions: Option<String>) {
         if self.waiting.len() < MAX_WAITING && self.waiting.iter().all(|waiting| waiting.purpose != purpose) {

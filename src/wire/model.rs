@@ -362,6 +362,8 @@ pub enum Purpose {
     Nudge,
     /// The one before failed.
     Retry,
+    /// The session was lost in the middle of an answer.
+    Resume,
 }
 
 impl Purpose {
@@ -374,6 +376,7 @@ impl Purpose {
             Self::Keypad => "keypad",
             Self::Nudge => "nudge",
             Self::Retry => "retry",
+            Self::Resume => "resume",
         }
     }
 }
@@ -396,6 +399,24 @@ pub enum NewItem {
         id: ItemId,
         /// The words.
         text: String,
+    },
+    /// What the caller heard of the agent in an earlier session.
+    AgentText {
+        /// Id we chose, at most 32 characters.
+        id: ItemId,
+        /// The words.
+        text: String,
+    },
+    /// A function that the model called in an earlier session.
+    ToolCall {
+        /// Id we chose, at most 32 characters.
+        id: ItemId,
+        /// The call.
+        call: ToolCallId,
+        /// The function.
+        name: String,
+        /// As the model wrote them.
+        arguments: String,
     },
     /// A function's answer.
     ToolOutput {

@@ -20,6 +20,7 @@ struct Over {
     rows: Vec<Value>,
     model: ModelReport,
     late_frames: u64,
+    reconnects: u64,
 }
 
 impl Over {
@@ -43,7 +44,7 @@ impl Over {
 }
 
 async fn call(model: ModelOptions, steps: Scenario) -> Over {
-    call_with(model, steps, &[]).await
+    Box::pin(call_with(model, steps, &[])).await
 }
 
 async fn call_with(model: ModelOptions, steps: Scenario, settings: &[(&str, &str)]) -> Over {
@@ -53,9 +54,10 @@ async fn call_with(model: ModelOptions, steps: Scenario, settings: &[(&str, &str
     world.settled().await;
     let rows = world.transcript(&call.call_sid).await;
     let late_frames = world.metric(r#"frames_dropped_total{why="interrupted"}"#);
+    let reconnects = world.metric("reconnects_total");
     let model = world.model.report();
     world.stop().await;
-    Over { call, reason, rows, model, late_frames }
+    Over { call, reason, rows, model, late_frames, reconnects }
 }
 
 fn faulty(faults: Faults) -> ModelOptions {
@@ -270,9 +272,15 @@ async fn a_function_called_with_broken_arguments_is_understood_or_explained() {
 // ---- Losing it -------------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_model_that_goes_away_in_mid_call_ends_it_with_an_apology_or_with_people() {
+async fn a_model_that_goes_away_for_good_ends_the_call_with_an_apology_or_with_people() {
     let spoken = [rule(When::Greeting, [tone(20_000, "A very long story.")])];
-    let going = |faults| ModelOptions { script: brief(spoken.clone()), speed: 1.0, ..faulty(faults) };
+    let for_good = Some(Faults { refuse_upgrade: Some(503), ..Faults::default() });
+    let going = |faults| ModelOptions {
+        script: brief(spoken.clone()),
+        speed: 1.0,
+        later_faults: for_good.clone(),
+        ..faulty(faults)
+    };
     let after_ms = Some(4000);
     let dropped = call(going(Faults { drop_after_ms: after_ms, ..Faults::default() }), patient());
     let expired = call(going(Faults { expire_after_ms: after_ms, ..Faults::default() }), patient());
@@ -299,8 +307,42 @@ async fn a_model_that_goes_away_in_mid_call_ends_it_with_an_apology_or_with_peop
     never_there.is_apologised_for("model_unavailable");
     for over in [dropped, expired, frozen] {
         let [row] = &over.rows[..] else { panic!("the greeting is on record: {:?}", over.rows) };
-        assert_eq!((&row["role"], &row["interrupted"]), (&"assistant".into(), &true.into()));
+        let said = row["content"].as_str().unwrap();
+        assert!(
+            "A very long story.".starts_with(said) && said != "A very long story.",
+            "not what was heard: {row}"
+        );
+        assert_eq!(row["role"], "assistant");
         assert!(over.call.heard_voice_ms() > 0);
+    }
+}
+
+#[tokio::test]
+async fn a_call_whose_session_is_lost_goes_on_where_it_was_with_another_one() {
+    let story = "One two three four five six seven eight nine ten eleven twelve.";
+    let rules =
+        [rule(When::Greeting, [tone(6_000, story)]), rule(When::Nudge, [tone(1_000, "And the rest of it.")])];
+    let losing = |faults| ModelOptions {
+        script: brief(rules.clone()),
+        speed: 1.0,
+        later_faults: Some(Faults::default()),
+        ..faulty(faults)
+    };
+    let after_ms = Some(3_000);
+    let (dropped, expired) = join!(
+        call(losing(Faults { drop_after_ms: after_ms, ..Faults::default() }), short()),
+        call(losing(Faults { expire_after_ms: after_ms, ..Faults::default() }), short()),
+    );
+    for over in [dropped, expired] {
+        over.went_well();
+        let [lost, next] = &over.model.sessions[..] else { panic!("not two sessions: {:?}", over.model) };
+        assert_eq!(lost.session["instructions"], next.session["instructions"]);
+        let (told, asked) = (&next.items[0], &next.responses[0]);
+        assert_eq!((told.role.as_deref(), &asked.metadata["purpose"]), (Some("assistant"), &"resume".into()));
+        assert!(story.starts_with(&told.text) && told.text.len() > 10 && told.text != story, "{told:?}");
+        let words = over.words();
+        assert_eq!(words, [told.text.as_str(), "And the rest of it.", "Hello?", "Hello to you."]);
+        assert_eq!(over.reconnects, 1);
     }
 }
 

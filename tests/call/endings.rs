@@ -108,23 +108,10 @@ fn a_stream_that_breaks_is_lost() {
 }
 
 #[test]
-fn a_model_that_goes_ends_the_call_without_waiting_for_texts_it_cannot_send() {
-    let mut call = speaking();
-    call.at(500, Event::Plain(Input::ModelClosed));
-    call.expect_after(
-        0,
-        "
-        0.500s end stream model_lost
-        0.500s ended model_lost
-    ",
-    );
-}
-
-#[test]
 fn a_model_that_goes_while_the_last_words_are_awaited_ends_the_wait() {
     let mut call = speaking();
     call.at(500, stop());
-    call.at(700, Event::Plain(Input::ModelClosed));
+    call.at(700, model_closed());
     assert_eq!(call.time_of("ended caller_hung_up").as_millis(), 700);
 }
 

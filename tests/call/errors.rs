@@ -187,12 +187,10 @@ fn errors_that_ask_for_nothing_change_nothing() {
 }
 
 #[test]
-fn an_expired_session_is_a_lost_model_and_a_refused_key_a_model_that_refuses() {
-    for (class, reason) in [(ErrorClass::SessionOver, "model_lost"), (ErrorClass::Fatal, "model_refused")] {
-        let mut call = TestCall::answering();
-        call.at(10, error(class, None));
-        assert_eq!(call.count(&format!("ended {reason}")), 1);
-    }
+fn a_refused_key_is_a_model_that_refuses() {
+    let mut call = TestCall::answering();
+    call.at(10, error(ErrorClass::Fatal, None));
+    assert_eq!(call.count("ended model_refused"), 1);
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod hostile;
 mod player;
 mod playout;
 mod properties;
+mod recovery;
 mod rules;
 mod setup;
 mod support;

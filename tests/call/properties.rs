@@ -112,7 +112,8 @@ fn caller() -> impl Strategy<Value = Event> {
 fn rare() -> impl Strategy<Value = Event> {
     prop_oneof![
         2 => Just(model_ready()),
-        1 => Just(Event::Plain(Input::ModelClosed)),
+        2 => Just(model_closed()),
+        1 => any::<bool>().prop_map(no_model),
         1 => Just(Event::Plain(Input::StreamClosed)),
         2 => Just(Event::Plain(Input::OversizeMessage)),
         2 => Just(Event::Plain(Input::UnreadableMessage)),

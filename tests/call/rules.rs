@@ -6,7 +6,7 @@ use std::time::Duration;
 use voicebridge::audio::AudioFormat;
 use voicebridge::call::Input;
 use voicebridge::call::end::EndReason;
-use voicebridge::call::outbox::Output;
+use voicebridge::call::outbox::{Note, Output};
 use voicebridge::call::settings::Settings;
 use voicebridge::clock::CallTime;
 use voicebridge::ids::{ItemId, ResponseId};
@@ -182,6 +182,14 @@ impl Rules {
                     "heard more than there was: {entry:?}"
                 );
                 assert!(heard <= self.sent as u64 / 8, "heard more than was sent: {entry:?}");
+            }
+            Output::Note(Note::ModelLost) => {
+                // Whatever ran in the session that was lost, and whoever spoke, is not known to the next one.
+                (self.ready, self.slot, self.caller_speaks) = (false, Slot::Free, false);
+                self.over.clear();
+                self.spoken_over.clear();
+                self.heard_of.clear();
+                self.silenced = [false; 256];
             }
             Output::EndStream(reason) => {
                 assert_eq!(self.stream_ended.replace(*reason), None, "the stream ends once");

@@ -193,6 +193,14 @@ pub fn model_ready() -> Event {
     Event::Plain(Input::ModelReady)
 }
 
+pub fn model_closed() -> Event {
+    Event::Plain(Input::ModelClosed)
+}
+
+pub fn no_model(may_pass: bool) -> Event {
+    Event::Plain(Input::ModelUnavailable { may_pass })
+}
+
 pub fn session(format: AudioFormat) -> SessionConfig {
     SessionConfig {
         instructions: "You answer for Northgate Bakery.".into(),
@@ -507,6 +515,7 @@ fn describe(output: &Output<'_>) -> String {
         Output::CallTool(request) => format!("tool {} {} {}", request.call, request.name, request.arguments),
         Output::CancelTool(call) => format!("tool {call} cancelled"),
         Output::Connected => "connected".into(),
+        Output::OpenModel => "open model".into(),
         Output::Transfer(transfer) => format!("transfer {:?} {:?}", transfer.reason, transfer.summary),
         Output::Measured(turn) => {
             let latency = turn.response_latency().map_or("-".into(), |latency| format!("{latency:?}"));
@@ -528,6 +537,12 @@ fn describe_command(command: &ModelCommand<'_>) -> String {
         }
         ModelCommand::CommitAudio { event_id } => format!("commit [{event_id}]"),
         ModelCommand::CreateItem { item: NewItem::UserText { id, text }, .. } => format!("item {id} {text}"),
+        ModelCommand::CreateItem { item: NewItem::AgentText { id, text }, .. } => {
+            format!("item {id} by the agent {text}")
+        }
+        ModelCommand::CreateItem { item: NewItem::ToolCall { id, call, name, arguments }, .. } => {
+            format!("item {id} calls {call} {name} {arguments}")
+        }
         ModelCommand::CreateItem { item: NewItem::ToolOutput { id, call, output }, .. } => {
             format!("item {id} answers {call} {output}")
         }

@@ -32,6 +32,8 @@ pub struct ModelOptions {
     pub refused_transcription_models: Vec<String>,
     /// What goes wrong.
     pub faults: Faults,
+    /// What goes wrong on every connection but the first; the same when absent.
+    pub later_faults: Option<Faults>,
 }
 
 /// What responses sound like.
@@ -115,6 +117,7 @@ impl Default for ModelOptions {
             transcripts: Transcripts::default(),
             refused_transcription_models: Vec::new(),
             faults: Faults::default(),
+            later_faults: None,
         }
     }
 }

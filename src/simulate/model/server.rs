@@ -1,6 +1,7 @@
 //! The WebSocket around sessions: upgrade, reading, writing, time.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +33,9 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Shared {
     options: Arc<ModelOptions>,
+    /// Of every connection but the first.
+    later: Arc<ModelOptions>,
+    connected: AtomicBool,
     engines: Mutex<Vec<Arc<Mutex<Engine>>>>,
     refused: Mutex<Vec<String>>,
     stop: CancellationToken,
@@ -39,12 +43,22 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(options: ModelOptions) -> Self {
+        let later = options.later_faults.clone().map(|faults| ModelOptions { faults, ..options.clone() });
+        let options = Arc::new(options);
         Self {
-            options: Arc::new(options),
+            later: later.map_or_else(|| Arc::clone(&options), Arc::new),
+            connected: AtomicBool::new(false),
+            options,
             engines: Mutex::default(),
             refused: Mutex::default(),
             stop: CancellationToken::new(),
         }
+    }
+
+    /// How the session of the next connection behaves.
+    fn next_options(&self) -> Arc<ModelOptions> {
+        let first = !self.connected.swap(true, Ordering::AcqRel);
+        Arc::clone(if first { &self.options } else { &self.later })
     }
 
     pub(super) fn stop(&self) {
@@ -83,9 +97,10 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     let _ = stream.set_nodelay(true);
     let mut asked = Asked::default();
+    let mut options = shared.next_options();
     let upgrade = {
         let config = WebSocketConfig::default().read_buffer_size(16 * 1024).max_message_size(Some(32 << 20));
-        let options = Arc::clone(&shared.options);
+        let options = Arc::clone(&options);
         let asked = &mut asked;
         #[expect(clippy::result_large_err, reason = "the type of the callback is tungstenite's")]
         let callback = move |request: &Request, response: Response| {
@@ -102,14 +117,13 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
         upgraded = timeout(UPGRADE_WITHIN, upgrade) => upgraded,
     };
     let Ok(Ok(socket)) = upgraded else {
-        let why = asked.refusal(&shared.options).map_or("the upgrade failed", |(_, why)| why);
+        let why = asked.refusal(&options).map_or("the upgrade failed", |(_, why)| why);
         lock(&shared.refused).push(format!("{peer}: {why}"));
         return;
     };
     let engine = {
         let mut engines = lock(&shared.engines);
         let expires = jiff::Timestamp::now().as_second() + LONGEST_SESSION.as_secs().cast_signed();
-        let mut options = Arc::clone(&shared.options);
         if let Some(code) = asked.refusal_after_upgrade(&options) {
             Arc::make_mut(&mut options).faults.refuse_after_upgrade = Some(code.into());
         }

@@ -166,6 +166,15 @@ fn new_item(item: &NewItem) -> Value {
             "role": "user",
             "content": [{"type": "input_text", "text": text}],
         }),
+        NewItem::AgentText { id, text } => json!({
+            "type": "message",
+            "id": id,
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": text}],
+        }),
+        NewItem::ToolCall { id, call, name, arguments } => {
+            json!({"type": "function_call", "id": id, "call_id": call, "name": name, "arguments": arguments})
+        }
         NewItem::ToolOutput { id, call, output } => {
             json!({"type": "function_call_output", "id": id, "call_id": call, "output": output})
         }

@@ -19,10 +19,13 @@ impl Engine {
             }
             _ => None,
         };
-        let json = item.to_json();
+        let (json, item_role) = (item.to_json(), item.role);
         let previous = self.conversation.insert(item, at.member("previous_item_id").as_ref())?;
         self.send("conversation.item.added", json!({"previous_item_id": previous, "item": json}));
         self.send("conversation.item.done", json!({"previous_item_id": previous, "item": json}));
+        if item_role == Some("assistant") {
+            self.unanswered.clear(); // What came before was answered by it.
+        }
         self.unanswered.extend(prompt);
         Ok(())
     }

@@ -1,0 +1,234 @@
+//! The model's session is lost in the middle of a call, and another one takes over.
+//!
+//! What the caller hears goes on from what has come already. Meanwhile what the caller says is kept, another session is
+//! opened, told the conversation as it was heard, and asked for what the lost one still owed.
+
+use std::time::Duration;
+
+use super::Call;
+use super::end::EndReason;
+use super::ending::Phase;
+use super::outbox::{Note, Output};
+use super::settings::Settings;
+use super::transcript::Remembered;
+use crate::clock::CallTime;
+use crate::ids::ItemId;
+use crate::wire::model::{ModelCommand, NewItem, Purpose};
+
+/// Tries to open one session. With the pauses between them they take less than four seconds, unless the endpoint does
+/// not answer at all.
+const MAX_TRIES: u32 = 5;
+/// After the first try that failed; doubled after each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// A session that breaks sooner was none: so many of them in a row are as many tries that failed.
+const STABLE_AFTER: Duration = Duration::from_secs(1);
+/// Items that a new session is told; the call's older ones are left out.
+const MAX_REMEMBERED: usize = 200;
+/// Begins the ids of items that tell a new session what was said before.
+pub(super) const SEED: &str = "seed-";
+
+/// What a caller's turn is to the next session when nobody could write it down.
+const LOST_WORDS: &str = "(The caller said something here that was lost on the way.)";
+/// To a session that goes on where another one broke off.
+const GO_ON: &str = "The connection broke while you were speaking. Your last message ends where the caller stopped \
+                     hearing you. Go on from exactly there, in the middle of the sentence if need be. Do not greet, \
+                     apologise, or repeat anything.";
+
+/// How the call comes to a session, the first one or another.
+#[derive(Debug, Default)]
+pub(super) struct Recovery {
+    /// Sessions that were lost.
+    lost: u32,
+    /// Tries in a row that failed, sessions that broke at once included.
+    failures: u32,
+    /// When the session began.
+    began: CallTime,
+    /// Since when there is none.
+    since: CallTime,
+    /// Time without one in all earlier outages.
+    spent: Duration,
+    try_at: Option<CallTime>,
+    /// An answer was cut off that had begun to sound.
+    cut_off: bool,
+    /// State of the generator of pauses.
+    random: u64,
+}
+
+impl Recovery {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { random: seed, ..Self::default() }
+    }
+
+    pub(super) const fn try_at(&self) -> Option<CallTime> {
+        self.try_at
+    }
+
+    /// When the call is given up without a session. All outages of a call share a budget.
+    pub(super) fn give_up_at(&self, settings: &Settings) -> CallTime {
+        if self.lost == 0 {
+            return CallTime::ZERO + settings.model_ready_within;
+        }
+        self.since + settings.model_back_within.min(settings.outage_budget.saturating_sub(self.spent))
+    }
+
+    /// Before the next try: between half and all of a pause that doubles, so that the calls of a node do not all come
+    /// back in the same moment.
+    fn pause(&mut self) -> Duration {
+        // SplitMix64: enough for spreading.
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let whole = FIRST_PAUSE * 2_u32.pow(self.failures.saturating_sub(1).min(4));
+        let part = 512 + ((mixed >> 32) % 512) as u32;
+        whole * part / 1024
+    }
+}
+
+impl Call {
+    /// The session is over, whoever ended it.
+    pub(super) fn on_model_lost(&mut self, now: CallTime) {
+        self.model_open = false;
+        if self.phase != Phase::Talking {
+            return;
+        }
+        let cut_off = self.arriving.clone();
+        self.complete_arriving();
+        self.playout.complete_all();
+        self.transcript.agent_unheard(|item| self.playout.holds(item));
+        self.transcript.session_lost(cut_off.as_ref());
+        self.open_turn = None;
+        self.heard_so_far.clear();
+        self.turns.session_lost(now, cut_off.is_some());
+        if self.leaving.is_some() {
+            return; // Nothing more is wanted of it: the last words are being played.
+        }
+        self.outbox.note(Note::ModelLost);
+        self.caller_audio.hold();
+        self.phase = Phase::Connecting;
+        let recovery = &mut self.recovery;
+        recovery.lost += 1;
+        (recovery.since, recovery.try_at) = (now, None);
+        recovery.cut_off |= cut_off.is_some();
+        if now.since(recovery.began) < STABLE_AFTER {
+            self.on_model_unavailable(now, true);
+        } else {
+            recovery.failures = 0;
+            self.outbox.push(Output::OpenModel);
+        }
+    }
+
+    /// No session came of the last try. `may_pass`: another try may work.
+    pub(super) fn on_model_unavailable(&mut self, now: CallTime, may_pass: bool) {
+        if self.phase != Phase::Connecting {
+            return;
+        }
+        self.recovery.failures += 1;
+        if !may_pass {
+            self.end(now, EndReason::ModelRefused);
+        } else if self.recovery.failures >= MAX_TRIES {
+            self.give_up_model(now);
+        } else {
+            let pause = self.recovery.pause();
+            self.recovery.try_at = Some(now + pause);
+        }
+    }
+
+    /// It is time for another try.
+    pub(super) fn try_again(&mut self) {
+        self.recovery.try_at = None;
+        self.outbox.push(Output::OpenModel);
+    }
+
+    /// There is no session in all the time there was for it.
+    pub(super) fn give_up_model(&mut self, now: CallTime) {
+        let reason = if self.recovery.lost > 0 { EndReason::ModelLost } else { EndReason::ModelUnavailable };
+        self.end(now, reason);
+    }
+
+    /// A session is ready. One that is not the first is told what was said so far. True: it is the first.
+    pub(super) fn begin_session(&mut self, now: CallTime) -> bool {
+        let recovery = &mut self.recovery;
+        (recovery.began, recovery.try_at) = (now, None);
+        if recovery.lost == 0 {
+            return true;
+        }
+        recovery.spent += now.since(recovery.since);
+        self.outbox.note(Note::ModelBack);
+        let recovery = &mut self.recovery;
+        if std::mem::take(&mut recovery.cut_off) {
+            let instructions = self.with_instructions(GO_ON);
+            self.turns.want_first(Purpose::Resume, Some(instructions));
+        }
+        self.remember();
+        false
+    }
+
+    /// Tells the model what was said and heard, and which functions run.
+    fn remember(&mut self) {
+        let playout = &self.playout;
+        let mut remembered = self.transcript.remembered(|item| playout.received_ms(item));
+        remembered.extend(self.tools.unanswered());
+        let older = remembered.len().saturating_sub(MAX_REMEMBERED);
+        for said in remembered.drain(older..) {
+            match said {
+                Remembered::Caller(text) => {
+                    let text = if text.is_empty() { LOST_WORDS.to_owned() } else { text };
+                    self.seed(|id| NewItem::UserText { id, text });
+                }
+                Remembered::Agent(text) => self.seed(|id| NewItem::AgentText { id, text }),
+                Remembered::Function { call, name, arguments, output } => {
+                    let asked = call.clone();
+                    self.seed(|id| NewItem::ToolCall { id, call: asked, name, arguments });
+                    if let Some(output) = output {
+                        self.seed(|id| NewItem::ToolOutput { id, call, output });
+                    }
+                }
+            }
+        }
+    }
+
+    fn seed(&mut self, item: impl FnOnce(ItemId) -> NewItem) {
+        self.event_ids += 1;
+        let event_id = format!("{SEED}{}", self.event_ids);
+        let id = ItemId::parse(&event_id).expect("a word and a number are an id");
+        self.outbox.model(ModelCommand::CreateItem { event_id, item: item(id) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_are_spread() {
+        let mut spread = std::collections::BTreeSet::new();
+        for seed in 0..100 {
+            let mut recovery = Recovery::new(seed);
+            for (failures, least_ms) in [(1, 125), (2, 250), (3, 500), (4, 1000)] {
+                recovery.failures = failures;
+                let pause = recovery.pause();
+                let least = Duration::from_millis(least_ms);
+                assert!((least..2 * least).contains(&pause), "{pause:?} after {failures}");
+                spread.insert(pause);
+            }
+        }
+        assert!(spread.len() > 300, "{}", spread.len());
+    }
+
+    #[test]
+    fn outages_share_the_budget_of_the_call() {
+        let settings = Settings {
+            model_ready_within: Duration::from_secs(10),
+            model_back_within: Duration::from_secs(8),
+            outage_budget: Duration::from_secs(20),
+            ..Settings::new(super::super::tests::session())
+        };
+        let give_up_ms = |lost, spent_s| {
+            let (since, spent) = (CallTime::from_millis(1_000), Duration::from_secs(spent_s));
+            Recovery { lost, since, spent, ..Recovery::default() }.give_up_at(&settings).as_millis()
+        };
+        assert_eq!(give_up_ms(0, 0), 10_000);
+        assert_eq!((give_up_ms(1, 0), give_up_ms(2, 17), give_up_ms(3, 21)), (9_000, 4_000, 1_000));
+    }
+}

@@ -1,0 +1,293 @@
+//! A session of the model is lost in the middle of a call, and the call goes on with another one.
+
+use voicebridge::wire::model::{ErrorClass, ItemKind};
+
+use crate::support::*;
+
+/// A call with one question and one answer, heard to its end.
+fn after_one_answer() -> TestCall {
+    let mut call = TestCall::connected();
+    question(&mut call);
+    call.at(1_100, response_started("resp_1"));
+    call.at(1_100, agent_text("item_1", "At seven."));
+    call.at(1_100, text_done("item_1", "At seven."));
+    call.at(1_100, agent_audio("item_1", 800));
+    call.at(1_100, audio_done("item_1"));
+    call.at(1_100, response_done("resp_1"));
+    call.at(2_000, all_marks_played());
+    call
+}
+
+fn question(call: &mut TestCall) {
+    call.at(0, speech_starts("user_1", 0));
+    call.at(900, speech_stops("user_1", 900));
+    call.at(900, committed("user_1", None));
+    call.at(1_000, user_said("user_1", "When do you open?"));
+}
+
+#[test]
+fn another_session_is_told_what_was_said_and_given_what_the_caller_said_meanwhile() {
+    let mut call = after_one_answer();
+    call.at(2_500, model_closed());
+    let appended = call.appended.len();
+    for frame in 0..10 {
+        call.at(2_500 + 20 * frame, caller_frame(2_500 + 20 * frame));
+    }
+    assert_eq!(call.appended.len(), appended, "there is nobody to give it to");
+    call.at(2_700, model_ready());
+    call.expect_after(
+        2_000,
+        "
+        2.500s open model
+        2.700s model item seed-1 When do you open?
+        2.700s model item seed-2 by the agent At seven.
+    ",
+    );
+    assert_eq!(call.appended.len(), appended + 10 * 160);
+    assert_eq!(call.words(), ["user: When do you open?", "assistant: At seven."]);
+}
+
+#[test]
+fn a_session_that_expires_is_replaced_as_one_that_breaks() {
+    let mut call = after_one_answer();
+    call.at(2_500, error(ErrorClass::SessionOver, None));
+    call.at(2_500, model_closed());
+    assert_eq!((call.count("open model"), call.count("end")), (1, 0));
+    call.at(2_700, model_ready());
+    assert_eq!(call.count("model item seed-"), 2);
+}
+
+#[test]
+fn what_is_said_next_stands_behind_what_was_said_before() {
+    let mut call = after_one_answer();
+    call.at(2_500, model_closed());
+    call.at(2_700, model_ready());
+    call.at(2_700, placed("seed-1", ItemKind::User, None));
+    call.at(2_700, placed("seed-2", ItemKind::Assistant, Some("seed-1")));
+    call.at(3_000, committed("user_2", Some("seed-2")));
+    call.at(3_000, user_said("user_2", "And on Sundays?"));
+    call.at(3_500, committed("user_3", None));
+    call.at(3_500, user_said("user_3", "Hello?"));
+    let order: Vec<_> = call.conversation().iter().map(|entry| entry.content.clone()).collect();
+    assert_eq!(order[..2], ["When do you open?", "At seven."]);
+    assert_eq!(order.len(), 4, "{order:?}");
+    assert_eq!(call.count("save 3r1 user \"And on Sundays?\""), 1);
+}
+
+#[test]
+fn the_new_session_s_clock_is_the_stream_s() {
+    let mut call = after_one_answer();
+    for frame in 0..5 {
+        call.at(2_400 + 20 * frame, caller_frame(2_400 + 20 * frame));
+    }
+    call.at(2_500, model_closed());
+    call.at(2_500, caller_frame(2_500));
+    call.at(2_700, model_ready());
+    call.at(4_000, speech_starts("user_2", 400));
+    call.at(4_500, speech_stops("user_2", 900));
+    call.at(4_500, committed("user_2", None));
+    call.at(4_600, user_said("user_2", "And on Sundays?"));
+    let entry = call.conversation().pop().unwrap();
+    let ms = |at: Option<voicebridge::clock::CallTime>| at.unwrap().as_millis();
+    assert_eq!((ms(entry.audio_start), ms(entry.audio_end)), (2_900, 3_400));
+}
+
+#[test]
+fn an_answer_that_was_cut_off_plays_on_and_is_continued() {
+    let mut call = TestCall::connected();
+    question(&mut call);
+    call.at(1_100, response_started("resp_1"));
+    call.at(1_100, agent_text("item_1", "We open at seven in the morning, and on Sundays "));
+    call.at(1_100, agent_audio("item_1", 1_500));
+    call.at(1_300, model_closed());
+    call.at(2_000, model_ready());
+    call.expect_after(
+        1_900,
+        "
+        2.000s twilio media 100ms
+        2.000s model item seed-1 When do you open?
+        2.000s model item seed-2 by the agent We open at seven in the
+        2.000s model respond resume in its own words [resp-resume-3]
+    ",
+    );
+    call.at(2_100, response_started("resp_2"));
+    call.at(2_100, audio_of("resp_2", "item_2", 500));
+    call.at(2_100, response_done("resp_2"));
+    call.until(4_000);
+    assert_eq!(call.media.len(), 2_000 * 8, "every sound of both parts, and no clear");
+}
+
+#[test]
+fn a_question_that_was_not_answered_is_answered_by_the_next_session() {
+    let mut call = TestCall::connected();
+    question(&mut call);
+    call.at(1_050, model_closed());
+    call.at(1_200, model_ready());
+    assert_eq!(call.count("model respond retry"), 1);
+
+    let mut begun = TestCall::connected();
+    question(&mut begun);
+    begun.at(1_020, response_started("resp_1"));
+    begun.at(1_050, model_closed());
+    begun.at(1_200, model_ready());
+    assert_eq!(begun.count("model respond retry"), 1);
+}
+
+#[test]
+fn nothing_is_asked_for_that_has_been_heard() {
+    let mut call = after_one_answer();
+    call.at(2_500, model_closed());
+    call.at(2_700, model_ready());
+    call.until(5_000);
+    assert_eq!(call.count("model respond"), 0);
+}
+
+#[test]
+fn a_greeting_nobody_has_heard_is_asked_for_again_and_one_that_was_heard_is_not() {
+    let greeting = |heard: bool| {
+        let mut call = TestCall::connected_with(|settings| settings.greeting = Some("Greet.".into()));
+        if heard {
+            call.at(100, response_started("resp_1"));
+            call.at(100, agent_audio("item_1", 300));
+            call.at(100, audio_done("item_1"));
+            call.at(100, response_done("resp_1"));
+        }
+        call.at(500, model_closed());
+        call.at(700, model_ready());
+        call.count("model respond greeting in its own words")
+    };
+    assert_eq!((greeting(false), greeting(true)), (2, 1));
+}
+
+#[test]
+fn a_caller_who_was_cut_off_is_answered_even_if_the_rest_is_too_short_to_be_heard() {
+    let mut call = TestCall::connected();
+    call.at(0, speech_starts("user_1", 0));
+    call.at(500, model_closed());
+    call.at(700, model_ready());
+    assert_eq!(call.words(), ["user: "], "that something was said is on record");
+    call.until(4_900);
+    assert_eq!(call.count("model respond"), 0, "the rest may still be heard");
+    call.until(5_600);
+    assert_eq!(call.count("model respond retry"), 1);
+    assert!(call.log().contains("item seed-1 (The caller said something here that was lost on the way.)"));
+}
+
+#[test]
+fn a_function_that_runs_is_known_to_the_next_session_and_not_run_twice() {
+    let mut call = TestCall::connected();
+    question(&mut call);
+    call.at(1_100, response_started("resp_1"));
+    call.at(1_100, tool_call("call_1", "look_up", "{}"));
+    call.at(1_100, response_done("resp_1"));
+    call.at(1_200, model_closed());
+    call.at(1_400, model_ready());
+    call.at(2_000, tool_finished("call_1", "seven"));
+    call.expect_after(
+        1_000,
+        "
+        1.100s tool call_1 look_up {}
+        1.200s open model
+        1.400s model item seed-1 When do you open?
+        1.400s model item seed-2 calls call_1 look_up {}
+        2.000s model item tool-3 answers call_1 seven
+        2.000s model respond tool [resp-tool-4]
+    ",
+    );
+}
+
+#[test]
+fn what_a_function_answered_without_a_session_is_told_to_the_next_one() {
+    let mut call = TestCall::connected();
+    question(&mut call);
+    call.at(1_100, response_started("resp_1"));
+    call.at(1_100, tool_call("call_1", "look_up", "{}"));
+    call.at(1_100, response_done("resp_1"));
+    call.at(1_200, model_closed());
+    call.at(1_300, tool_finished("call_1", "seven"));
+    call.at(1_400, model_ready());
+    call.expect_after(
+        1_300,
+        "
+        1.400s model item seed-1 When do you open?
+        1.400s model item seed-2 calls call_1 look_up {}
+        1.400s model item seed-3 answers call_1 seven
+        1.400s model respond tool [resp-tool-4]
+    ",
+    );
+}
+
+#[test]
+fn a_session_that_does_not_come_is_tried_for_again_and_then_given_up() {
+    let mut call = after_one_answer();
+    call.at(2_500, model_closed());
+    for failure in 1..=4 {
+        let now = call.now.as_millis();
+        call.at(now, no_model(true));
+        call.until(now + 125 * 2_u64.pow(failure));
+        assert_eq!(call.count("open model"), 1 + failure as usize, "{}", call.log());
+    }
+    let now = call.now.as_millis();
+    call.at(now, no_model(true));
+    assert_eq!((call.count("open model"), call.count("end stream model_lost")), (5, 1));
+}
+
+#[test]
+fn sessions_that_break_at_once_are_not_opened_for_ever() {
+    let mut call = after_one_answer();
+    call.at(2_500, model_closed());
+    let mut now = 2_600;
+    while !call.is_ended() {
+        call.at(now, model_ready());
+        call.at(now + 100, model_closed());
+        now += 2_000;
+    }
+    assert_eq!((call.count("open model"), call.count("ended model_lost")), (5, 1));
+}
+
+#[test]
+fn a_session_that_is_not_answered_for_at_all_is_waited_for_only_so_long() {
+    let mut call = after_one_answer();
+    call.at(2_500, model_closed());
+    call.run_out();
+    assert_eq!(call.time_of("ended model_lost").as_millis(), 10_500);
+}
+
+#[test]
+fn a_refusal_that_cannot_pass_ends_the_call_at_once() {
+    let mut call = after_one_answer();
+    call.at(2_500, model_closed());
+    call.at(2_600, no_model(false));
+    assert_eq!(call.time_of("ended model_refused").as_millis(), 2_600);
+}
+
+#[test]
+fn outages_that_come_again_and_again_use_up_the_patience_of_the_call() {
+    let mut call = TestCall::connected();
+    let mut now = 0;
+    for _ in 0..5 {
+        call.at(now + 900, caller_frame(now + 900));
+        call.at(now + 1_000, model_closed());
+        call.at(now + 6_500, model_ready());
+        now += 6_500;
+    }
+    assert_eq!(call.count("end stream"), 0);
+    call.at(now + 1_000, model_closed());
+    call.run_out();
+    let (ended, left_ms) = (call.time_of("end stream model_lost").as_millis(), 30_000 - 5 * 5_500);
+    assert_eq!(ended, now + 1_000 + left_ms, "half a minute without a model is enough");
+}
+
+#[test]
+fn a_goodbye_is_played_to_its_end_without_another_session() {
+    let mut call = TestCall::answering();
+    call.at(0, agent_audio("item_1", 1_000));
+    call.at(0, tool_call("call_1", GOODBYE, "{}"));
+    call.at(300, model_closed());
+    call.until(2_000);
+    call.at(2_000, all_marks_played());
+    call.run_out();
+    assert_eq!((call.count("open model"), call.count("ended agent_ended")), (0, 1));
+    assert_eq!(call.media.len(), 8_000);
+    assert!(call.time_of("ended").as_millis() < 3_000, "nobody waits for a session that is gone");
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
-use crate::call::end::EndReason;
+use crate::call::end::{EndReason, NextStep};
 use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumberId, StreamSid};
 use crate::store::Store;
 pub use crate::store::calls::Recorded;
@@ -64,17 +64,42 @@ pub enum CallEvent {
         /// What has been said so far, in the agent's words.
         summary: String,
     },
+    /// A stream is over, and the call is not: the carrier will ask, and be given another one.
+    StreamEnded {
+        /// The right to say so.
+        token: FencingToken,
+        /// Why.
+        reason: EndReason,
+    },
     /// The call is over.
     Ended {
         /// The right to say so.
         token: FencingToken,
         /// Why. The first cause wins.
         reason: EndReason,
-        /// How long the stream lasted.
+        /// How long the call lasted, from its first stream on.
         duration: Duration,
         /// What else there is to say: the members of the end-of-call report beside `call`.
         report: Map<String, Value>,
     },
+}
+
+impl CallEvent {
+    /// What the end of a stream is to its call, which has lasted for `duration`. `may_resume`: the carrier will ask us how
+    /// the call goes on.
+    #[must_use]
+    pub fn after_stream(
+        token: FencingToken,
+        reason: EndReason,
+        duration: Duration,
+        may_resume: bool,
+    ) -> Self {
+        if may_resume && reason.next_step() == NextStep::Resume {
+            Self::StreamEnded { token, reason }
+        } else {
+            Self::Ended { token, reason, duration, report: Map::new() }
+        }
+    }
 }
 
 /// Puts an event on record. May be repeated at will; a call of another organisation is left alone.
@@ -102,6 +127,7 @@ fn change<'a>(call: &'a CallRef, at: Timestamp, event: &CallEvent) -> Change<'a>
         data: json!({}),
         token: None,
         end: None,
+        is_over: false,
     };
     match event {
         CallEvent::Incoming { phone_number, from, to } => Change {
@@ -131,11 +157,24 @@ fn change<'a>(call: &'a CallRef, at: Timestamp, event: &CallEvent) -> Change<'a>
             token: Some(*token),
             ..base
         },
+        CallEvent::StreamEnded { token, reason } => Change {
+            kind: "stream_ended",
+            details: json!({"token": token.0, "reason": reason.as_str()}),
+            known_by: vec![json!([{"type": "stream_ended", "details": {"token": token.0}}])],
+            token: Some(*token),
+            end: Some((NextStep::Resume, *reason)),
+            ..base
+        },
         CallEvent::Ended { token, reason, duration, report } => {
             let report = end_of_call_report(call, at, *reason, *duration, report);
             let known_by = vec![json!([{"type": COMPLETED}]), json!([{"type": FAILED}])];
-            let base =
-                Change { known_by, token: Some(*token), end: Some((reason.next_step(), *reason)), ..base };
+            // There is nothing that could be resumed.
+            let next_step = match reason.next_step() {
+                NextStep::Resume => NextStep::Apologise,
+                step => step,
+            };
+            let end = Some((next_step, *reason));
+            let base = Change { known_by, token: Some(*token), end, is_over: true, ..base };
             if reason.is_success() {
                 let details = report.clone();
                 Change { kind: COMPLETED, details, data: report, routing_status: "completed", ..base }

@@ -1,7 +1,7 @@
 //! The tasks of one process, and how they are told to stop and waited for.
 //!
-//! Stopping has two steps. [`Tasks::begin_stop`] says that no new call may begin; calls that are live go on.
-//! [`Tasks::force_hang_up`] says that live calls end now. [`Tasks::drain`] waits until every task is done.
+//! Stopping has two steps. [`Tasks::begin_stop`] says that no new call may begin; calls that are live go on, or leave at a
+//! pause when [`Tasks::move_calls`] says that another server can take them. [`Tasks::force_hang_up`] says that live calls end now. [`Tasks::drain`] waits until every task is done.
 
 use std::future::Future;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use tracing::Instrument;
 pub struct Tasks {
     tracker: TaskTracker,
     stopping: CancellationToken,
+    move_away: CancellationToken,
     hang_up: CancellationToken,
 }
 
@@ -55,6 +56,12 @@ impl Tasks {
         &self.stopping
     }
 
+    /// Cancelled when live calls shall leave at their next pause, because another server can take them.
+    #[must_use]
+    pub const fn moving(&self) -> &CancellationToken {
+        &self.move_away
+    }
+
     /// Cancelled when live calls must end now.
     #[must_use]
     pub const fn hang_up(&self) -> &CancellationToken {
@@ -70,6 +77,12 @@ impl Tasks {
     /// From now on no new call may begin.
     pub fn begin_stop(&self) {
         self.stopping.cancel();
+    }
+
+    /// Live calls leave at their next pause. Implies [`Tasks::begin_stop`].
+    pub fn move_calls(&self) {
+        self.stopping.cancel();
+        self.move_away.cancel();
     }
 
     /// Live calls end now. Implies [`Tasks::begin_stop`].

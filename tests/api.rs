@@ -546,14 +546,21 @@ async fn after_the_team_the_call_is_over() {
 }
 
 #[tokio::test]
-async fn a_stream_that_never_came_is_a_failed_call_with_an_apology() {
+async fn a_stream_that_never_comes_is_offered_again_and_then_is_a_failed_call_with_an_apology() {
     let server = Server::new().await;
     server
         .twilio(ENDED, &[("CallSid", "CA9")])
         .await
         .speaks("We are sorry, something went wrong on our side.");
-    server.twilio(TWIML, &incoming()).await.stream_token();
+    let mut tokens = vec![server.twilio(TWIML, &incoming()).await.stream_token()];
+    for _ in 0..3 {
+        tokens.push(server.twilio(ENDED, &[("CallSid", SID)]).await.stream_token());
+    }
+    for void in &tokens[..3] {
+        assert!(server.claim(void).await.is_none(), "each offer voids those before it");
+    }
     server.twilio(ENDED, &[("CallSid", SID)]).await.speaks("Sorry, something went wrong on our side.");
+    assert!(server.claim(&tokens[3]).await.is_none(), "the call is over");
     let record = calls::by_call_sid(&server.store, &call(SID)).await.unwrap().unwrap();
     assert_eq!(record.data["call"]["status"], "failed");
     assert_eq!(record.data["call"]["endedReason"], "stream_lost");

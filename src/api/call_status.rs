@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use crate::api::Api;
 use crate::api::error::{ApiError, Failures};
 use crate::api::webhook::Webhook;
-use crate::call::end::EndReason;
+use crate::call::end::{EndReason, NextStep};
 use crate::ids::{CallSid, OrganizationId};
 use crate::lifecycle::{self, CallEvent, CallRef};
 use crate::store::calls::CallRecord;
@@ -58,18 +58,13 @@ pub(super) async fn note_callback(
     Ok(())
 }
 
-/// The stream that was offered never came: Twilio could not connect it.
-pub(super) async fn note_missing_stream(
-    api: &Api,
-    call_sid: &CallSid,
-    after: &AfterStream,
-) -> sqlx::Result<()> {
-    tracing::error!(
-        call.id = %call_sid,
-        "the stream of a call never came: can Twilio reach PUBLIC_URL with WebSockets over TLS?"
-    );
+/// The stream of a call was lost, and there will not be another one.
+pub(super) async fn end_lost_call(api: &Api, call_sid: &CallSid, after: &AfterStream) -> sqlx::Result<()> {
     let call = CallRef { call_sid: call_sid.clone(), organization: after.organization, agent: after.agent };
-    end(api, &call, after.fencing_token, EndReason::StreamLost, Duration::ZERO, Map::new()).await
+    // Its node may be dead, or not have got so far.
+    let told = after.disconnect_reason.as_deref().and_then(EndReason::from_word);
+    end(api, &call, after.fencing_token, told.unwrap_or(EndReason::StreamLost), after.lasted, Map::new())
+        .await
 }
 
 /// Ends a call that the carrier says is over. A stream that came ends its call itself, and knows more about it.
@@ -81,6 +76,9 @@ async fn end_without_stream(
 ) -> sqlx::Result<()> {
     let Some(record) = calls::by_call_sid(&api.store, call_sid).await? else { return Ok(()) };
     let lease = leases::next_action(&api.store, call_sid).await?;
+    if let Some(lost) = lease.as_ref().filter(|lease| lease.next_action == Some(NextStep::Resume)) {
+        return end_lost_call(api, call_sid, lost).await; // The caller did not wait for the next stream.
+    }
     if lease.as_ref().is_some_and(|lease| lease.claimed) {
         // For a stream of somebody else's TwiML this callback is the first to name the caller.
         leads::link_by_phone(&api.store, record.organization_id, call_sid).await?;

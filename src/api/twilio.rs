@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::Api;
-use crate::api::call_status::{note_callback, note_missing_stream};
+use crate::api::call_status::{end_lost_call, note_callback};
 use crate::api::error::{self, ApiError, Failures};
 use crate::api::extract::Path;
 use crate::api::stream_token::StreamToken;
@@ -24,8 +24,8 @@ use crate::call::end::NextStep;
 use crate::ids::{AgentId, CallSid, PhoneNumber, PhoneNumberId};
 use crate::lifecycle::{self, CallEvent, CallRef};
 use crate::store::agents::{self, Agent};
-use crate::store::leases::{self, FencingToken, Offer};
-use crate::store::phone_numbers;
+use crate::store::leases::{self, AfterStream, FencingToken, Offer};
+use crate::store::{nodes, phone_numbers};
 use crate::wire::twiml::{self, ConnectStream, Dial};
 
 /// Where Twilio asks again after the stream.
@@ -221,12 +221,27 @@ async fn go_on(api: &Api, webhook: &Webhook, call_sid: &CallSid) -> sqlx::Result
         return Ok(Twiml(twiml::say_and_hang_up(APOLOGY)));
     };
     if !after.claimed {
-        note_missing_stream(api, call_sid, &after).await?;
+        tracing::error!(
+            call.id = %call_sid,
+            "the stream of a call never came: can Twilio reach PUBLIC_URL with WebSockets over TLS?"
+        );
     }
-    let Some(agent) = agents::agent(&api.store, after.agent).await? else {
+    let Some(agent) = agents::agent(&api.store, after.agent).await?.map(Arc::new) else {
         return Ok(Twiml(twiml::say_and_hang_up(APOLOGY)));
     };
-    Ok(match (after.next_action.unwrap_or(NextStep::Apologise), &agent.transfer_number) {
+    let mut step = after.next_action.unwrap_or(NextStep::Resume); // Who should have decided is dead.
+    if step == NextStep::Resume {
+        if let Some(token) = offer_again(api, call_sid, &after).await? {
+            if api.bridge.has_room() {
+                api.bridge.prepare(token.expose(), call_sid, &agent);
+            }
+            return Ok(connect(api, &token, &agent));
+        }
+        end_lost_call(api, call_sid, &after).await?;
+        step = NextStep::Apologise;
+    }
+    Ok(match (step, &agent.transfer_number) {
+        (NextStep::Resume, _) => unreachable!("a call that is not resumed ends with an apology"),
         (NextStep::HangUp, _) => Twiml(twiml::hang_up()),
         // That the agent put the caller through is on record already, with the agent's own reason.
         (NextStep::Transfer, Some(number)) => dial(api, number, ONE_MOMENT),
@@ -240,6 +255,26 @@ async fn go_on(api: &Api, webhook: &Webhook, call_sid: &CallSid) -> sqlx::Result
         }
         (NextStep::Apologise, None) => Twiml(twiml::say_and_hang_up(&agent.fallback_sentence)),
     })
+}
+
+/// Another stream for a call that lost its own, if anybody can take it.
+async fn offer_again(
+    api: &Api,
+    call_sid: &CallSid,
+    after: &AfterStream,
+) -> sqlx::Result<Option<StreamToken>> {
+    if api.tasks.is_stopping() && !nodes::has_others(&api.store, &api.settings.node).await? {
+        return Ok(None);
+    }
+    let token = StreamToken::random();
+    let offered = leases::resume(&api.store, call_sid, after.fencing_token, &token.sha256()).await?;
+    let why = after.disconnect_reason.as_deref().unwrap_or("stream_lost");
+    if offered.is_none() {
+        tracing::error!(call.id = %call_sid, why, "the call was lost too often and is given up");
+        return Ok(None);
+    }
+    tracing::warn!(call.id = %call_sid, why, "the call is connected again");
+    Ok(Some(token))
 }
 
 /// Puts it on record that we put the caller through to people. Without the record the caller is put through all the same.

@@ -1,9 +1,10 @@
 //! Builds all parts, runs them, drains them.
 //!
-//! Stopping goes from the outside in: no new calls, live calls finish, HTTP stops, the database closes, and a private
+//! Stopping goes from the outside in: no new calls, live calls move to another server or finish, HTTP stops, the database closes, and a private
 //! PostgreSQL stops last. HTTP goes on while calls finish, because Twilio asks what to do after each stream.
 
 pub mod check;
+mod upkeep;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -58,6 +59,7 @@ pub struct Running {
     pub tasks: Tasks,
     http: Tasks,
     cluster: Option<PrivateCluster>,
+    node: String,
     grace_period: Duration,
 }
 
@@ -92,10 +94,11 @@ impl App {
             admin_key: admin_key.clone(),
             open_metrics,
             max_calls: config.max_calls,
-            node: config.node,
+            node: config.node.clone(),
         };
         let router = api::router(Api::new(settings, store.clone(), bridge, tasks.clone(), metrics.clone()));
         let http = Tasks::new();
+        http.spawn(upkeep::run(store.clone(), config.node.clone(), tasks.stopping().clone()));
         serve(&http, listener, router);
         tracing::info!(%addr, %public_url, "ready for calls");
         Ok(Running {
@@ -108,6 +111,7 @@ impl App {
             tasks,
             http,
             cluster,
+            node: config.node,
             grace_period: config.grace_period,
         })
     }
@@ -139,6 +143,7 @@ impl Running {
         let finished = tokio::select! {
             finished = self.tasks.drain(self.grace_period) => finished,
             () = hurry => false,
+            never = self.move_calls() => never,
         };
         if !finished {
             tracing::warn!(calls_live = self.metrics.calls_live.get(), "live calls are ended now");
@@ -150,12 +155,24 @@ impl Running {
         if !self.http.drain(HTTP_WITHIN).await {
             tracing::warn!("some HTTP requests did not end and are abandoned");
         }
+        upkeep::leave(&self.store, &self.node).await;
         self.store.close().await;
         if let Some(cluster) = self.cluster {
             cluster.stop().await.context("the private PostgreSQL did not stop")?;
         }
         tracing::info!("stopped");
         Ok(())
+    }
+
+    /// Sends live calls to another server, as soon as there is one, each at its next pause. Does not return.
+    async fn move_calls(&self) -> bool {
+        upkeep::another_server(&self.store, &self.node).await;
+        tracing::info!(
+            calls_live = self.metrics.calls_live.get(),
+            "live calls move to another server at their next pause"
+        );
+        self.tasks.move_calls();
+        std::future::pending().await
     }
 }
 

@@ -63,6 +63,7 @@ pub(super) struct Driver<S> {
     pub(super) tools: HttpTools,
     pub(super) scribe: Scribe,
     pub(super) metrics: Metrics,
+    pub(super) move_away: CancellationToken,
     pub(super) hang_up: CancellationToken,
     pub(super) started: Instant,
 }
@@ -73,6 +74,7 @@ enum Event {
     Model,
     Opened(Result<ModelSocket, OpenError>),
     Tool(crate::call::tools::ToolResult),
+    MoveAway,
     HangUp,
     Timeout,
 }
@@ -91,8 +93,9 @@ where
     /// Runs the call and returns why it ended.
     pub(super) async fn run(&mut self) -> EndReason {
         self.scribe.stream_started();
-        let mut told_to_hang_up = false;
-        // A token of its own, registered once: looking at one takes its lock, and all calls would take the same.
+        let (mut told_to_move, mut told_to_hang_up) = (false, false);
+        // Tokens of its own, registered once: looking at one takes its lock, and all calls would take the same.
+        let mut move_away = Seldom::new(self.move_away.child_token().cancelled_owned());
         let mut hang_up = Seldom::new(self.hang_up.child_token().cancelled_owned());
         let timer = sleep_until(self.started);
         tokio::pin!(timer);
@@ -107,8 +110,10 @@ where
                 result = self.tools.next() => Event::Tool(result),
                 () = &mut timer => Event::Timeout,
                 () = &mut hang_up, if !told_to_hang_up => Event::HangUp,
+                () = &mut move_away, if !told_to_move => Event::MoveAway,
             };
             told_to_hang_up |= matches!(event, Event::HangUp);
+            told_to_move |= matches!(event, Event::MoveAway);
             let received_at = Instant::now();
             let now = CallTime::from(received_at - self.started);
             let mut relayed = Relayed::default();
@@ -154,6 +159,7 @@ where
                 Input::ModelUnavailable { may_pass: error.may_pass() }
             }
             Event::Tool(result) => Input::ToolFinished(result),
+            Event::MoveAway => Input::MoveAway,
             Event::HangUp => Input::HangUp(EndReason::Drained),
             Event::Timeout | Event::Twilio | Event::Model => Input::Timeout,
         };

@@ -24,16 +24,19 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info, info_span, warn};
 use uuid::Uuid;
 
 use crate::call::Call;
 use crate::call::end::EndReason;
+use crate::call::recovery::MAX_REMEMBERED;
+use crate::call::transcript::Remembered;
 use crate::ids::{AgentId, CallSid};
 use crate::lifecycle::{self, CallEvent, CallRef};
 use crate::shutdown::Tasks;
 use crate::store::agents::{self, Agent};
-use crate::store::leases::{self, ClaimedCall};
+use crate::store::leases::{self, ClaimedCall, FencingToken};
 use crate::store::{Store, transcripts};
 use crate::telemetry::{Metrics, ObserveDuration as _};
 use crate::wire::websocket::Role;
@@ -60,7 +63,7 @@ const STREAM_LIMITS: Limits = Limits {
 /// Twilio sends `connected` and `start` right after the handshake.
 const START_WITHIN: Duration = Duration::from_secs(5);
 /// How long a caller whose stream has come waits for the database. Without a claim the stream is turned away, since
-/// somebody else may carry the call; without the place of the last turn the call goes on.
+/// somebody else may carry the call; without what was said before the call goes on.
 const CLAIM_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why a stream is not let in.
@@ -287,8 +290,7 @@ impl Bridge {
         let call =
             CallRef { call_sid: claimed.call_sid, organization: claimed.organization, agent: claimed.agent };
         let (token, reason) = (claimed.fencing_token, EndReason::StreamLost);
-        let ended =
-            CallEvent::Ended { token, reason, duration: Duration::ZERO, report: serde_json::Map::new() };
+        let ended = CallEvent::after_stream(token, reason, claimed.lasted, claimed.offered);
         if let Err(error) = lifecycle::record(&self.0.store, &call, Timestamp::now(), &ended).await {
             warn!(%error, call.id = %call.call_sid, "the end of a call could not be put on record");
         }
@@ -351,6 +353,9 @@ impl Bridge {
         let (_, mut settings) = profile::settings(&agent, &shared.defaults);
         settings.stream = claimed.fencing_token.0.unsigned_abs();
         settings.seed = rand::random();
+        settings.history = self.history(&claimed).await;
+        settings.moved = claimed.resumed_after == Some(EndReason::Moved);
+        settings.max_duration = settings.max_duration.saturating_sub(claimed.lasted);
         let subject = Subject {
             call: CallRef {
                 call_sid: start.call_sid.clone(),
@@ -361,7 +366,9 @@ impl Bridge {
             stream_sid: start.stream_sid.clone(),
             node: shared.node.clone(),
             stream_started: Timestamp::now(),
-            after_sequence: self.taken_before(&claimed).await,
+            lasted_before: claimed.lasted,
+            resumable: claimed.offered,
+            after_sequence: places_before(claimed.fencing_token),
         };
         let (scribe, writer) =
             scribe::scribe(subject, Arc::clone(&shared.desk), shared.store.clone(), shared.metrics.clone());
@@ -382,6 +389,8 @@ impl Bridge {
             tools: HttpTools::new(shared.http.clone(), shared.metrics.clone(), start.call_sid, &agent.tools),
             scribe,
             metrics: shared.metrics.clone(),
+            // Twilio would not ask us how a call of somebody else's TwiML goes on.
+            move_away: if claimed.offered { shared.tasks.moving().clone() } else { CancellationToken::new() },
             hang_up: shared.tasks.hang_up().clone(),
             started: Instant::now(),
         };
@@ -396,13 +405,28 @@ impl Bridge {
         });
     }
 
-    /// Where the conversation goes on when an earlier stream of the call has left turns.
-    async fn taken_before(&self, claimed: &ClaimedCall) -> u32 {
-        if claimed.fencing_token.0 <= 1 {
-            return 0;
+    /// What was said on earlier streams of the call. Without it the call goes on as a new one would.
+    async fn history(&self, claimed: &ClaimedCall) -> Vec<Remembered> {
+        if claimed.resumed_after.is_none() {
+            return Vec::new();
         }
-        let last = timeout(CLAIM_WITHIN, transcripts::last_sequence(&self.0.store, &claimed.call_sid)).await;
-        last.ok().and_then(Result::ok).unwrap_or_default()
+        let reading = transcripts::history(
+            &self.0.store,
+            claimed.organization,
+            &claimed.call_sid,
+            MAX_REMEMBERED as u32,
+        );
+        match timeout(CLAIM_WITHIN, reading).await {
+            Ok(Ok(history)) => history,
+            Ok(Err(error)) => {
+                warn!(%error, "what was said before cannot be read; the call goes on without");
+                Vec::new()
+            }
+            Err(_) => {
+                warn!("what was said before cannot be read in time; the call goes on without");
+                Vec::new()
+            }
+        }
     }
 
     fn start_opening(&self, agent: &Arc<Agent>, lane: &Lane) -> Opening {
@@ -411,6 +435,15 @@ impl Bridge {
         self.0.tasks.spawn_on(lane.as_ref(), async move { bridge.open(&agent, opened).await });
         opening
     }
+}
+
+/// Where the conversation of a stream begins: each has room for more turns than a call keeps, so that late turns of an
+/// earlier stream still come before it.
+const fn places_before(token: FencingToken) -> u32 {
+    const PLACES_OF_A_STREAM: u64 = 10_000;
+    let places = token.0.unsigned_abs().saturating_sub(1).saturating_mul(PLACES_OF_A_STREAM);
+    // As many as the column has room for.
+    if places > 2_000_000_000 { 2_000_000_000 } else { places as u32 }
 }
 
 /// Opens and closes a session as an agent without wishes would, to see whether calls could be answered.

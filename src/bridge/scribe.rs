@@ -43,7 +43,11 @@ pub(super) struct Subject {
     pub(super) stream_sid: StreamSid,
     pub(super) node: String,
     pub(super) stream_started: Timestamp,
-    /// Places in the conversation that earlier streams of the call have taken.
+    /// How long the call had lasted when the stream came.
+    pub(super) lasted_before: Duration,
+    /// Twilio asks us how the call goes on after the stream.
+    pub(super) resumable: bool,
+    /// Places in the conversation that belong to earlier streams of the call.
     pub(super) after_sequence: u32,
 }
 
@@ -135,8 +139,8 @@ impl Scribe {
         if self.dropped > 0 {
             tracing::error!(records = self.dropped, "the queue of records was full; these are lost");
         }
-        let (token, report) = (self.subject.token, serde_json::Map::new());
-        let event = CallEvent::Ended { token, reason, duration, report };
+        let Subject { token, lasted_before, resumable, .. } = self.subject;
+        let event = CallEvent::after_stream(token, reason, lasted_before + duration, resumable);
         let (done, written) = oneshot::channel();
         place.send(Box::new(Record::Ended(Timestamp::now(), event, done)));
         match timeout(patience, written).await {
@@ -399,6 +403,8 @@ pub(super) mod tests {
             stream_sid: StreamSid::parse("MZ1").unwrap(),
             node: "node".into(),
             stream_started: Timestamp::UNIX_EPOCH,
+            lasted_before: Duration::ZERO,
+            resumable: true,
             after_sequence: 0,
         };
         let mut scribe = Scribe { queue, end: Some(end), subject, dropped: 0 };

@@ -35,6 +35,10 @@ pub enum EndReason {
     Drained,
     /// Somebody in charge ended it.
     Operator,
+    /// The node that carried it died, and the carrier did not ask how the call goes on.
+    NodeLost,
+    /// The server is stopped, and the call shall go on elsewhere: it left at a pause.
+    Moved,
 }
 
 /// What the carrier is told when the stream has ended.
@@ -46,11 +50,13 @@ pub enum NextStep {
     Transfer,
     /// Say that something went wrong, then people if there are any, else hang up.
     Apologise,
+    /// Connect the call again: only its stream has ended.
+    Resume,
 }
 
 impl EndReason {
     /// Every reason, for documents and checks.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::CallerHungUp,
         Self::AgentEnded,
         Self::Transferred,
@@ -66,6 +72,8 @@ impl EndReason {
         Self::SlowPeer,
         Self::Drained,
         Self::Operator,
+        Self::NodeLost,
+        Self::Moved,
     ];
 
     /// The stored word.
@@ -87,7 +95,15 @@ impl EndReason {
             Self::SlowPeer => "slow_peer",
             Self::Drained => "drained",
             Self::Operator => "operator",
+            Self::NodeLost => "node_lost",
+            Self::Moved => "moved",
         }
+    }
+
+    /// Reads the stored word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
     }
 
     /// What the carrier shall do after a stream that ended for this reason.
@@ -98,22 +114,22 @@ impl EndReason {
                 NextStep::HangUp
             }
             Self::Transferred => NextStep::Transfer,
-            Self::StreamLost
-            | Self::StreamInvalid
+            Self::StreamLost | Self::Drained | Self::Moved => NextStep::Resume,
+            Self::StreamInvalid
             | Self::ModelUnavailable
             | Self::ModelRefused
             | Self::ModelLost
             | Self::ModelFailed
             | Self::ModelStalled
             | Self::SlowPeer
-            | Self::Drained => NextStep::Apologise,
+            | Self::NodeLost => NextStep::Apologise,
         }
     }
 
     /// True when the call did what it was for; false when something failed.
     #[must_use]
     pub const fn is_success(self) -> bool {
-        !matches!(self.next_step(), NextStep::Apologise)
+        !matches!(self.next_step(), NextStep::Apologise | NextStep::Resume)
     }
 }
 
@@ -131,12 +147,14 @@ impl NextStep {
             Self::HangUp => "hang_up",
             Self::Transfer => "transfer",
             Self::Apologise => "apologise",
+            Self::Resume => "resume",
         }
     }
 
     /// Reads the stored word.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::HangUp, Self::Transfer, Self::Apologise].into_iter().find(|step| step.as_str() == word)
+        let all = [Self::HangUp, Self::Transfer, Self::Apologise, Self::Resume];
+        all.into_iter().find(|step| step.as_str() == word)
     }
 }

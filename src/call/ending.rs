@@ -82,6 +82,19 @@ impl Call {
         }
     }
 
+    /// Leaves this server when nobody would notice: nothing is being said, asked for or done, and all of it is on record.
+    pub(super) fn move_at_a_pause(&mut self, now: CallTime) {
+        if self.moving && self.phase == Phase::Talking && self.leaving.is_none() && self.is_at_a_pause() {
+            self.end(now, EndReason::Moved);
+        }
+    }
+
+    /// Between two turns.
+    fn is_at_a_pause(&self) -> bool {
+        let quiet = self.turns.is_idle() && self.tools.is_idle() && self.playout.is_drained();
+        quiet && self.keys.is_empty() && !self.transcript.awaits_text()
+    }
+
     /// Ends the call for the reason the agent gave.
     pub(super) fn leave(&mut self, now: CallTime) {
         if let Some(reason) = self.leaving.as_ref().map(|leaving| leaving.reason) {

@@ -16,7 +16,7 @@ mod playout;
 mod turns;
 pub mod outbox;
 mod model_side;
-mod recovery;
+pub mod recovery;
 mod ending;
 
 use crate::audio::g711::SILENCE;
@@ -72,10 +72,21 @@ pub enum Input<'a> {
     ModelClosed,
     /// A function answered.
     ToolFinished(ToolResult),
+    /// The call shall leave this server at the next pause, to go on elsewhere.
+    MoveAway,
     /// The call must end, for a reason from outside.
     HangUp(EndReason),
     /// The time of [`Call::poll_timeout`] has come.
     Timeout,
+}
+
+/// Whose audio there has been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    Nobody,
+    Caller,
+    /// The agent's after the caller's.
+    Both,
 }
 
 /// One live call.
@@ -85,6 +96,8 @@ pub struct Call {
     capabilities: Capabilities,
     phase: Phase,
     leaving: Option<Leaving>,
+    /// The call leaves this server at the next pause.
+    moving: bool,
     /// The model can still be heard.
     model_open: bool,
     outbox: Outbox,
@@ -110,8 +123,7 @@ pub struct Call {
     last_activity: CallTime,
     last_message: CallTime,
     bad_frames: u32,
-    caller_heard: bool,
-    connected: bool,
+    heard: Heard,
     event_ids: u32,
     /// Decoded audio of the message at hand; empty between messages.
     received: Vec<u8>,
@@ -127,6 +139,7 @@ impl Call {
             capabilities,
             phase: Phase::Connecting,
             leaving: None,
+            moving: false,
             model_open: false,
             outbox: Outbox::default(),
             timers: Timers::default(),
@@ -148,8 +161,7 @@ impl Call {
             last_activity: CallTime::ZERO,
             last_message: CallTime::ZERO,
             bad_frames: 0,
-            caller_heard: false,
-            connected: false,
+            heard: Heard::Nobody,
             event_ids: 0,
             received: Vec::new(),
             converted: Vec::new(),
@@ -174,6 +186,7 @@ impl Call {
             Input::ModelUnavailable { may_pass } => self.on_model_unavailable(now, may_pass),
             Input::ModelClosed => self.on_model_lost(now),
             Input::ToolFinished(result) => self.on_tool_result(now, result),
+            Input::MoveAway => self.moving = true,
             Input::HangUp(reason) => self.end(now, reason),
             Input::Timeout => {}
         }
@@ -235,7 +248,9 @@ impl Call {
         if self.received.is_empty() {
             return;
         }
-        self.caller_heard = true;
+        if self.heard == Heard::Nobody {
+            self.heard = Heard::Caller;
+        }
         match self.caller_audio.take(now, media.timestamp_ms, &self.received) {
             Taken::Kept => {}
             Taken::KeptWithLoss => self.outbox.note(Note::FrameNotKept),
@@ -371,6 +386,7 @@ impl Call {
         self.ask_for_response(now);
         self.send_audio(now);
         self.leave_when_said(now);
+        self.move_at_a_pause(now);
         for entry in self.transcript.take_changes() {
             self.outbox.push(Output::Transcript(entry));
         }
@@ -389,7 +405,8 @@ impl Call {
                     if let Some(turn) = turn {
                         self.outbox.push(Output::Measured(turn));
                     }
-                    if self.caller_heard && !std::mem::replace(&mut self.connected, true) {
+                    if self.heard == Heard::Caller {
+                        self.heard = Heard::Both;
                         self.outbox.push(Output::Connected);
                     }
                 }

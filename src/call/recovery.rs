@@ -23,12 +23,16 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// A session that breaks sooner was none: so many of them in a row are as many tries that failed.
 const STABLE_AFTER: Duration = Duration::from_secs(1);
 /// Items that a new session is told; the call's older ones are left out.
-const MAX_REMEMBERED: usize = 200;
+pub const MAX_REMEMBERED: usize = 200;
 /// Begins the ids of items that tell a new session what was said before.
 pub(super) const SEED: &str = "seed-";
 
 /// What a caller's turn is to the next session when nobody could write it down.
 const LOST_WORDS: &str = "(The caller said something here that was lost on the way.)";
+/// To the first session of a stream that goes on with a call whose stream was lost.
+const COME_BACK: &str = "The line broke for a moment and the caller is back on it. Begin with one short natural \
+                         sentence that says so, then go on where the conversation stopped: answer what was asked last, \
+                         or say again what the caller may have missed. Do not greet, and do not start over.";
 /// To a session that goes on where another one broke off.
 const GO_ON: &str = "The connection broke while you were speaking. Your last message ends where the caller stopped \
                      hearing you. Go on from exactly there, in the middle of the sentence if need be. Do not greet, \
@@ -146,12 +150,20 @@ impl Call {
         self.end(now, reason);
     }
 
-    /// A session is ready. One that is not the first is told what was said so far. True: it is the first.
+    /// A session is ready. One that is not the first of the call is told what was said so far. True: it is the first.
     pub(super) fn begin_session(&mut self, now: CallTime) -> bool {
         let recovery = &mut self.recovery;
         (recovery.began, recovery.try_at) = (now, None);
         if recovery.lost == 0 {
-            return true;
+            if self.settings.history.is_empty() {
+                return true;
+            }
+            if !self.settings.moved {
+                let instructions = self.with_instructions(COME_BACK);
+                self.turns.want_first(Purpose::Resume, Some(instructions));
+            }
+            self.remember();
+            return false;
         }
         recovery.spent += now.since(recovery.since);
         self.outbox.note(Note::ModelBack);
@@ -167,7 +179,8 @@ impl Call {
     /// Tells the model what was said and heard, and which functions run.
     fn remember(&mut self) {
         let playout = &self.playout;
-        let mut remembered = self.transcript.remembered(|item| playout.received_ms(item));
+        let mut remembered = self.settings.history.clone();
+        remembered.extend(self.transcript.remembered(|item| playout.received_ms(item)));
         remembered.extend(self.tools.unanswered());
         let older = remembered.len().saturating_sub(MAX_REMEMBERED);
         for said in remembered.drain(older..) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::transcript::Remembered;
 use crate::wire::model::SessionConfig;
 
 /// Name of the built-in function that ends the call.
@@ -17,6 +18,10 @@ pub struct Settings {
     pub session: SessionConfig,
     /// Which stream of the call this is, from 1.
     pub stream: u64,
+    /// What was said and heard on earlier streams of the call. Where there is any, nobody is greeted again.
+    pub history: Vec<Remembered>,
+    /// The call was moved here at a pause, so there is nothing to explain to the caller.
+    pub moved: bool,
     /// How to greet, as an instruction; `None` waits for the caller to speak.
     pub greeting: Option<String>,
     /// Functions that are answered outside the call, and how long each may take.
@@ -56,6 +61,8 @@ impl Settings {
         Self {
             session,
             stream: 1,
+            history: Vec::new(),
+            moved: false,
             greeting: None,
             tools: BTreeMap::new(),
             max_duration: Duration::from_secs(30 * 60),

@@ -99,13 +99,22 @@ pub struct Entry {
 
 /// Part of the conversation as another session is told it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Remembered {
+pub enum Remembered {
     /// The caller's words; empty when they could not be written down.
     Caller(String),
     /// What was heard of the agent.
     Agent(String),
     /// A function, and what it answered.
-    Function { call: ToolCallId, name: String, arguments: String, output: Option<String> },
+    Function {
+        /// The model's id of it.
+        call: ToolCallId,
+        /// Its name.
+        name: String,
+        /// JSON.
+        arguments: String,
+        /// `None`: it still runs.
+        output: Option<String>,
+    },
 }
 
 /// What became of an item's sound.

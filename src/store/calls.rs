@@ -93,8 +93,10 @@ pub struct Change<'a> {
     pub data: Value,
     /// Must be the lease's, where there is a lease.
     pub token: Option<FencingToken>,
-    /// Closes the lease, with what the carrier is told and why. What was decided earlier stands.
+    /// What the carrier is told after the stream, and why. What was decided earlier stands.
     pub end: Option<(NextStep, EndReason)>,
+    /// The call is over: closes the lease.
+    pub is_over: bool,
 }
 
 /// What came of an event.
@@ -127,8 +129,9 @@ pub async fn append(store: &Store, change: Change<'_>) -> sqlx::Result<Recorded>
         ),
         closed as (
             update call_leases
-            set ended_at = coalesce(ended_at, now()),
-                next_action = coalesce(next_action, $10),
+            set ended_at = case when $12 then coalesce(ended_at, now()) else ended_at end,
+                -- A call that was to go on and did not is the only one about which somebody changes their mind.
+                next_action = case when ended_at is null then coalesce(nullif(next_action, 'resume'), $10) else next_action end,
                 disconnect_reason = coalesce(disconnect_reason, $11)
             where call_sid = $1::text
               and organization_id = $2
@@ -171,6 +174,7 @@ pub async fn append(store: &Store, change: Change<'_>) -> sqlx::Result<Recorded>
         change.token.map(|token| token.0),
         change.end.map(|(step, _)| step.as_str()),
         change.end.map(|(_, reason)| reason.as_str()),
+        change.is_over,
     )
     .fetch_one(&store.pool)
     .await?;

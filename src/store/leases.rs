@@ -3,10 +3,14 @@
 //! Every offer of a call raises its fencing token. Whoever holds a smaller one is late: what it writes changes nothing.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::call::end::{EndReason, NextStep};
 use crate::ids::{AgentId, CallSid, OrganizationId};
 use crate::store::{Store, decoded, storable};
+
+/// A call that is lost more often than this within a minute will be lost again: people are better then.
+const MOST_RESUMED: i64 = 3;
 
 /// Grows with every offer of a call; the highest is the one that counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +58,12 @@ pub struct ClaimedCall {
     pub to: Option<String>,
     /// To be shown with everything that is written about the call.
     pub fencing_token: FencingToken,
+    /// Our TwiML brought it, so we are asked how it goes on.
+    pub offered: bool,
+    /// Since its first stream.
+    pub lasted: Duration,
+    /// Why the stream before ended, where this one goes on with the same conversation.
+    pub resumed_after: Option<EndReason>,
 }
 
 /// What is known of a call after its stream.
@@ -67,10 +77,31 @@ pub struct AfterStream {
     pub fencing_token: FencingToken,
     /// Whether the stream of the latest offer has come.
     pub claimed: bool,
+    /// Whether the call is over.
+    pub ended: bool,
+    /// Since its first stream.
+    pub lasted: Duration,
     /// What the carrier is told; `None` when nobody has decided, because the node died.
     pub next_action: Option<NextStep>,
     /// Why the call ended, as stored.
     pub disconnect_reason: Option<String>,
+}
+
+/// A call that nobody carries any more, and that whoever asked is to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Abandoned {
+    /// The call.
+    pub call_sid: CallSid,
+    /// Whose it is.
+    pub organization: OrganizationId,
+    /// Who answered.
+    pub agent: AgentId,
+    /// To be shown with its end.
+    pub fencing_token: FencingToken,
+    /// Why it ended, as far as that can be told.
+    pub reason: EndReason,
+    /// From its first stream to its last sign of life.
+    pub lasted: Duration,
 }
 
 /// Expects the stream of a call. Each further offer of the same call makes all before it void.
@@ -79,24 +110,30 @@ pub struct AfterStream {
 pub async fn offer(store: &Store, offer: &Offer<'_>) -> sqlx::Result<Option<FencingToken>> {
     let token = sqlx::query_scalar!(
         r#"
-        insert into call_leases (call_sid, organization_id, agent_id, direction, from_number, to_number, fencing_token,
-                                 stream_token_sha256)
-        values ($1, $2, $3, $4, $5, $6, 1, $7)
-        on conflict (call_sid) do update
-        set agent_id = excluded.agent_id,
-            direction = coalesce(excluded.direction, call_leases.direction),
-            from_number = coalesce(excluded.from_number, call_leases.from_number),
-            to_number = coalesce(excluded.to_number, call_leases.to_number),
-            fencing_token = call_leases.fencing_token + 1,
-            stream_token_sha256 = excluded.stream_token_sha256,
-            node = null,
-            offered_at = now(),
-            claimed_at = null,
-            heartbeat_at = null,
-            next_action = null,
-            disconnect_reason = null,
-            ended_at = null
-        where call_leases.organization_id = excluded.organization_id
+        with offered as (
+            insert into call_leases (call_sid, organization_id, agent_id, direction, from_number, to_number,
+                                     fencing_token, stream_token_sha256)
+            values ($1, $2, $3, $4, $5, $6, 1, $7)
+            on conflict (call_sid) do update
+            set agent_id = excluded.agent_id,
+                direction = coalesce(excluded.direction, call_leases.direction),
+                from_number = coalesce(excluded.from_number, call_leases.from_number),
+                to_number = coalesce(excluded.to_number, call_leases.to_number),
+                fencing_token = call_leases.fencing_token + 1,
+                stream_token_sha256 = excluded.stream_token_sha256,
+                node = null,
+                offered_at = now(),
+                claimed_at = null,
+                heartbeat_at = null,
+                next_action = null,
+                disconnect_reason = null,
+                ended_at = null
+            where call_leases.organization_id = excluded.organization_id
+            returning call_sid, fencing_token, organization_id, offered_at
+        )
+        insert into call_streams (call_sid, fencing_token, organization_id, offered_at)
+        select call_sid, fencing_token, organization_id, offered_at
+        from offered
         returning fencing_token
         "#,
         offer.call_sid.as_str(),
@@ -118,15 +155,35 @@ pub async fn claim(store: &Store, token_sha256: &[u8; 32], node: &str) -> sqlx::
     let row = sqlx::query_as!(
         Row,
         r#"
-        update call_leases
-        set node = $2,
-            claimed_at = now(),
-            heartbeat_at = now()
-        where stream_token_sha256 = $1
-          and claimed_at is null
-          and ended_at is null
-          and offered_at > now() - interval '10 minutes'
-        returning call_sid, organization_id, agent_id, direction, from_number, to_number, fencing_token
+        with claimed as (
+            update call_leases
+            set node = $2,
+                claimed_at = now(),
+                heartbeat_at = now()
+            where stream_token_sha256 = $1
+              and claimed_at is null
+              and ended_at is null
+              and offered_at > now() - interval '10 minutes'
+            returning call_sid, organization_id, agent_id, direction, from_number, to_number, fencing_token
+        ),
+        taken as (
+            update call_streams
+            set node = $2,
+                claimed_at = now()
+            from claimed
+            where call_streams.call_sid = claimed.call_sid
+              and call_streams.fencing_token = claimed.fencing_token
+        )
+        select call_sid, organization_id, agent_id, direction, from_number, to_number, fencing_token,
+               true as "offered!",
+               (select resumed_after
+                from call_streams
+                where call_streams.call_sid = claimed.call_sid
+                  and call_streams.fencing_token = claimed.fencing_token) as resumed_after,
+               (select extract(epoch from now() - min(claimed_at))::float8
+                from call_streams
+                where call_streams.call_sid = claimed.call_sid) as lasted_s
+        from claimed
         "#,
         token_sha256,
         node,
@@ -150,23 +207,36 @@ pub async fn claim_unoffered(
     let row = sqlx::query_as!(
         Row,
         r#"
-        insert into call_leases (call_sid, organization_id, agent_id, fencing_token, node, claimed_at, heartbeat_at)
-        values ($1, $2, $3, 1, $4, now(), now())
-        on conflict (call_sid) do update
-        set agent_id = excluded.agent_id,
-            fencing_token = call_leases.fencing_token + 1,
-            stream_token_sha256 = null,
-            node = excluded.node,
-            offered_at = now(),
-            claimed_at = now(),
-            heartbeat_at = now(),
-            next_action = null,
-            disconnect_reason = null,
-            ended_at = null
-        where call_leases.organization_id = excluded.organization_id
-          and (call_leases.ended_at is not null
-               or greatest(call_leases.offered_at, call_leases.heartbeat_at) <= now() - interval '2 minutes')
-        returning call_sid, organization_id, agent_id, direction, from_number, to_number, fencing_token
+        with claimed as (
+            insert into call_leases (call_sid, organization_id, agent_id, fencing_token, node, claimed_at, heartbeat_at)
+            values ($1, $2, $3, 1, $4, now(), now())
+            on conflict (call_sid) do update
+            set agent_id = excluded.agent_id,
+                fencing_token = call_leases.fencing_token + 1,
+                stream_token_sha256 = null,
+                node = excluded.node,
+                offered_at = now(),
+                claimed_at = now(),
+                heartbeat_at = now(),
+                next_action = null,
+                disconnect_reason = null,
+                ended_at = null
+            where call_leases.organization_id = excluded.organization_id
+              and (call_leases.ended_at is not null
+                   or greatest(call_leases.offered_at, call_leases.heartbeat_at) <= now() - interval '2 minutes')
+            returning call_sid, organization_id, agent_id, direction, from_number, to_number, fencing_token, offered_at
+        ),
+        taken as (
+            insert into call_streams (call_sid, fencing_token, organization_id, node, offered_at, claimed_at)
+            select call_sid, fencing_token, organization_id, $4, offered_at, offered_at
+            from claimed
+        )
+        select call_sid, organization_id, agent_id, direction, from_number, to_number, fencing_token,
+               false as "offered!", null::text as resumed_after,
+               (select extract(epoch from now() - min(claimed_at))::float8
+                from call_streams
+                where call_streams.call_sid = claimed.call_sid) as lasted_s
+        from claimed
         "#,
         call_sid.as_str(),
         organization.0,
@@ -176,6 +246,57 @@ pub async fn claim_unoffered(
     .fetch_optional(&store.pool)
     .await?;
     row.map(ClaimedCall::try_from).transpose()
+}
+
+/// Expects another stream of a call whose stream was lost; everything before it becomes void.
+///
+/// `None`: the call is over, somebody else has decided since `token` was the call's, or the call has come back
+/// [`MOST_RESUMED`] times within the last minute.
+pub async fn resume(
+    store: &Store,
+    call_sid: &CallSid,
+    token: FencingToken,
+    token_sha256: &[u8; 32],
+) -> sqlx::Result<Option<FencingToken>> {
+    let token = sqlx::query_scalar!(
+        r#"
+        with lost as (
+            -- As it was before this statement.
+            select coalesce(disconnect_reason, 'stream_lost') as reason
+            from call_leases
+            where call_sid = $1
+        ),
+        offered as (
+            update call_leases
+            set fencing_token = fencing_token + 1,
+                stream_token_sha256 = $3,
+                node = null,
+                offered_at = now(),
+                claimed_at = null,
+                heartbeat_at = null,
+                next_action = null,
+                disconnect_reason = null
+            where call_sid = $1
+              and fencing_token = $2
+              and ended_at is null
+              and (select count(*)
+                   from call_streams
+                   where call_sid = $1 and resumed_after is not null and offered_at > now() - interval '60 seconds') < $4
+            returning call_sid, fencing_token, organization_id, offered_at
+        )
+        insert into call_streams (call_sid, fencing_token, organization_id, resumed_after, offered_at)
+        select call_sid, fencing_token, organization_id, lost.reason, offered_at
+        from offered, lost
+        returning fencing_token
+        "#,
+        call_sid.as_str(),
+        token.0,
+        token_sha256,
+        MOST_RESUMED,
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    Ok(token.map(FencingToken))
 }
 
 /// Shows that calls are still carried; done every 15 s, good for two minutes. Returns those that are ours: a call that is
@@ -239,8 +360,11 @@ pub async fn set_next_action(
 pub async fn next_action(store: &Store, call_sid: &CallSid) -> sqlx::Result<Option<AfterStream>> {
     let row = sqlx::query!(
         r#"
-        select organization_id, agent_id, fencing_token, claimed_at is not null as "claimed!", next_action,
-               disconnect_reason
+        select organization_id, agent_id, fencing_token, claimed_at is not null as "claimed!",
+               ended_at is not null as "ended!", next_action, disconnect_reason,
+               (select extract(epoch from now() - min(claimed_at))::float8
+                from call_streams
+                where call_streams.call_sid = call_leases.call_sid) as lasted_s
         from call_leases
         where call_sid = $1
         "#,
@@ -253,9 +377,84 @@ pub async fn next_action(store: &Store, call_sid: &CallSid) -> sqlx::Result<Opti
         agent: row.agent_id.into(),
         fencing_token: FencingToken(row.fencing_token),
         claimed: row.claimed,
+        ended: row.ended,
+        lasted: seconds(row.lasted_s),
         next_action: row.next_action.as_deref().and_then(NextStep::from_word),
         disconnect_reason: row.disconnect_reason,
     }))
+}
+
+/// Takes calls over that nobody carries any more, so that they can be ended: those that have shown no life for two minutes,
+/// or for 45 s when the carrier says that they are over, and those that have outlived the longest call of their agent.
+/// At most `limit`, none of which another node is taking over.
+pub async fn reap(store: &Store, limit: i64) -> sqlx::Result<Vec<Abandoned>> {
+    let rows = sqlx::query!(
+        r#"
+        with open as (
+            select call_sid, agent_id, claimed_at,
+                   greatest(offered_at, claimed_at, heartbeat_at) as seen_at,
+                   (select min(claimed_at)
+                    from call_streams
+                    where call_streams.call_sid = call_leases.call_sid) as began_at
+            from call_leases
+            where ended_at is null and offered_at < now() - interval '45 seconds'
+        ),
+        abandoned as (
+            select open.call_sid, began_at, seen_at,
+                   coalesce(began_at + make_interval(secs => max_duration_s + 60) < now(), false) as outlived
+            from open
+            join agents on agents.id = open.agent_id
+            where seen_at < now() - interval '2 minutes'
+               or began_at + make_interval(secs => max_duration_s + 60) < now()
+               or seen_at < now() - interval '45 seconds'
+                  and exists (
+                      select
+                      from call_events
+                      where call_events.call_sid = open.call_sid
+                        and call_status in ('completed', 'busy', 'failed', 'no-answer', 'canceled')
+                  )
+        ),
+        taken as (
+            select call_leases.call_sid
+            from call_leases
+            join abandoned using (call_sid)
+            where ended_at is null
+            limit $1
+            for update of call_leases skip locked
+        )
+        update call_leases
+        set fencing_token = fencing_token + 1,
+            stream_token_sha256 = null
+        from taken
+        join abandoned using (call_sid)
+        where call_leases.call_sid = taken.call_sid
+        returning call_leases.call_sid, organization_id, agent_id, fencing_token, claimed_at is not null as "claimed!",
+                  disconnect_reason, outlived as "outlived!",
+                  extract(epoch from least(seen_at, now()) - began_at)::float8 as lasted_s
+        "#,
+        limit,
+    )
+    .fetch_all(&store.pool)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let told = row.disconnect_reason.as_deref().and_then(EndReason::from_word);
+            let reason = match told {
+                Some(reason) => reason,
+                None if row.outlived => EndReason::MaxDuration,
+                None if row.claimed => EndReason::NodeLost,
+                None => EndReason::StreamLost,
+            };
+            Ok(Abandoned {
+                call_sid: decoded(CallSid::try_from(row.call_sid))?,
+                organization: row.organization_id.into(),
+                agent: row.agent_id.into(),
+                fencing_token: FencingToken(row.fencing_token),
+                reason,
+                lasted: seconds(row.lasted_s),
+            })
+        })
+        .collect()
 }
 
 /// A claimed lease as its columns are.
@@ -267,6 +466,9 @@ struct Row {
     from_number: Option<String>,
     to_number: Option<String>,
     fencing_token: i64,
+    offered: bool,
+    lasted_s: Option<f64>,
+    resumed_after: Option<String>,
 }
 
 impl TryFrom<Row> for ClaimedCall {
@@ -281,6 +483,13 @@ impl TryFrom<Row> for ClaimedCall {
             from: row.from_number,
             to: row.to_number,
             fencing_token: FencingToken(row.fencing_token),
+            offered: row.offered,
+            lasted: seconds(row.lasted_s),
+            resumed_after: row.resumed_after.as_deref().and_then(EndReason::from_word),
         })
     }
+}
+
+fn seconds(value: Option<f64>) -> Duration {
+    Duration::try_from_secs_f64(value.unwrap_or_default()).unwrap_or_default()
 }

@@ -10,6 +10,7 @@ pub mod calls;
 pub mod cluster;
 pub mod leads;
 pub mod leases;
+pub mod nodes;
 pub mod organisations;
 pub mod phone_numbers;
 pub mod transcripts;

@@ -7,9 +7,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use sqlx::types::Json;
 
-use crate::call::transcript::{Entry, Evidence};
+use crate::call::transcript::{Entry, Evidence, Remembered};
 use crate::clock::CallTime;
-use crate::ids::{CallSid, OrganizationId};
+use crate::ids::{CallSid, OrganizationId, ToolCallId};
 use crate::store::{Store, decoded, storable};
 
 /// One turn as stored.
@@ -132,15 +132,39 @@ pub async fn save<T: Borrow<Turns> + Sync>(store: &Store, calls: &[T]) -> sqlx::
     Ok(())
 }
 
-/// The last place that is taken in the conversation of a call; 0 when there is none.
-pub async fn last_sequence(store: &Store, call_sid: &CallSid) -> sqlx::Result<u32> {
-    let last = sqlx::query_scalar!(
-        r#"select coalesce(max(sequence), 0) as "last!" from conversation_transcripts where call_sid = $1"#,
+/// What was said and heard of a call so far, as another stream of it is told: the last `limit` turns, oldest first.
+pub async fn history(
+    store: &Store,
+    organization: OrganizationId,
+    call_sid: &CallSid,
+    limit: u32,
+) -> sqlx::Result<Vec<Remembered>> {
+    let rows = sqlx::query!(
+        r#"
+        select role, content, generated_content, tool_name, tool_call_id
+        from conversation_transcripts
+        where organization_id = $1 and call_sid = $2
+        order by sequence desc, id desc
+        limit $3
+        "#,
+        organization.0,
         call_sid.as_str(),
+        i64::from(limit),
     )
-    .fetch_one(&store.pool)
+    .fetch_all(&store.pool)
     .await?;
-    Ok(last.unsigned_abs())
+    let remembered = rows.into_iter().rev().filter_map(|row| match &*row.role {
+        "user" => Some(Remembered::Caller(row.content)),
+        "assistant" => (!row.content.is_empty()).then_some(Remembered::Agent(row.content)),
+        "tool" => Some(Remembered::Function {
+            call: ToolCallId::parse(&row.tool_call_id?).ok()?,
+            name: row.tool_name?,
+            arguments: row.generated_content?,
+            output: Some(row.content),
+        }),
+        _ => None,
+    });
+    Ok(remembered.collect())
 }
 
 /// The conversation of a call in its order, at most `limit` turns.
@@ -235,7 +259,7 @@ impl<'a> NewRow<'a> {
             evidence: entry.evidence.map(Evidence::as_str),
             response_latency_ms: entry.response_latency_ms,
             tool_name: entry.tool_name.as_deref().map(storable),
-            tool_call_id: entry.tool_call.as_ref().map(crate::ids::ToolCallId::as_str),
+            tool_call_id: entry.tool_call.as_ref().map(ToolCallId::as_str),
         }
     }
 }

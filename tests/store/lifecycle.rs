@@ -178,7 +178,8 @@ async fn the_end_closes_the_lease_and_leaves_what_was_decided_before() {
         record(&store, &call, at(0), &ended(EndReason::StreamLost)).await.unwrap();
         let after = next_action(&store, &call.call_sid).await.unwrap().unwrap();
         let reason = decided.unwrap_or(EndReason::StreamLost);
-        assert_eq!(after.next_action, Some(reason.next_step()));
+        // The stream was lost, and the call is over all the same: there is nothing that could be resumed.
+        assert_eq!(after.next_action, Some(decided.map_or(NextStep::Apologise, EndReason::next_step)));
         assert_eq!(after.disconnect_reason.as_deref(), Some(reason.as_str()));
         let closed: bool =
             sqlx::query_scalar("select ended_at is not null from call_leases where call_sid = $1")
@@ -188,7 +189,6 @@ async fn the_end_closes_the_lease_and_leaves_what_was_decided_before() {
                 .unwrap();
         assert!(closed);
     }
-    assert_eq!(EndReason::StreamLost.next_step(), NextStep::Apologise);
 }
 
 #[tokio::test]

@@ -1,0 +1,99 @@
+//! What a server does beside calls: shows the others that it lives, and ends calls that nobody carries any more.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Map;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::lifecycle::{self, CallEvent, CallRef};
+use crate::store::leases::{self, Abandoned};
+use crate::store::{Store, nodes};
+
+/// A server that shows no life for three times as long is taken for gone.
+const BEAT_EVERY: Duration = Duration::from_secs(10);
+/// A call that nobody carries is on record as live for so much longer at worst.
+const REAP_EVERY: Duration = Duration::from_secs(30);
+/// After the database was away, all calls look abandoned until their nodes have shown life again: four of their beats.
+const REAP_AFTER_TROUBLE: Duration = Duration::from_secs(60);
+/// Calls ended at a time: after the death of a large node there are many, and other servers share them.
+const REAP_MOST: i64 = 100;
+/// How long the database may take before it counts as away.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Runs until the server is stopped.
+pub(super) async fn run(store: Store, node: String, stopping: CancellationToken) {
+    let mut due = interval(BEAT_EVERY);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut reap_at = Instant::now() + REAP_AFTER_TROUBLE;
+    let mut last_beat = Instant::now();
+    loop {
+        tokio::select! {
+            _ = due.tick() => {}
+            () = stopping.cancelled() => break,
+        }
+        let beaten = in_time(nodes::beat(&store, &node, false)).await;
+        // A process that was stopped itself, or a machine that slept, knows as little as one without a database.
+        let slept = last_beat.elapsed() > 3 * BEAT_EVERY;
+        last_beat = Instant::now();
+        if let Err(why) = &beaten {
+            warn!(why, "the other servers cannot be told that this one lives");
+        }
+        if beaten.is_err() || slept {
+            reap_at = Instant::now() + REAP_AFTER_TROUBLE;
+        } else if Instant::now() >= reap_at {
+            reap_at = Instant::now() + REAP_EVERY;
+            reap(&store).await;
+        }
+    }
+    if let Err(why) = in_time(nodes::beat(&store, &node, true)).await {
+        warn!(why, "the other servers cannot be told that this one stops");
+    }
+}
+
+/// Waits until another server could take the calls of this one.
+pub(super) async fn another_server(store: &Store, node: &str) {
+    let mut due = interval(BEAT_EVERY / 5);
+    loop {
+        due.tick().await;
+        if in_time(nodes::has_others(store, node)).await == Ok(true) {
+            return;
+        }
+    }
+}
+
+/// This server is gone.
+pub(super) async fn leave(store: &Store, node: &str) {
+    if let Err(why) = in_time(nodes::leave(store, node)).await {
+        warn!(why, "this server stays on the list until it is a day old");
+    }
+}
+
+/// Ends the calls that nobody carries.
+async fn reap(store: &Store) {
+    let abandoned = match in_time(leases::reap(store, REAP_MOST)).await {
+        Ok(abandoned) => abandoned,
+        Err(why) => return warn!(why, "calls that nobody carries cannot be looked for"),
+    };
+    for Abandoned { call_sid, organization, agent, fencing_token, reason, lasted } in abandoned {
+        let call = CallRef { call_sid, organization, agent };
+        let ended = CallEvent::Ended { token: fencing_token, reason, duration: lasted, report: Map::new() };
+        match in_time(lifecycle::record(store, &call, Timestamp::now(), &ended)).await {
+            Ok(_) => {
+                info!(call.id = %call.call_sid, reason = reason.as_str(), "a call that nobody carried is ended");
+            }
+            Err(why) => {
+                error!(why, call.id = %call.call_sid, "a call that nobody carries cannot be ended yet");
+            }
+        }
+    }
+}
+
+async fn in_time<T>(work: impl Future<Output = sqlx::Result<T>>) -> Result<T, String> {
+    match timeout(ANSWER_WITHIN, work).await {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("the database does not answer".to_owned()),
+    }
+}

@@ -1,0 +1,12 @@
+//! Parts die under live calls, and the calls go on. Real processes, really killed.
+//!
+//! These tests need the machine for themselves; `.config/nextest.toml` gives it to them, and here they take turns.
+
+#![expect(clippy::unwrap_used, reason = "a test whose helpers cannot do their part has failed")]
+
+mod balancer;
+mod node;
+mod nodes;
+
+/// Whoever holds it runs alone.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 /// How long anything that must happen may take on a slow machine.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 pub(crate) const TOKEN: &str = "the-auth-token";
-const ADMIN_KEY: &str = "the-admin-key";
+const ADMIN_KEY: &str = "the-admin-key-of-the-tests";
 
 /// What a node is told.
 #[derive(Clone)]
@@ -31,24 +31,25 @@ pub(crate) struct Node {
     settings: Settings,
     data: TempDir,
     /// Passes on what the node says.
-    _log: JoinSet<()>,
+    log: JoinSet<()>,
 }
 
 impl Node {
     pub(crate) async fn start(settings: &Settings) -> Self {
         let data = tempfile::tempdir().unwrap();
         let (process, addr, log) = spawn(settings, data.path().into()).await;
-        Self { process, addr, settings: settings.clone(), data, _log: log }
+        Self { process, addr, settings: settings.clone(), data, log }
     }
 
     /// As power failing: nothing is said or written any more.
     pub(crate) async fn kill(&mut self) {
         self.process.kill().await.unwrap();
+        self.log.join_next().await; // Up to its last word.
     }
 
     /// Starts it again on what it left behind, on another port.
     pub(crate) async fn start_again(&mut self) {
-        (self.process, self.addr, self._log) = spawn(&self.settings, self.data.path().into()).await;
+        (self.process, self.addr, self.log) = spawn(&self.settings, self.data.path().into()).await;
     }
 
     pub(crate) async fn signal(&self, name: &str) {
@@ -101,6 +102,7 @@ async fn spawn(settings: &Settings, data: PathBuf) -> (Child, SocketAddr, JoinSe
     let addr = timeout(SOON, async {
         loop {
             let line = lines.next_line().await.unwrap().expect("the server starts");
+            eprintln!("{line}");
             let entry: Value = serde_json::from_str(&line).unwrap_or_default();
             if line.contains("ready for calls") {
                 return entry["addr"].as_str().or(entry["fields"]["addr"].as_str()).unwrap().to_owned();

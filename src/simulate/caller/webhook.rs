@@ -113,7 +113,14 @@ impl Webhooks {
             Some(signature) => request.header("X-Twilio-Signature", signature),
             None => request,
         };
-        let response = request.header("User-Agent", "TwilioProxy/1.1").send().await.map_err(unreachable)?;
+        let request = request.header("User-Agent", "TwilioProxy/1.1");
+        // A connection that fails is tried once more: the server behind it may have died.
+        let again = request.try_clone();
+        let response = match (request.send().await, again) {
+            (Err(error), Some(again)) if !error.is_timeout() => again.send().await,
+            (result, _) => result,
+        };
+        let response = response.map_err(unreachable)?;
         let status = response.status();
         if status.is_success() {
             Ok(response)

@@ -251,7 +251,7 @@ pub async fn claim_unoffered(
 /// Expects another stream of a call whose stream was lost; everything before it becomes void.
 ///
 /// `None`: the call is over, somebody else has decided since `token` was the call's, or the call has come back
-/// [`MOST_RESUMED`] times within the last minute.
+/// three times within the last minute.
 pub async fn resume(
     store: &Store,
     call_sid: &CallSid,

@@ -45,5 +45,5 @@ create table nodes (
 );
 
 comment on table nodes is 'Servers that share this database.';
-comment on column nodes.seen_at is 'Last sign of life; older than half a minute is taken for gone.';
+comment on column nodes.seen_at is 'Last sign of life; older than a minute is taken for gone.';
 comment on column nodes.draining is 'Takes no new calls.';

@@ -12,11 +12,13 @@ use crate::lifecycle::{self, CallEvent, CallRef};
 use crate::store::leases::{self, Abandoned};
 use crate::store::{Store, nodes};
 
-/// A server that shows no life for three times as long is taken for gone.
-const BEAT_EVERY: Duration = Duration::from_secs(10);
+/// A server that shows no life for more than twice as long is taken for gone.
+const BEAT_EVERY: Duration = Duration::from_secs(30);
+/// How often a server that stops looks for another one.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// A call that nobody carries is on record as live for so much longer at worst.
 const REAP_EVERY: Duration = Duration::from_secs(30);
-/// After the database was away, all calls look abandoned until their nodes have shown life again: four of their beats.
+/// After the database was away, all calls look abandoned until their nodes have shown life again: four beats of theirs.
 const REAP_AFTER_TROUBLE: Duration = Duration::from_secs(60);
 /// Calls ended at a time: after the death of a large node there are many, and other servers share them.
 const REAP_MOST: i64 = 100;
@@ -55,7 +57,7 @@ pub(super) async fn run(store: Store, node: String, stopping: CancellationToken)
 
 /// Waits until another server could take the calls of this one.
 pub(super) async fn another_server(store: &Store, node: &str) {
-    let mut due = interval(BEAT_EVERY / 5);
+    let mut due = interval(LOOK_EVERY);
     loop {
         due.tick().await;
         if in_time(nodes::has_others(store, node)).await == Ok(true) {

@@ -2,7 +2,7 @@
 
 use crate::store::Store;
 
-/// Shows that this server lives; done every ten seconds.
+/// Shows that this server lives; done every half a minute.
 pub async fn beat(store: &Store, name: &str, draining: bool) -> sqlx::Result<()> {
     sqlx::query!(
         r#"
@@ -20,14 +20,14 @@ pub async fn beat(store: &Store, name: &str, draining: bool) -> sqlx::Result<()>
     Ok(())
 }
 
-/// Whether there is another server that takes calls: one that has shown life within half a minute.
+/// Whether there is another server that takes calls: one that has shown life within a minute.
 pub async fn has_others(store: &Store, name: &str) -> sqlx::Result<bool> {
     let found = sqlx::query_scalar!(
         r#"
         select exists (
             select
             from nodes
-            where name <> $1 and not draining and seen_at > now() - interval '30 seconds'
+            where name <> $1 and not draining and seen_at > now() - interval '65 seconds'
         ) as "found!"
         "#,
         name,

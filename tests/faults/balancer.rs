@@ -8,6 +8,9 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+/// Multiplied with it, neighbouring numbers have nothing in common in their upper halves (2^64 by the golden ratio).
+const SPREAD: usize = 0x9E37_79B9_7F4A_7C15;
+
 pub(crate) struct Balancer {
     pub(crate) addr: SocketAddr,
     nodes: Arc<Mutex<Vec<SocketAddr>>>,
@@ -43,7 +46,8 @@ async fn accept(listener: TcpListener, nodes: Arc<Mutex<Vec<SocketAddr>>>) {
         while connections.try_join_next().is_some() {}
         connections.spawn(async move {
             let known = nodes.lock().unwrap().clone();
-            let first = turn.fetch_add(1, Ordering::Relaxed);
+            // In no order: a call has a webhook and a stream, and would else have its streams all at one node.
+            let first = turn.fetch_add(1, Ordering::Relaxed).wrapping_mul(SPREAD) >> 32;
             for n in 0..known.len() {
                 if let Ok(node) = TcpStream::connect(known[(first + n) % known.len()]).await {
                     return pass(client, node).await;

@@ -146,7 +146,7 @@ async fn a_server_knows_whether_there_is_another_one() {
     nodes::beat(&store, "b", true).await.unwrap();
     assert!(!others().await, "it is being stopped");
     nodes::beat(&store, "b", false).await.unwrap();
-    execute(&store, "update nodes set seen_at = now() - interval '31 seconds' where name = 'b'").await;
+    execute(&store, "update nodes set seen_at = now() - interval '66 seconds' where name = 'b'").await;
     assert!(!others().await, "it is gone");
     nodes::beat(&store, "b", false).await.unwrap();
     nodes::leave(&store, "b").await.unwrap();

@@ -66,6 +66,14 @@ impl Node {
         assert!(self.ended().await.success());
     }
 
+    /// `None`: it does not answer any more.
+    pub(crate) async fn calls_live(&self) -> Option<u64> {
+        let url = format!("http://{}/metrics", self.addr);
+        let answer = reqwest::Client::new().get(url).bearer_auth(ADMIN_KEY).send().await.ok()?;
+        let text = answer.text().await.ok()?;
+        text.lines().find_map(|line| line.strip_prefix("voicebridge_calls_live "))?.parse().ok()
+    }
+
     pub(crate) async fn metric(&self, name: &str) -> u64 {
         let url = format!("http://{}/metrics", self.addr);
         let answer = reqwest::Client::new().get(url).bearer_auth(ADMIN_KEY).send().await.unwrap();

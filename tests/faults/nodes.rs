@@ -20,6 +20,8 @@ use crate::node::{Node, Settings, TOKEN, until};
 const CALLS: usize = 50;
 /// Between two calls that begin, so that they are not all in the same word.
 const APART: Duration = Duration::from_millis(40);
+/// From the end of a turn to its row.
+const DURABLE_WITHIN_MS: f64 = 1_000.0;
 /// Into the calls.
 const FAULT_AFTER: Duration = Duration::from_secs(9);
 
@@ -169,13 +171,11 @@ async fn when_one_of_two_nodes_is_stopped_its_calls_move_at_a_pause_and_the_call
     let live = pair.nodes[0].metric("calls_live").await;
     pair.balancer.remove(pair.nodes[0].addr);
     pair.nodes[0].signal("TERM").await;
-    let stopped = Instant::now();
+    let node = &pair.nodes[0];
+    until("its calls have left", async || node.calls_live().await.unwrap_or(0) == 0).await;
+    assert!(calls.try_join_next().is_none(), "before they were over");
+    // Streams that were offered by it and came to the other one are waited for a while.
     assert!(pair.nodes[0].ended().await.success());
-    assert!(
-        calls.try_join_next().is_none(),
-        "it did not wait for the end of the calls: {:?}",
-        stopped.elapsed()
-    );
     let calls = calls.join_next().await.unwrap().unwrap();
     pair.nodes[0].start_again().await;
     pair.settled().await;
@@ -220,14 +220,16 @@ fn check_order(rows: &[Row], sessions: &[&SessionReport]) {
     assert!(rows.is_sorted_by(|one, next| one.sequence < next.sequence), "{rows:?}");
 }
 
-/// What had been said and heard to its end before the node died is on record.
+/// What had been said and heard to its end a second before the node died is on record.
 fn check_finished(call: &CallReport, rows: &[Row], session: &SessionReport) {
+    let durable_by = call.streams[0].ended_ms - DURABLE_WITHIN_MS;
     let heard_out = |item: &ItemReport| {
         let Some(all) = item.generated_ms.filter(|ms| *ms > 0.0) else { return false };
         call.streams[0].marks.iter().any(|mark| {
             let mut parts = mark.name.split(':').skip(1);
             let (of, ms) = (parts.next(), parts.next().and_then(|ms| ms.parse::<f64>().ok()));
-            mark.returned == Some(MarkReturn::Played)
+            mark.returned_ms.is_some_and(|at| at <= durable_by)
+                && mark.returned == Some(MarkReturn::Played)
                 && of == Some(&item.id)
                 && ms.is_some_and(|ms| ms >= all - 20.0)
         })

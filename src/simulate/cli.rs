@@ -122,9 +122,65 @@ pub struct ModelArgs {
     /// JSON file with the script: a list of rules, tried in order.
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
+    #[command(flatten)]
+    faults: FaultArgs,
     /// Write the report here instead of to standard output.
     #[arg(long)]
     report: Option<PathBuf>,
+}
+
+/// What goes wrong with every session of a simulated model.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Faults")]
+struct FaultArgs {
+    /// Break the connection after so many milliseconds, without a word.
+    #[arg(long, value_name = "MS")]
+    drop_after_ms: Option<u64>,
+    /// Break it up to so much later, at random.
+    #[arg(long, value_name = "MS", requires = "drop_after_ms")]
+    drop_jitter_ms: Option<u64>,
+    /// Say and answer nothing any more after so many milliseconds, although the connection stays.
+    #[arg(long, value_name = "MS")]
+    stall_after_ms: Option<u64>,
+    /// Send everything so many milliseconds late.
+    #[arg(long, value_name = "MS")]
+    delay_ms: Option<u64>,
+    /// After every so many events, send a message that nobody can read.
+    #[arg(long, value_name = "N")]
+    garbage_every: Option<u64>,
+    /// Answer the upgrade with this HTTP status.
+    #[arg(long, value_name = "STATUS", value_parser = clap::value_parser!(u16).range(400..600))]
+    refuse: Option<u16>,
+    /// End the session after so many milliseconds with `session_expired`, as the real one does after an hour.
+    #[arg(long, value_name = "MS")]
+    expire_after_ms: Option<u64>,
+    /// Fail every so many-th response.
+    #[arg(long, value_name = "N")]
+    fail_every: Option<u64>,
+    /// The code that they fail with, such as `server_error`.
+    #[arg(long, value_name = "CODE", requires = "fail_every")]
+    fail_code: Option<String>,
+    /// Never write down the caller's words of every so many-th turn.
+    #[arg(long, value_name = "N")]
+    lose_transcripts: Option<u64>,
+}
+
+impl FaultArgs {
+    /// Adds what was asked for to what the file says.
+    fn add_to(self, options: &mut ModelOptions) {
+        let faults = &mut options.faults;
+        faults.drop_after_ms = self.drop_after_ms.or(faults.drop_after_ms);
+        faults.drop_jitter_ms = self.drop_jitter_ms.unwrap_or(faults.drop_jitter_ms);
+        faults.freeze_after_ms = self.stall_after_ms.or(faults.freeze_after_ms);
+        faults.delay_ms = self.delay_ms.unwrap_or(faults.delay_ms);
+        faults.garbage_every = self.garbage_every.unwrap_or(faults.garbage_every);
+        faults.refuse_upgrade = self.refuse.or(faults.refuse_upgrade);
+        faults.expire_after_ms = self.expire_after_ms.or(faults.expire_after_ms);
+        faults.fail_every = self.fail_every.unwrap_or(faults.fail_every);
+        faults.fail_code = self.fail_code.or_else(|| faults.fail_code.take());
+        let lose_every = &mut options.transcripts.lose_every;
+        *lose_every = self.lose_transcripts.unwrap_or(*lose_every);
+    }
 }
 
 /// What `simulate caller` prints.
@@ -223,6 +279,7 @@ impl ModelArgs {
         options.seed = self.seed.unwrap_or(options.seed);
         options.speed = self.speed.unwrap_or(options.speed);
         options.think_ms = self.think_ms.unwrap_or(options.think_ms);
+        self.faults.add_to(&mut options);
         anyhow::ensure!(options.speed > 0.0, "the speed must be above 0");
         Ok(options)
     }
@@ -269,6 +326,7 @@ fn write_report(target: Option<&Path>, report: &impl Serialize) -> anyhow::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simulate::model::Faults;
     use clap::Parser;
 
     #[derive(Debug, Parser)]
@@ -314,6 +372,38 @@ mod tests {
         assert!(error.contains("no scenario `nonsense`"), "{error}");
         assert!(caller(&["--audio", "a.wav", "--scenario", "demo"]).is_err());
         assert!(model(&["--speed", "0"]).is_err());
+    }
+
+    #[test]
+    fn every_fault_of_a_model_is_an_option() {
+        let options = model(&[
+            "--drop-after-ms=1",
+            "--drop-jitter-ms=2",
+            "--stall-after-ms=3",
+            "--delay-ms=4",
+            "--garbage-every=5",
+            "--refuse=503",
+            "--expire-after-ms=6",
+            "--fail-every=7",
+            "--fail-code=server_error",
+            "--lose-transcripts=8",
+        ])
+        .unwrap();
+        let faults = Faults {
+            drop_after_ms: Some(1),
+            drop_jitter_ms: 2,
+            freeze_after_ms: Some(3),
+            delay_ms: 4,
+            garbage_every: 5,
+            refuse_upgrade: Some(503),
+            expire_after_ms: Some(6),
+            fail_every: 7,
+            fail_code: Some("server_error".into()),
+            ..Faults::default()
+        };
+        assert_eq!((options.faults, options.transcripts.lose_every), (faults, 8));
+        assert_eq!(model(&[]).unwrap().faults, Faults::default());
+        assert!(model(&["--refuse=200"]).is_err() && model(&["--fail-code=x"]).is_err());
     }
 
     #[test]

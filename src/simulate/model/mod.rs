@@ -65,6 +65,16 @@ impl ModelServer {
         self.shared.report()
     }
 
+    /// Breaks all connections there are, without a word.
+    pub fn cut(&self) {
+        self.shared.cut();
+    }
+
+    /// From the next connection on this goes wrong, and nothing else.
+    pub fn set_faults(&self, faults: Faults) {
+        self.shared.set_faults(faults);
+    }
+
     /// Ends all sessions and says what happened.
     pub async fn stop(mut self) -> ModelReport {
         self.shared.stop();

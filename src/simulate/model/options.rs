@@ -90,12 +90,19 @@ pub struct Faults {
     pub fail_every: u64,
     /// Code of a failed response; `rate_limit_exceeded` when absent.
     pub fail_code: Option<String>,
-    /// End the session after this long with `session_expired` and close code 1001.
+    /// End the session after this long with `session_expired` and close code 1001. It says so from the beginning, in
+    /// `expires_at`.
     pub expire_after_ms: Option<u64>,
     /// Break the connection after this long without a word.
     pub drop_after_ms: Option<u64>,
+    /// Up to so much later, at random.
+    pub drop_jitter_ms: u64,
     /// Say and answer nothing any more after this long, pings included; the connection stays.
     pub freeze_after_ms: Option<u64>,
+    /// Send everything so much later. Pings are answered at once.
+    pub delay_ms: u64,
+    /// After every so many events comes a message that nobody can read; 0: none does.
+    pub garbage_every: u64,
     /// Mix in events nobody knows, null members and padding.
     pub noise: bool,
     /// Ask for functions with arguments that are not JSON.

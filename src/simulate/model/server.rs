@@ -18,8 +18,10 @@ use tokio_tungstenite::tungstenite::protocol::{
 use tokio_util::sync::CancellationToken;
 
 use super::engine::{Close, Engine};
-use super::options::ModelOptions;
+use super::options::{Faults, ModelOptions};
 use super::report::ModelReport;
+use crate::simulate::network::{DelayLine, Network};
+use crate::simulate::random::Random;
 
 /// What a real session may last.
 // Dossier 1.3.
@@ -35,9 +37,13 @@ pub(super) struct Shared {
     options: Arc<ModelOptions>,
     /// Of every connection but the first.
     later: Arc<ModelOptions>,
+    /// Of every connection, when it was changed.
+    changed: Mutex<Option<Arc<ModelOptions>>>,
     connected: AtomicBool,
     engines: Mutex<Vec<Arc<Mutex<Engine>>>>,
     refused: Mutex<Vec<String>>,
+    /// Breaks the connections there are.
+    cut: Mutex<CancellationToken>,
     stop: CancellationToken,
 }
 
@@ -47,10 +53,12 @@ impl Shared {
         let options = Arc::new(options);
         Self {
             later: later.map_or_else(|| Arc::clone(&options), Arc::new),
+            changed: Mutex::default(),
             connected: AtomicBool::new(false),
             options,
             engines: Mutex::default(),
             refused: Mutex::default(),
+            cut: Mutex::default(),
             stop: CancellationToken::new(),
         }
     }
@@ -58,7 +66,17 @@ impl Shared {
     /// How the session of the next connection behaves.
     fn next_options(&self) -> Arc<ModelOptions> {
         let first = !self.connected.swap(true, Ordering::AcqRel);
-        Arc::clone(if first { &self.options } else { &self.later })
+        let changed = lock(&self.changed).clone();
+        changed.unwrap_or_else(|| Arc::clone(if first { &self.options } else { &self.later }))
+    }
+
+    pub(super) fn cut(&self) {
+        std::mem::take(&mut *lock(&self.cut)).cancel();
+    }
+
+    /// From now on every connection behaves so.
+    pub(super) fn set_faults(&self, faults: Faults) {
+        *lock(&self.changed) = Some(Arc::new(ModelOptions { faults, ..ModelOptions::clone(&self.options) }));
     }
 
     pub(super) fn stop(&self) {
@@ -121,27 +139,43 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
         lock(&shared.refused).push(format!("{peer}: {why}"));
         return;
     };
-    let engine = {
+    let (engine, delay) = {
         let mut engines = lock(&shared.engines);
-        let expires = jiff::Timestamp::now().as_second() + LONGEST_SESSION.as_secs().cast_signed();
+        let lasts_ms = options.faults.expire_after_ms.unwrap_or(LONGEST_SESSION.as_secs() * 1000);
+        let expires = (jiff::Timestamp::now().as_millisecond() + lasts_ms.cast_signed()) / 1000;
         if let Some(code) = asked.refusal_after_upgrade(&options) {
             Arc::make_mut(&mut options).faults.refuse_after_upgrade = Some(code.into());
         }
+        let delay = Network { delay_ms: options.faults.delay_ms, jitter_ms: 0 };
         let engine = Engine::new(options, &asked.model, engines.len() as u64, expires);
         let engine = Arc::new(Mutex::new(engine));
         engines.push(Arc::clone(&engine));
-        engine
+        (engine, delay)
     };
-    session(socket, &engine, &shared.stop).await;
+    let cut = lock(&shared.cut).clone();
+    tokio::select! {
+        () = cut.cancelled() => {}
+        () = session(socket, &engine, delay, &shared.stop) => {}
+    }
     lock(&engine).on_closed();
 }
 
 /// Runs one session to its end.
-async fn session(mut socket: WebSocketStream<TcpStream>, engine: &Mutex<Engine>, stop: &CancellationToken) {
+async fn session(
+    mut socket: WebSocketStream<TcpStream>,
+    engine: &Mutex<Engine>,
+    delay: Network,
+    stop: &CancellationToken,
+) {
     let started = Instant::now();
+    let mut line = DelayLine::new(delay, Random::new(0)); // Without jitter nothing of it is random.
     loop {
-        lock(engine).advance(started.elapsed());
+        let now = started.elapsed();
+        lock(engine).advance(now);
         while let Some(event) = next_event(engine) {
+            line.push(now, event);
+        }
+        while let Some((_, event)) = line.pop(now) {
             let sent = tokio::select! {
                 () = stop.cancelled() => return,
                 sent = socket.feed(Message::text(event)) => sent,
@@ -155,7 +189,8 @@ async fn session(mut socket: WebSocketStream<TcpStream>, engine: &Mutex<Engine>,
         }
         let (close, due) = {
             let mut engine = lock(engine);
-            (engine.poll_close(), engine.next_due())
+            let close = if line.next_due().is_none() { engine.poll_close() } else { None };
+            (close, engine.next_due().into_iter().chain(line.next_due()).min())
         };
         match close {
             Some(Close::Code(code, reason)) => return finish(socket, code, reason).await,

@@ -172,6 +172,52 @@ async fn a_connection_can_break_or_freeze() {
 }
 
 #[tokio::test]
+async fn connections_can_be_broken_and_the_next_ones_made_to_fail() {
+    let server = serve(ModelOptions::default()).await;
+    let (mut one, mut other) = (client(&server).await, client(&server).await);
+    next_of(&mut one, "session.created").await;
+    next_of(&mut other, "session.created").await;
+    server.cut();
+    assert_eq!((next(&mut one).await, next(&mut other).await), (None, None));
+    let mut third = client(&server).await;
+    next_of(&mut third, "session.created").await;
+    server.set_faults(Faults { refuse_upgrade: Some(503), ..Faults::default() });
+    let Err(Error::Http(response)) = open(&server, TARGET, &[KEY]).await else { panic!("let in") };
+    assert_eq!(response.status(), 503);
+    server.set_faults(Faults::default());
+    let mut fourth = client(&server).await;
+    next_of(&mut fourth, "session.created").await;
+    send(&mut third, json!({"type": "nonsense"})).await;
+    next_of(&mut third, "error").await;
+    assert_eq!(server.stop().await.sessions.len(), 4);
+}
+
+#[tokio::test]
+async fn everything_can_come_late_and_in_the_same_order() {
+    let server = with_faults(Faults { delay_ms: 300, ..Faults::default() }).await;
+    let mut socket = client(&server).await;
+    let began = tokio::time::Instant::now();
+    send(&mut socket, json!({"type": "response.create"})).await;
+    assert_eq!(next(&mut socket).await.unwrap()["type"], "session.created");
+    assert_eq!(next(&mut socket).await.unwrap()["type"], "response.created");
+    let late = began.elapsed();
+    assert!((Duration::from_millis(290)..Duration::from_secs(2)).contains(&late), "{late:?}");
+}
+
+#[tokio::test]
+async fn a_session_says_when_it_will_be_over() {
+    let lasts = async |faults: Faults| {
+        let server = with_faults(faults).await;
+        let created = next_of(&mut client(&server).await, "session.created").await;
+        created["session"]["expires_at"].as_i64().unwrap() - jiff::Timestamp::now().as_second()
+    };
+    let hour = lasts(Faults::default()).await;
+    assert!((3590..=3600).contains(&hour), "{hour}");
+    let minute = lasts(Faults { expire_after_ms: Some(60_000), ..Faults::default() }).await;
+    assert!((50..=60).contains(&minute), "{minute}");
+}
+
+#[tokio::test]
 async fn sessions_are_apart_from_each_other() {
     let server = serve(ModelOptions::default()).await;
     let (mut a, mut b) = (client(&server).await, client(&server).await);

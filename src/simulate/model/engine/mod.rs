@@ -29,6 +29,16 @@ const KEPT_COMPLAINTS: usize = 200;
 // Dossier 3.1.
 const LARGEST_APPEND: usize = 15 * 1024 * 1024;
 
+/// Messages that nobody can read: no JSON, half of it, no event, an event without what it needs.
+const GARBAGE: [&str; 6] = [
+    "\u{1}\u{2} this is no JSON",
+    r#"{"type": "response.output_audio.delta", "delta": "AAAA"#,
+    "[]",
+    r#"{"type": null}"#,
+    r#"{"type": "response.output_audio.delta", "response_id": 7, "item_id": {}, "delta": false}"#,
+    r#"{"type": "input_audio_buffer.speech_started", "item_id": null, "audio_start_ms": "soon"}"#,
+];
+
 /// One session.
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -154,7 +164,7 @@ impl Engine {
                 faults.expire_after_ms,
                 Close::Code(1001, "the session has reached its longest duration".into()),
             ),
-            (faults.drop_after_ms, Close::Drop),
+            (faults.drop_after_ms.map(|ms| ms + self.random.between(0, faults.drop_jitter_ms)), Close::Drop),
             (faults.freeze_after_ms, Close::Freeze),
         ] {
             if let Some(ms) = after_ms {
@@ -366,6 +376,11 @@ impl Engine {
             }
         }
         self.out.push_back(body.to_string());
+        let garbage_every = self.options.faults.garbage_every;
+        if garbage_every > 0 && self.events.is_multiple_of(garbage_every) {
+            let kind = (self.events / garbage_every) as usize % GARBAGE.len();
+            self.out.push_back(GARBAGE[kind].into());
+        }
     }
 
     /// Queues an error that is not the client's fault, or not only.

@@ -109,6 +109,44 @@ fn a_session_can_expire_or_never_begin() {
     assert_eq!(kinds(&silent.take()), [""; 0]);
 }
 
+#[test]
+fn a_connection_breaks_at_a_random_moment_between_two() {
+    let breaks_at = |seed: u64| {
+        let faults = Faults { drop_after_ms: Some(1000), drop_jitter_ms: 2000, ..Faults::default() };
+        let mut client = Client::connected(ModelOptions { seed, faults, ..ModelOptions::default() });
+        while client.engine.poll_close().is_none() {
+            client.wait(10);
+        }
+        client.now_ms
+    };
+    let moments: std::collections::BTreeSet<u64> = (0..20).map(breaks_at).collect();
+    assert!(moments.iter().all(|ms| (1000..=3000).contains(ms)) && moments.len() > 10, "{moments:?}");
+}
+
+#[test]
+fn garbage_stands_between_events_that_are_as_they_would_be_without_it() {
+    let run = |garbage_every: u64| {
+        let faults = Faults { garbage_every, ..Faults::default() };
+        let engine = Engine::new(
+            Arc::new(ModelOptions { faults, ..ModelOptions::default() }),
+            "gpt-realtime-2.1",
+            0,
+            0,
+        );
+        let mut engine = engine;
+        engine.handle(Duration::ZERO, r#"{"type": "response.create"}"#);
+        engine.advance(Duration::from_secs(5));
+        std::iter::from_fn(|| engine.poll_event()).collect::<Vec<_>>()
+    };
+    let (plain, mixed) = (run(0), run(3));
+    let (garbage, rest): (Vec<_>, Vec<_>) =
+        mixed.into_iter().partition(|text| super::super::GARBAGE.contains(&text.as_str()));
+    assert_eq!(rest, plain);
+    assert_eq!(garbage.len(), plain.len() / 3);
+    let kinds: std::collections::BTreeSet<_> = garbage.iter().collect();
+    assert_eq!(kinds.len(), super::super::GARBAGE.len(), "one of each");
+}
+
 // 13.15
 #[test]
 fn noise_surrounds_a_session_that_works() {

@@ -87,7 +87,7 @@ impl Path {
             ..Settings::new(session)
         };
         let mut call = Call::new(settings, openai::CAPABILITIES);
-        call.handle_input(CallTime::ZERO, Input::ModelReady);
+        call.handle_input(CallTime::ZERO, Input::ModelReady { expires: CallTime::FAR });
         let stream_sid = StreamSid::parse("MZ00000000000000000000000000000001").expect("it is one");
         let mut path = Self { call, now: CallTime::ZERO, stream_sid, marks: Vec::new() };
         path.send();
@@ -137,7 +137,7 @@ impl Path {
 
     /// Takes every output and writes it as its socket would. Returns the bytes.
     fn send(&mut self) -> usize {
-        let mut bytes = 0;
+        let (mut bytes, mut asked) = (0, false);
         while let Some(output) = self.call.poll_output() {
             let mut text = String::with_capacity(1500);
             match output {
@@ -148,9 +148,13 @@ impl Path {
                     twilio::encode(message, &self.stream_sid, &mut text);
                 }
                 Output::Model(command) => openai::encode(&command, &mut text),
+                Output::PingModel => asked = true,
                 _ => {}
             }
             bytes += black_box(text).len();
+        }
+        if asked {
+            self.call.handle_input(self.now, Input::ModelAlive);
         }
         bytes
     }

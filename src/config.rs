@@ -41,13 +41,15 @@ const fn secret(name: &'static str, default: &'static str, meaning: &'static str
 }
 
 /// Everything that can be configured, for `--help` and for checking names in a file.
-pub const VARIABLES: [Variable; 17] = [
+pub const VARIABLES: [Variable; 19] = [
     variable("VOICEBRIDGE_LISTEN", "127.0.0.1:8080", "address of HTTP and WebSocket"),
     variable("PUBLIC_URL", "http://<listen>", "origin at which Twilio reaches us"),
     secret("DATABASE_URL", "private server in the data directory", "PostgreSQL 14 or newer"),
     variable("VOICEBRIDGE_DATA_DIR", "./data", "the private PostgreSQL and what else is kept"),
     secret("OPENAI_API_KEY", "", "key for the Realtime API"),
     variable("OPENAI_REALTIME_URL", "wss://api.openai.com/v1/realtime", "any compatible endpoint"),
+    variable("OPENAI_REALTIME_FALLBACK_URL", "", "a second endpoint, for when the first one does not work"),
+    secret("OPENAI_REALTIME_FALLBACK_API_KEY", "OPENAI_API_KEY", "key for the second endpoint"),
     variable("OPENAI_REALTIME_MODEL", "gpt-realtime-2.1", "model of agents that name none"),
     variable("OPENAI_TRANSCRIPTION_MODEL", "gpt-transcribe", "for agents that name none"),
     variable("AUDIO_FORMAT", "pcm24k", "audio of the model's side: pcm24k or pcmu"),
@@ -106,6 +108,10 @@ pub struct OpenAi {
     pub api_key: Option<SecretString>,
     /// `wss`, or `ws` to a loopback address.
     pub realtime_url: Url,
+    /// Asked when the other one does not work; as that one otherwise.
+    pub fallback_url: Option<Url>,
+    /// Key for it; `None` is the same key.
+    pub fallback_api_key: Option<SecretString>,
     /// Model of agents that name none.
     pub model: String,
     /// Transcription model of agents that name none.
@@ -321,12 +327,33 @@ impl Reader {
                 );
             }
         }
-        let remote_model = config.openai.realtime_url.scheme() == "wss";
-        if remote_model && config.openai.api_key.is_none() && !self.is_at_fault("OPENAI_API_KEY") {
+        let openai = &config.openai;
+        let remote_model = openai.realtime_url.scheme() == "wss";
+        if remote_model && openai.api_key.is_none() && !self.is_at_fault("OPENAI_API_KEY") {
             self.mistake(
                 "OPENAI_API_KEY",
                 None,
                 "is not set: set it, or try things out with `voicebridge demo`, which needs no key",
+            );
+        }
+        let remote_fallback = openai.fallback_url.as_ref().is_some_and(|url| url.scheme() == "wss");
+        let keyless = openai.api_key.is_none() && openai.fallback_api_key.is_none();
+        let told = remote_model || self.is_at_fault("OPENAI_REALTIME_FALLBACK_API_KEY");
+        if remote_fallback && keyless && !told && !self.is_at_fault("OPENAI_API_KEY") {
+            self.mistake(
+                "OPENAI_REALTIME_FALLBACK_API_KEY",
+                None,
+                "is not set, nor is OPENAI_API_KEY: the second endpoint needs one of them",
+            );
+        }
+        if openai.fallback_url.is_none()
+            && openai.fallback_api_key.is_some()
+            && !self.is_at_fault("OPENAI_REALTIME_FALLBACK_URL")
+        {
+            self.mistake(
+                "OPENAI_REALTIME_FALLBACK_API_KEY",
+                None,
+                "is set, but OPENAI_REALTIME_FALLBACK_URL is not: set both, or neither",
             );
         }
     }
@@ -363,6 +390,9 @@ impl Reader {
         OpenAi {
             api_key: self.parsed("OPENAI_API_KEY", |text| one_word(text).map(SecretString::from)),
             realtime_url: realtime_url.unwrap_or_else(|| known_url("wss://api.openai.com/v1/realtime")),
+            fallback_url: self.parsed("OPENAI_REALTIME_FALLBACK_URL", |text| url_over_tls(text, "ws", "wss")),
+            fallback_api_key: self
+                .parsed("OPENAI_REALTIME_FALLBACK_API_KEY", |text| one_word(text).map(SecretString::from)),
             model: text(self, "OPENAI_REALTIME_MODEL"),
             transcription_model: text(self, "OPENAI_TRANSCRIPTION_MODEL"),
             audio_format: self

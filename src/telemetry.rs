@@ -46,6 +46,19 @@ pub struct Directions<T> {
     pub agent: T,
 }
 
+/// What is counted of one endpoint of the model.
+#[derive(Debug, Clone)]
+pub struct EndpointMetrics {
+    /// Sessions it gave.
+    pub opened: Counter,
+    /// Tries that failed and might have worked.
+    pub failed: Counter,
+    /// Sessions it refused.
+    pub refused: Counter,
+    /// 0: it is asked; 1: it is being tested; 2: it is left alone.
+    pub breaker: Gauge,
+}
+
 /// Why a frame of audio was not passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FrameDrop {
@@ -129,6 +142,17 @@ struct ReasonLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndpointLabel {
+    endpoint: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SessionLabel {
+    endpoint: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DirectionLabel {
     direction: &'static str,
 }
@@ -150,6 +174,10 @@ pub struct Counters {
     pub truncations: Counter,
     /// Times a model session was replaced during a call.
     pub reconnects: Counter,
+    /// Times a model session was replaced before its time was over.
+    pub renewals: Counter,
+    /// Seconds that a call was without a model session that it had had.
+    pub model_gap_seconds: Histogram,
     /// Seconds between receiving a frame and handing it to the other socket. Waiting on purpose does not count. Counts
     /// the frames, too.
     pub added_latency: Directions<FrameLatency>,
@@ -166,6 +194,8 @@ pub struct Counters {
     calls_ended: Family<ReasonLabel, Counter>,
     frames_dropped: Family<WhyLabel, Counter>,
     tool_calls: Family<OutcomeLabel, Counter>,
+    model_sessions: Family<SessionLabel, Counter>,
+    model_breakers: Family<EndpointLabel, Gauge>,
     registry: Registry,
 }
 
@@ -217,6 +247,17 @@ impl Metrics {
                 "reconnects",
                 "Times a model session was replaced during a call",
             ),
+            renewals: counter(
+                &mut registry,
+                "renewals",
+                "Times a model session was replaced before its time was over",
+            ),
+            model_gap_seconds: seconds(
+                &mut registry,
+                "model_gap",
+                "Time that a call was without a model session that it had had",
+                &WAITING_S,
+            ),
             added_latency: latencies,
             model_ready_seconds: seconds(
                 &mut registry,
@@ -249,6 +290,16 @@ impl Metrics {
             calls_ended: family(&mut registry, "calls_ended", "Calls that ended, by their one reason"),
             frames_dropped: family(&mut registry, "frames_dropped", "Frames of audio not passed on, and why"),
             tool_calls: family(&mut registry, "tool_calls", "Functions the model called, by outcome"),
+            model_sessions: family(
+                &mut registry,
+                "model_sessions",
+                "Model sessions asked for, by endpoint and outcome",
+            ),
+            model_breakers: family(
+                &mut registry,
+                "model_breaker",
+                "Whether an endpoint is asked (0), tested (1) or left alone (2)",
+            ),
             registry,
         };
         Self(Arc::new(counters))
@@ -267,6 +318,19 @@ impl Metrics {
     /// Counts a function the model called.
     pub fn tool_called(&self, outcome: ToolOutcome) {
         self.tool_calls.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// What is counted of one endpoint of the model. `endpoint` is one of a closed list.
+    #[must_use]
+    pub fn endpoint(&self, endpoint: &'static str) -> EndpointMetrics {
+        let sessions =
+            |outcome| self.model_sessions.get_or_create(&SessionLabel { endpoint, outcome }).clone();
+        EndpointMetrics {
+            opened: sessions("opened"),
+            failed: sessions("failed"),
+            refused: sessions("refused"),
+            breaker: self.model_breakers.get_or_create(&EndpointLabel { endpoint }).clone(),
+        }
     }
 
     /// All numbers as `OpenMetrics` text, which Prometheus reads.
@@ -299,8 +363,9 @@ fn seconds(registry: &mut Registry, name: &str, help: &str, buckets: &[f64]) -> 
     histogram
 }
 
-fn family<L>(registry: &mut Registry, name: &str, help: &str) -> Family<L, Counter>
+fn family<L, M>(registry: &mut Registry, name: &str, help: &str) -> Family<L, M>
 where
+    Family<L, M>: Default + Clone + prometheus_client::registry::Metric,
     L: Clone + std::hash::Hash + Eq + EncodeLabelSet + std::fmt::Debug + Send + Sync + 'static,
 {
     let family = Family::default();
@@ -426,6 +491,8 @@ mod tests {
             "barge_ins_total 0",
             "truncations_total 0",
             "reconnects_total 0",
+            "renewals_total 0",
+            "model_gap_seconds_count 0",
             "transcript_turns_saved_total 0",
             "store_retries_total 0",
             "added_latency_seconds_count{direction=\"caller\"} 0",

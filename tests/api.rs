@@ -14,6 +14,7 @@ use uuid::Uuid;
 use voicebridge::api::settings::{PublicUrl, Settings};
 use voicebridge::api::{self, Api};
 use voicebridge::app;
+use voicebridge::bridge::endpoints::Endpoints;
 use voicebridge::bridge::model_socket::ModelEndpoint;
 use voicebridge::bridge::profile::Defaults;
 use voicebridge::bridge::{self, Bridge};
@@ -720,7 +721,11 @@ impl Server {
             metrics: metrics.clone(),
             tasks: tasks.clone(),
             // Nobody is there: no test here gets as far as to talk.
-            endpoint: ModelEndpoint::new("ws://127.0.0.1:9".parse().unwrap(), None),
+            endpoints: Endpoints::new(
+                ModelEndpoint::new("ws://127.0.0.1:9".parse().unwrap(), None),
+                None,
+                &metrics,
+            ),
             defaults: Defaults {
                 model: "model".to_owned(),
                 transcription_model: "writer".to_owned(),

@@ -187,12 +187,18 @@ async fn check_says_whether_twilio_knows_the_account() {
     for (token, good) in [("right", true), ("wrong", false)] {
         let url = api.uri();
         let data = data_dir();
-        let values =
-            [("TWILIO_ACCOUNT_SID", ACCOUNT), ("TWILIO_AUTH_TOKEN", token), ("TWILIO_API_URL", &url)];
+        let values = [
+            ("TWILIO_ACCOUNT_SID", ACCOUNT),
+            ("TWILIO_AUTH_TOKEN", token),
+            ("TWILIO_API_URL", &url),
+            ("OPENAI_REALTIME_FALLBACK_URL", MODEL.1),
+        ];
         let mut findings = Vec::new();
         check(&config(&data, &values), |finding| findings.push(finding)).await;
         let verdict = |what: &str| &findings.iter().find(|finding| finding.what == what).unwrap().verdict;
         assert!(matches!(verdict("database"), Verdict::Good(_)), "{findings:?}");
+        let Verdict::Bad(fallback) = verdict("fallback") else { panic!("nobody is there: {findings:?}") };
+        assert!(fallback.contains("check OPENAI_REALTIME_FALLBACK_URL"), "{fallback}");
         assert_eq!(matches!(verdict("twilio"), Verdict::Good(_)), good, "{findings:?}");
         let told = findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         assert_eq!(told.contains("FIX   twilio       refused: TWILIO_AUTH_TOKEN"), !good, "{told}");

@@ -38,6 +38,8 @@ fn everything_can_be_set() {
         ("DATABASE_URL", "postgres://voice:pw@db.example.com/voice"),
         ("VOICEBRIDGE_DATA_DIR", "/var/lib/voicebridge"),
         ("OPENAI_REALTIME_URL", "wss://models.example.com/realtime?api-version=1"),
+        ("OPENAI_REALTIME_FALLBACK_URL", "wss://others.example.com/realtime"),
+        ("OPENAI_REALTIME_FALLBACK_API_KEY", "theirs"),
         ("OPENAI_REALTIME_MODEL", "another"),
         ("OPENAI_TRANSCRIPTION_MODEL", "writer"),
         ("AUDIO_FORMAT", "pcmu"),
@@ -54,6 +56,8 @@ fn everything_can_be_set() {
     assert_eq!(config.public_url.unwrap().as_str(), "https://voice.example.com");
     assert!(config.database.connect_options().is_some());
     assert_eq!(config.openai.audio_format, AudioFormat::Pcmu);
+    assert_eq!(config.openai.fallback_url.unwrap().as_str(), "wss://others.example.com/realtime");
+    assert_eq!(config.openai.fallback_api_key.unwrap().expose_secret(), "theirs");
     assert_eq!(
         (config.openai.model.as_str(), config.openai.transcription_model.as_str()),
         ("another", "writer")
@@ -71,6 +75,7 @@ fn all_mistakes_are_reported_at_once() {
         ("PUBLIC_URL", "voice.example.com"),
         ("DATABASE_URL", "mysql://x"),
         ("OPENAI_REALTIME_URL", "ws://models.example.com/realtime"),
+        ("OPENAI_REALTIME_FALLBACK_URL", "others.example.com"),
         ("AUDIO_FORMAT", "opus"),
         ("TWILIO_ACCOUNT_SID", "AC12"),
         ("TWILIO_API_URL", "ftp://example.com"),
@@ -88,6 +93,7 @@ fn all_mistakes_are_reported_at_once() {
             "AUDIO_FORMAT",
             "DATABASE_URL",
             "OPENAI_API_KEY",
+            "OPENAI_REALTIME_FALLBACK_URL",
             "OPENAI_REALTIME_URL",
             "PUBLIC_URL",
             "TWILIO_ACCOUNT_SID",
@@ -100,6 +106,18 @@ fn all_mistakes_are_reported_at_once() {
             "VOICEBRIDGE_MAX_CALLS",
         ]
     );
+}
+
+#[test]
+fn the_second_endpoint_has_a_key_and_a_key_has_an_endpoint() {
+    let here = ("OPENAI_REALTIME_URL", "ws://127.0.0.1:9");
+    let there = ("OPENAI_REALTIME_FALLBACK_URL", "wss://others.example.com/realtime");
+    let key = ("OPENAI_REALTIME_FALLBACK_API_KEY", "theirs");
+    assert!(load(&[here, there, key]).is_ok() && load(&[KEY, there]).is_ok());
+    for wrong in [&[here, there][..], &[KEY, key]] {
+        let mistakes = mistakes(wrong);
+        assert_eq!((mistakes.len(), mistakes[0].name.as_str()), (1, key.0), "{mistakes:?}");
+    }
 }
 
 #[test]
@@ -180,6 +198,8 @@ fn no_secret_is_ever_printed() {
     let secrets = [
         ("DATABASE_URL", "postgres://voice:hunter2secret@db.example.com/voice"),
         ("OPENAI_API_KEY", "sk-hunter2secret"),
+        ("OPENAI_REALTIME_FALLBACK_URL", "wss://others.example.com/realtime"),
+        ("OPENAI_REALTIME_FALLBACK_API_KEY", "sk-hunter2secret"),
         ("TWILIO_AUTH_TOKEN", "hunter2secret"),
         ("VOICEBRIDGE_ADMIN_KEY", "hunter2secret-and-more"),
     ];
@@ -189,10 +209,12 @@ fn no_secret_is_ever_printed() {
     let wrong = [
         ("DATABASE_URL", "db.example.com/hunter2secret"),
         ("OPENAI_API_KEY", "sk hunter2secret"),
+        ("OPENAI_REALTIME_FALLBACK_API_KEY", "sk hunter2secret"),
         ("TWILIO_AUTH_TOKEN", "hunter2secret x"),
         ("VOICEBRIDGE_ADMIN_KEY", "hunter2secret"),
         ("PUBLIC_URL", "https://me:hunter2secret@voice.example.com"),
         ("OPENAI_REALTIME_URL", "wss://me:hunter2secret@voice.example.com"),
+        ("OPENAI_REALTIME_FALLBACK_URL", "wss://me:hunter2secret@voice.example.com"),
         ("TWILIO_API_URL", "https://hunter2secret@voice.example.com"),
     ];
     let error = load(&wrong).unwrap_err();

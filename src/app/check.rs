@@ -8,6 +8,7 @@ use secrecy::ExposeSecret;
 
 use crate::app::{self, install_tls};
 use crate::bridge;
+use crate::bridge::model_socket::ModelEndpoint;
 use crate::config::{Config, Database, Twilio};
 use crate::store::Store;
 use crate::store::cluster::PrivateCluster;
@@ -60,6 +61,9 @@ pub async fn check(config: &Config, mut tell: impl FnMut(Finding)) -> bool {
     }
     note("database", database(config).await);
     note("model", model(config).await);
+    if let Some(fallback) = app::fallback_endpoint(config) {
+        note("fallback", fallback_model(config, &fallback).await);
+    }
     match http_client() {
         Ok(client) => {
             note("twilio", twilio(&client, &config.twilio).await);
@@ -112,6 +116,17 @@ async fn model(config: &Config) -> Verdict {
         Err(error) => Verdict::Bad(format!(
             "no session with {}: {error}; check OPENAI_API_KEY, OPENAI_REALTIME_URL and OPENAI_REALTIME_MODEL",
             openai.model
+        )),
+    }
+}
+
+async fn fallback_model(config: &Config, fallback: &ModelEndpoint) -> Verdict {
+    match bridge::probe(fallback, &app::defaults(config)).await {
+        Ok(()) => Verdict::Good(format!("a session with {} can be opened there, too", config.openai.model)),
+        // Calls can be taken as long as the first one works, but that is what it is for.
+        Err(error) => Verdict::Bad(format!(
+            "no session with {}: {error}; check OPENAI_REALTIME_FALLBACK_URL and OPENAI_REALTIME_FALLBACK_API_KEY",
+            config.openai.model
         )),
     }
 }

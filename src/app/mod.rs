@@ -20,6 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::settings::{PublicUrl, Settings};
 use crate::api::{self, Api};
+use crate::bridge::endpoints::Endpoints;
 use crate::bridge::model_socket::ModelEndpoint;
 use crate::bridge::profile::Defaults;
 use crate::bridge::{self, Bridge};
@@ -211,7 +212,7 @@ fn bridge(config: &Config, store: &Store, tasks: &Tasks, metrics: &Metrics) -> a
         store: store.clone(),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
-        endpoint: endpoint(config),
+        endpoints: Endpoints::new(endpoint(config), fallback_endpoint(config), metrics),
         defaults: defaults(config),
         http: http.build().context("cannot make an HTTP client")?,
         node: config.node.clone(),
@@ -222,6 +223,12 @@ fn bridge(config: &Config, store: &Store, tasks: &Tasks, metrics: &Metrics) -> a
 /// Where model sessions come from.
 fn endpoint(config: &Config) -> ModelEndpoint {
     ModelEndpoint::new(config.openai.realtime_url.clone(), config.openai.api_key.clone())
+}
+
+/// Where they come from when the first one does not work.
+fn fallback_endpoint(config: &Config) -> Option<ModelEndpoint> {
+    let (url, key) = (config.openai.fallback_url.clone()?, config.openai.fallback_api_key.clone());
+    Some(ModelEndpoint::new(url, key.or_else(|| config.openai.api_key.clone())))
 }
 
 /// What agents use that name nothing of their own.

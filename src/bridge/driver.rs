@@ -15,10 +15,11 @@ use tracing::{debug, info, trace, warn};
 
 use super::http_tools::HttpTools;
 use super::lobby::Opening;
-use super::model_socket::{ModelSocket, OpenError};
+use super::model_socket::{ModelSession, ModelSocket, OpenError};
 use super::scribe::Scribe;
 use super::seldom::Seldom;
 use super::socket::{Blocked, Received, Socket};
+use super::{GOODBYE_WITHIN, Sessions};
 use crate::call::end::EndReason;
 use crate::call::outbox::{Note, Output, emptied};
 use crate::call::{Call, Input};
@@ -33,8 +34,6 @@ use crate::wire::{openai, twilio};
 const MAX_STREAM_MESSAGE_BYTES: usize = 64 * 1024;
 /// A caller must not wait for our records: after this the stream is closed anyway.
 const RECORD_END_WITHIN: Duration = Duration::from_secs(1);
-/// A peer that does not take our goodbye is left without it.
-const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// A message on its way into a socket's buffer. The calls of a thread share it, so that it stays in the processor's
@@ -58,8 +57,11 @@ pub(super) struct Driver<S> {
     pub(super) stream_sid: StreamSid,
     pub(super) twilio: Socket<S>,
     pub(super) model: ModelSide,
-    /// Begins to open another session of the model.
-    pub(super) reopen: Box<dyn Fn() -> Opening + Send + Sync>,
+    /// The session that will follow, while there is one beside the one in use.
+    pub(super) next_model: Option<ModelSide>,
+    pub(super) sessions: Sessions,
+    /// Since when the call has been without a session it had.
+    pub(super) lost_at: Option<Instant>,
     pub(super) tools: HttpTools,
     pub(super) scribe: Scribe,
     pub(super) metrics: Metrics,
@@ -72,7 +74,9 @@ pub(super) struct Driver<S> {
 enum Event {
     Twilio,
     Model,
-    Opened(Result<ModelSocket, OpenError>),
+    Opened(Result<ModelSession, OpenError>),
+    /// The session that will follow is heard of.
+    NextModel(Box<Event>),
     Tool(crate::call::tools::ToolResult),
     MoveAway,
     HangUp,
@@ -107,6 +111,7 @@ where
                 biased;
                 () = self.twilio.readable() => Event::Twilio,
                 event = next_of_model(&mut self.model) => event,
+                event = next_of_next(&mut self.next_model), if self.next_model.is_some() => event,
                 result = self.tools.next() => Event::Tool(result),
                 () = &mut timer => Event::Timeout,
                 () = &mut hang_up, if !told_to_hang_up => Event::HangUp,
@@ -148,16 +153,31 @@ where
     }
 
     fn take(&mut self, now: CallTime, event: Event) {
+        let started = self.started;
+        let call_time = |at: Instant| CallTime::from(at.saturating_duration_since(started));
         let input = match event {
-            Event::Opened(Ok(socket)) => {
-                self.model = ModelSide::Open(socket);
-                Input::ModelReady
+            Event::Opened(Ok(session)) => {
+                self.model = ModelSide::Open(session.socket);
+                Input::ModelReady { expires: call_time(session.expires) }
             }
             Event::Opened(Err(error)) => {
                 warn!(%error, "there is no model session for this call");
                 self.model = ModelSide::Gone;
-                Input::ModelUnavailable { may_pass: error.may_pass() }
+                Input::ModelUnavailable(error.unavailable())
             }
+            Event::NextModel(event) => match *event {
+                Event::Opened(Ok(session)) => {
+                    self.next_model = Some(ModelSide::Open(session.socket));
+                    Input::NextModelReady { expires: call_time(session.expires) }
+                }
+                Event::Opened(Err(error)) => {
+                    warn!(%error, "the session that is to follow could not be opened");
+                    self.next_model = None;
+                    Input::NextModelGone
+                }
+                _ if self.next_model_is_gone() => Input::NextModelGone,
+                _ => Input::Timeout,
+            },
             Event::Tool(result) => Input::ToolFinished(result),
             Event::MoveAway => Input::MoveAway,
             Event::HangUp => Input::HangUp(EndReason::Drained),
@@ -189,10 +209,26 @@ where
         None
     }
 
+    /// True when the session that was to follow has ended. What else it says is of no interest before it is used.
+    fn next_model_is_gone(&mut self) -> bool {
+        let Some(ModelSide::Open(socket)) = &mut self.next_model else { return false };
+        while let Some(received) = socket.next() {
+            if let Received::Closed { why, .. } = received {
+                info!(why, "the socket of the session that was to follow closed");
+                self.next_model = None;
+                return true;
+            }
+        }
+        false
+    }
+
     /// Everything the model has sent, one event after the other.
     async fn take_from_model(&mut self, now: CallTime, relayed: &mut Relayed) -> Option<EndReason> {
+        let mut said_something = false;
         while let ModelSide::Open(socket) = &mut self.model {
-            match socket.next()? {
+            let Some(received) = socket.next() else { break };
+            said_something = true;
+            match received {
                 Received::Text(text) => hear_model(&mut self.call, now, text),
                 Received::Binary => {}
                 Received::Closed { why, .. } => {
@@ -205,6 +241,12 @@ where
             if let Some(reason) = self.act(relayed).await {
                 return Some(reason);
             }
+        }
+        // A part of a long message is a sign of life, too.
+        if let ModelSide::Open(socket) = &mut self.model
+            && (socket.take_pong() || !said_something)
+        {
+            self.call.handle_input(now, Input::ModelAlive);
         }
         None
     }
@@ -236,7 +278,24 @@ where
                     Ok(())
                 }
                 Output::OpenModel => {
-                    self.model = ModelSide::Opening((self.reopen)());
+                    self.model = ModelSide::Opening(self.sessions.open());
+                    Ok(())
+                }
+                Output::OpenNextModel => {
+                    self.next_model = Some(ModelSide::Opening(self.sessions.open()));
+                    Ok(())
+                }
+                Output::UseNextModel => {
+                    let next = self.next_model.take().unwrap_or(ModelSide::Gone);
+                    if let ModelSide::Open(left) = std::mem::replace(&mut self.model, next) {
+                        self.sessions.close(left);
+                    }
+                    Ok(())
+                }
+                Output::PingModel => {
+                    if let ModelSide::Open(socket) = &mut self.model {
+                        socket.ping();
+                    }
                     Ok(())
                 }
                 Output::CallTool(request) => {
@@ -264,6 +323,14 @@ where
                 }
                 Output::Note(note) => {
                     count(&self.metrics, note);
+                    match note {
+                        Note::ModelLost => self.lost_at = Some(Instant::now()),
+                        Note::ModelBack => {
+                            let without = self.lost_at.take().map_or(Duration::ZERO, |at| at.elapsed());
+                            self.metrics.model_gap_seconds.observe_duration(without);
+                        }
+                        _ => {}
+                    }
                     Ok(())
                 }
                 Output::EndStream(reason) => {
@@ -286,6 +353,9 @@ where
     }
 
     async fn say_goodbye(&mut self) {
+        if let Some(ModelSide::Open(next)) = self.next_model.take() {
+            self.sessions.close(next);
+        }
         if let ModelSide::Open(socket) = &mut self.model {
             let _ = timeout(GOODBYE_WITHIN, socket.close()).await;
         }
@@ -352,8 +422,19 @@ async fn next_of_model(model: &mut ModelSide) -> Event {
     }
 }
 
+async fn next_of_next(next: &mut Option<ModelSide>) -> Event {
+    match next {
+        Some(model) => Event::NextModel(Box::new(next_of_model(model).await)),
+        None => std::future::pending().await,
+    }
+}
+
 fn count(metrics: &Metrics, note: Note) {
     match note {
+        Note::ModelRenewed => {
+            metrics.renewals.inc();
+            info!("another session of the model has taken over before the time of the last one was over");
+        }
         Note::ModelLost => warn!("the model's session is lost; another one is opened"),
         Note::ModelBack => {
             metrics.reconnects.inc();

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::lanes::Lane;
-use super::model_socket::{ModelSocket, OpenError};
+use super::model_socket::{ModelSession, OpenError};
 use crate::store::agents::Agent;
 
 /// Twilio opens the stream within a second of the TwiML; this covers a slow handshake and its retry.
@@ -17,7 +17,7 @@ const KEPT_FOR: Duration = Duration::from_secs(30);
 const MAX_WAITING: usize = 256;
 
 /// A session that is open, being opened, or could not be opened.
-pub(super) type Opening = oneshot::Receiver<Result<ModelSocket, OpenError>>;
+pub(super) type Opening = oneshot::Receiver<Result<ModelSession, OpenError>>;
 
 struct Waiting {
     agent: Arc<Agent>,
@@ -28,7 +28,7 @@ struct Waiting {
 }
 
 /// Where a session is handed in once it is open.
-pub(super) type Opened = oneshot::Sender<Result<ModelSocket, OpenError>>;
+pub(super) type Opened = oneshot::Sender<Result<ModelSession, OpenError>>;
 
 /// Sessions by the one-time token of the stream that will claim them.
 #[derive(Clone, Default)]

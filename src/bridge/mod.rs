@@ -1,8 +1,10 @@
 //! Live calls: the sockets, clocks and tasks around [`crate::call::Call`].
 
 mod afterwards;
+mod breaker;
 mod desk;
 mod driver;
+pub mod endpoints;
 mod gather;
 pub mod http_tools;
 mod lanes;
@@ -45,10 +47,11 @@ use crate::wire::{openai, twilio};
 use afterwards::Afterwards;
 use desk::Desk;
 use driver::{Driver, ModelSide};
+use endpoints::Endpoints;
 use http_tools::HttpTools;
 use lanes::{Lane, Lanes};
 use lobby::{Lobby, Opened, Opening};
-use model_socket::{ModelEndpoint, OpenError};
+use model_socket::{ModelEndpoint, ModelSocket, OpenError};
 use profile::Defaults;
 use scribe::Subject;
 use socket::{Limits, Received, Socket};
@@ -62,6 +65,8 @@ const STREAM_LIMITS: Limits = Limits {
 };
 /// Twilio sends `connected` and `start` right after the handshake.
 const START_WITHIN: Duration = Duration::from_secs(5);
+/// A peer that does not take our goodbye is left without it.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 /// How long a caller whose stream has come waits for the database. Without a claim the stream is turned away, since
 /// somebody else may carry the call; without what was said before the call goes on.
 const CLAIM_WITHIN: Duration = Duration::from_secs(2);
@@ -107,7 +112,7 @@ struct Shared {
     store: Store,
     metrics: Metrics,
     tasks: Tasks,
-    endpoint: ModelEndpoint,
+    endpoints: Endpoints,
     defaults: Defaults,
     http: reqwest::Client,
     lobby: Lobby,
@@ -137,7 +142,7 @@ pub struct Parts {
     /// Where calls run.
     pub tasks: Tasks,
     /// Where sessions come from.
-    pub endpoint: ModelEndpoint,
+    pub endpoints: Endpoints,
     /// For agents that name nothing of their own.
     pub defaults: Defaults,
     /// For the agents' functions. Must not follow redirects: it sends secrets.
@@ -152,14 +157,14 @@ impl Bridge {
     /// Puts the parts together. Must be called inside a runtime.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, metrics, tasks, endpoint, defaults, http, node, max_calls } = parts;
+        let Parts { store, metrics, tasks, endpoints, defaults, http, node, max_calls } = parts;
         let (lobby, afterwards, places) = (Lobby::default(), Afterwards::default(), Arc::default());
         let desk = Arc::new(Desk::open(&store));
         Self(Arc::new(Shared {
             store,
             metrics,
             tasks,
-            endpoint,
+            endpoints,
             defaults,
             http,
             lobby,
@@ -208,7 +213,7 @@ impl Bridge {
     async fn open(&self, agent: &Agent, opened: Opened) {
         let asked_at = Instant::now();
         let (model, settings) = profile::settings(agent, &self.0.defaults);
-        let result = self.0.endpoint.open(&model, settings.session).await;
+        let result = self.0.endpoints.open(&model, &settings.session).await;
         if result.is_ok() {
             self.0.metrics.model_ready_seconds.observe_duration(asked_at.elapsed());
         }
@@ -382,10 +387,9 @@ impl Bridge {
             stream_sid: start.stream_sid,
             twilio,
             model: ModelSide::Opening(opening),
-            reopen: Box::new({
-                let (bridge, agent, lane) = (self.clone(), Arc::clone(&agent), lane.clone());
-                move || bridge.start_opening(&agent, &lane)
-            }),
+            next_model: None,
+            sessions: Sessions { bridge: self.clone(), agent: Arc::clone(&agent), lane: lane.clone() },
+            lost_at: None,
             tools: HttpTools::new(shared.http.clone(), shared.metrics.clone(), start.call_sid, &agent.tools),
             scribe,
             metrics: shared.metrics.clone(),
@@ -444,6 +448,27 @@ const fn places_before(token: FencingToken) -> u32 {
     let places = token.0.unsigned_abs().saturating_sub(1).saturating_mul(PLACES_OF_A_STREAM);
     // As many as the column has room for.
     if places > 2_000_000_000 { 2_000_000_000 } else { places as u32 }
+}
+
+/// Where the sessions of one call come from and go to.
+struct Sessions {
+    bridge: Bridge,
+    agent: Arc<Agent>,
+    lane: Lane,
+}
+
+impl Sessions {
+    /// Begins to open one.
+    fn open(&self) -> Opening {
+        self.bridge.start_opening(&self.agent, &self.lane)
+    }
+
+    /// Says goodbye in one that the call has no more use for.
+    fn close(&self, mut socket: ModelSocket) {
+        self.bridge.0.tasks.spawn_on(self.lane.as_ref(), async move {
+            let _ = timeout(GOODBYE_WITHIN, socket.close()).await;
+        });
+    }
 }
 
 /// Opens and closes a session as an agent without wishes would, to see whether calls could be answered.

@@ -12,17 +12,20 @@ use axum::http::{HeaderValue, Request, StatusCode};
 use futures_util::FutureExt as _;
 use futures_util::future::FusedFuture as _;
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use rustls::pki_types::ServerName;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::MaybeTlsStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::socket::{Limits, Received, Socket};
+use crate::call::Unavailable;
 use crate::call::setup::{Setup, SetupError, Step};
-use crate::wire::model::{ModelCommand, SessionConfig};
+use crate::wire::model::{ModelCommand, ModelEvent, SessionConfig};
 use crate::wire::openai;
 use crate::wire::websocket::Role;
 
@@ -34,13 +37,23 @@ const LIMITS: Limits = Limits {
     // About a minute of audio that the model does not take: it is not listening.
     unsent_bytes: 4 * 1024 * 1024,
 };
-/// From the first packet to the agreed session.
-const OPEN_WITHIN: Duration = Duration::from_secs(10);
+/// For somebody who only wants to know whether it would work.
+const PROBE_WITHIN: Duration = Duration::from_secs(10);
+/// What a provider lets a session last that names no end, or one that our clock says is past.
+// Dossier 1.3.
+const LONGEST_SESSION: Duration = Duration::from_hours(1);
 
 type ModelIo = MaybeTlsStream<TcpStream>;
 
 /// Boxed, because it waits in places that are empty most of the time.
 pub(super) type ModelSocket = Box<Socket<ModelIo>>;
+
+/// A session that is agreed on.
+pub(super) struct ModelSession {
+    pub(super) socket: ModelSocket,
+    /// When its provider will end it.
+    pub(super) expires: Instant,
+}
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +76,9 @@ pub enum OpenError {
     /// It took too long.
     #[error("the model's endpoint did not agree on a session in time")]
     TimedOut,
+    /// Every endpoint has failed too often of late, so none was asked.
+    #[error("the model's endpoints do not work; they are not asked for now")]
+    Resting,
     /// The address or the key cannot be sent.
     #[error("the model's address or key is not usable: {0}")]
     Request(String),
@@ -73,9 +89,19 @@ impl OpenError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Connect(_) | Self::Closed(_) | Self::TimedOut => true,
+            Self::Connect(_) | Self::Closed(_) | Self::TimedOut | Self::Resting => true,
             Self::Http { status } => *status == 429 || *status >= 500,
-            Self::Setup(_) | Self::Request(_) => false,
+            Self::Setup(error) => matches!(error, SetupError::NotNow { .. }),
+            Self::Request(_) => false,
+        }
+    }
+
+    /// What the call makes of it.
+    pub(super) fn unavailable(&self) -> Unavailable {
+        match self {
+            Self::Resting => Unavailable::NotTried,
+            error if error.may_pass() => Unavailable::Failed,
+            _ => Unavailable::Refused,
         }
     }
 }
@@ -96,11 +122,16 @@ impl ModelEndpoint {
     }
 
     /// Opens a session of `model` and agrees on its configuration.
-    pub(super) async fn open(&self, model: &str, config: SessionConfig) -> Result<ModelSocket, OpenError> {
-        tokio::time::timeout(OPEN_WITHIN, async {
+    pub(super) async fn open(
+        &self,
+        model: &str,
+        config: SessionConfig,
+        within: Duration,
+    ) -> Result<ModelSession, OpenError> {
+        tokio::time::timeout(within, async {
             let mut socket = self.connect(model).await?;
-            agree(&mut socket, config).await?;
-            Ok(socket)
+            let expires = agree(&mut socket, config).await?;
+            Ok(ModelSession { socket, expires })
         })
         .await
         .unwrap_or(Err(OpenError::TimedOut))
@@ -108,7 +139,7 @@ impl ModelEndpoint {
 
     /// Opens and closes a session, to see whether it would work.
     pub async fn probe(&self, model: &str, config: SessionConfig) -> Result<(), OpenError> {
-        let mut socket = self.open(model, config).await?;
+        let mut socket = self.open(model, config, PROBE_WITHIN).await?.socket;
         let _ = tokio::time::timeout(Duration::from_secs(1), socket.close()).await;
         Ok(())
     }
@@ -196,12 +227,18 @@ impl ModelEndpoint {
     }
 }
 
-async fn agree(socket: &mut ModelSocket, config: SessionConfig) -> Result<(), OpenError> {
+/// Returns when the session will be over.
+async fn agree(socket: &mut ModelSocket, config: SessionConfig) -> Result<Instant, OpenError> {
     let mut setup = Setup::new(config);
+    let mut expires = Instant::now() + LONGEST_SESSION;
     loop {
         let step = match socket.next() {
             Some(Received::Text(text)) => {
-                openai::decode(text).map_or(Step::Wait, |event| setup.handle_event(&event))
+                let event = openai::decode(text);
+                if let Ok(ModelEvent::SessionCreated { expires_at: Some(at), .. }) = event {
+                    expires = Instant::now() + lifetime(at, Timestamp::now().as_second());
+                }
+                event.map_or(Step::Wait, |event| setup.handle_event(&event))
             }
             Some(Received::Binary) => Step::Wait,
             Some(Received::Closed { why, .. }) => return Err(OpenError::Closed(why)),
@@ -225,10 +262,19 @@ async fn agree(socket: &mut ModelSocket, config: SessionConfig) -> Result<(), Op
                         "the model refused part of the session's configuration; it runs without"
                     );
                 }
-                return Ok(());
+                return Ok(expires);
             }
             Step::Failed(error) => return Err(error.into()),
         }
+    }
+}
+
+/// How long a session lasts that ends at `expires_at`, both in Unix seconds. Clocks differ: an end in the past is not
+/// believed, nor one that is later than any.
+fn lifetime(expires_at: i64, now: i64) -> Duration {
+    match u64::try_from(expires_at.saturating_sub(now)) {
+        Ok(seconds @ 1..) => LONGEST_SESSION.min(Duration::from_secs(seconds)),
+        _ => LONGEST_SESSION,
     }
 }
 
@@ -252,4 +298,17 @@ fn tls_config() -> Arc<rustls::ClientConfig> {
         Arc::new(config)
     });
     Arc::clone(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_lasts_as_long_as_its_provider_says_unless_the_clocks_cannot_agree() {
+        let seconds = |expires_at| lifetime(expires_at, 1_790_000_000).as_secs();
+        assert_eq!((seconds(1_790_000_030), seconds(1_790_003_000)), (30, 3_000));
+        assert_eq!((seconds(1_790_009_000), seconds(1_790_000_000), seconds(0)), (3_600, 3_600, 3_600));
+        assert_eq!((seconds(i64::MIN), seconds(i64::MAX)), (3_600, 3_600));
+    }
 }

@@ -63,6 +63,8 @@ pub(super) struct Socket<S> {
     /// How the connection ended, to be told after what came before.
     ended: Option<String>,
     closed: bool,
+    /// The peer has answered a ping.
+    ponged: bool,
 }
 
 impl Socket<TcpStream> {
@@ -87,7 +89,16 @@ where
             reader.room(leftover.len()).extend_from_slice(leftover);
         }
         let more = !leftover.is_empty();
-        Self { io, limits, reader, writer: Writer::new(role), more, ended: None, closed: false }
+        Self {
+            io,
+            limits,
+            reader,
+            writer: Writer::new(role),
+            more,
+            ended: None,
+            closed: false,
+            ponged: false,
+        }
     }
 
     /// Puts a message into the socket's buffer.
@@ -100,6 +111,19 @@ where
         }
         self.writer.text(text);
         Ok(())
+    }
+
+    /// Asks the peer for a sign of life; see [`Self::take_pong`].
+    pub(super) fn ping(&mut self) {
+        // A peer that does not read is noticed by what is sent to it.
+        if !self.closed && self.writer.unwritten().len() < self.limits.unsent_bytes {
+            self.writer.ping();
+        }
+    }
+
+    /// True when the peer has answered a ping since this was asked last.
+    pub(super) const fn take_pong(&mut self) -> bool {
+        std::mem::replace(&mut self.ponged, false)
     }
 
     /// Writes what can be written without waiting; the rest follows when [`Self::poll_readable`] is polled.
@@ -150,6 +174,8 @@ where
                         if self.writer.unwritten().len() + payload.len() <= self.limits.unsent_bytes {
                             self.writer.pong(payload);
                         }
+                    } else if let Ok(Message::Pong) = message {
+                        self.ponged = true;
                     } else if let Ok(Message::Close { code, reason }) = message {
                         self.writer.close(NORMAL);
                         return Some(end(&mut self.closed, format!("close {code} {reason}")));
@@ -367,6 +393,24 @@ mod tests {
             drop(near);
         };
         tokio::join!(talked, heard);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_there_answers_a_ping_and_nothing_else_is_heard_of_it() {
+        let (mut near, mut far) = socket(1024).await;
+        near.ping();
+        near.flush_now().await;
+        let answered = async {
+            let theirs = far.next().await.unwrap().unwrap();
+            assert!(matches!(theirs, Theirs::Ping(_)));
+            far.flush().await.unwrap(); // The library has put its answer there.
+        };
+        let heard = async {
+            near.readable().await;
+            assert!(near.next().is_none());
+            assert_eq!((near.take_pong(), near.take_pong()), (true, false));
+        };
+        tokio::join!(answered, heard);
     }
 
     #[tokio::test]

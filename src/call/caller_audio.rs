@@ -42,6 +42,13 @@ pub(super) struct CallerAudio {
     kept: VecDeque<u8>,
     /// Stream position of the first kept byte.
     kept_from_ms: u64,
+    /// What is sent is kept as well, as far as there is room.
+    following: bool,
+    trail: VecDeque<u8>,
+    /// Stream position where the turn begins that the model has not closed.
+    open_from_ms: Option<u64>,
+    /// Stream position where the last turn ended that it has closed.
+    closed_to_ms: u64,
     /// Bytes given to the model.
     appended_bytes: u64,
     /// Stream position after the last frame, silence that we added included.
@@ -77,6 +84,12 @@ impl CallerAudio {
         }
         self.appended_bytes += gap_ms * BYTES_PER_MS + ulaw.len() as u64;
         self.stream_ms = Some(end_ms);
+        if self.following {
+            self.trail.extend(std::iter::repeat_n(SILENCE, (gap_ms * BYTES_PER_MS) as usize));
+            self.trail.extend(ulaw);
+            let excess = self.trail.len().saturating_sub(MAX_KEPT_BYTES);
+            self.trail.drain(..excess);
+        }
         Taken::Send { gap_ms }
     }
 
@@ -93,9 +106,39 @@ impl CallerAudio {
         if excess > 0 { Taken::KeptWithLoss } else { Taken::Kept }
     }
 
-    /// The model is gone: what comes is kept until the next one is ready.
-    pub(super) const fn hold(&mut self) {
+    /// Whether what is sent shall be kept as well, because it may have to be sent again.
+    pub(super) fn follow(&mut self, on: bool) {
+        if self.following != on {
+            self.following = on;
+            self.trail = VecDeque::new();
+        }
+    }
+
+    /// The model has heard a turn begin.
+    pub(super) const fn turn_began(&mut self, at: CallTime) {
+        self.open_from_ms = Some(at.as_millis());
+    }
+
+    /// The model has heard it end.
+    pub(super) const fn turn_ended(&mut self, at: CallTime) {
+        self.open_from_ms = None;
+        self.closed_to_ms = at.as_millis();
+    }
+
+    /// The model is gone: what comes is kept until the next one is ready, and with it what there is of the turn that is
+    /// being spoken, or of the last time `again`, but nothing of turns that were closed. True: it is all of the turn.
+    pub(super) fn hold(&mut self, again: Duration) -> bool {
         self.ready = false;
+        self.following = false;
+        self.kept = std::mem::take(&mut self.trail);
+        let end_ms = self.stream_ms.unwrap_or_default();
+        let first_ms = end_ms.saturating_sub(self.kept.len() as u64 / BYTES_PER_MS);
+        let open_from_ms = self.open_from_ms.take();
+        let again_ms = u64::try_from(again.as_millis()).unwrap_or(u64::MAX);
+        let from_ms = open_from_ms.unwrap_or(self.closed_to_ms.max(end_ms.saturating_sub(again_ms)));
+        self.kept_from_ms = from_ms.clamp(first_ms, end_ms);
+        self.kept.drain(..((self.kept_from_ms - first_ms) * BYTES_PER_MS) as usize);
+        open_from_ms.is_some_and(|from_ms| from_ms >= first_ms && !self.kept.is_empty())
     }
 
     /// A model is ready: what was kept, to be sent first. It counts from there.
@@ -124,6 +167,9 @@ impl CallerAudio {
         self.last_frame_at = now;
         self.stalled_ms += STALL_SILENCE_MS;
         self.appended_bytes += STALL_SILENCE_MS * BYTES_PER_MS;
+        if self.following {
+            self.trail.extend(std::iter::repeat_n(SILENCE, (STALL_SILENCE_MS * BYTES_PER_MS) as usize));
+        }
         // The frames that are missing may still come: the silence stands in for them on the stream's axis.
         self.stream_ms = self.stream_ms.map(|at| at.saturating_add(STALL_SILENCE_MS));
         STALL_SILENCE_MS
@@ -203,6 +249,48 @@ mod tests {
         assert_eq!(audio.take(at(5040), 5020, &FRAME), Taken::Send { gap_ms: 0 });
         assert_eq!(audio.stream_time(0), at(20), "20 ms were lost at the start");
         assert_eq!(audio.stream_time(5000), at(5020));
+    }
+
+    #[test]
+    fn the_next_model_hears_the_turn_that_is_being_spoken_from_its_beginning() {
+        let mut audio = ready();
+        audio.follow(true);
+        for n in 0..50 {
+            audio.take(at(n * 20 + 20), n * 20, &FRAME);
+        }
+        audio.turn_began(at(400));
+        assert!(audio.hold(Duration::from_millis(100)));
+        assert_eq!(audio.take(at(1_020), 1_000, &FRAME), Taken::Kept);
+        assert_eq!(audio.release().len(), (620 * BYTES_PER_MS) as usize);
+        assert_eq!(audio.stream_time(0), at(400));
+    }
+
+    #[test]
+    fn the_next_model_hears_nothing_again_of_a_turn_that_was_closed() {
+        let again = |ms| {
+            let mut audio = ready();
+            audio.follow(true);
+            for n in 0..50 {
+                audio.take(at(n * 20 + 20), n * 20, &FRAME);
+            }
+            audio.turn_began(at(100));
+            audio.turn_ended(at(700));
+            assert!(!audio.hold(Duration::from_millis(ms)));
+            audio.release().len() as u64 / BYTES_PER_MS
+        };
+        assert_eq!((again(200), again(1_000)), (200, 300));
+    }
+
+    #[test]
+    fn a_turn_whose_beginning_was_not_kept_is_not_heard_whole() {
+        let mut audio = ready();
+        for n in 0..50 {
+            audio.follow(n >= 30);
+            audio.take(at(n * 20 + 20), n * 20, &FRAME);
+        }
+        audio.turn_began(at(400));
+        assert!(!audio.hold(Duration::MAX));
+        assert_eq!(audio.release().len(), (400 * BYTES_PER_MS) as usize);
     }
 
     #[test]

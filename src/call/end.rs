@@ -23,11 +23,11 @@ pub enum EndReason {
     ModelUnavailable,
     /// The model refused our configuration, key or account.
     ModelRefused,
-    /// The model's socket closed or its session expired.
+    /// The model's session was lost, and no other one came.
     ModelLost,
     /// Responses kept failing.
     ModelFailed,
-    /// The model was asked and said nothing for too long.
+    /// The model showed no life, and no other session of it did.
     ModelStalled,
     /// A peer read so slowly that its bounded queue was full.
     SlowPeer,

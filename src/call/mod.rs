@@ -17,6 +17,8 @@ mod turns;
 pub mod outbox;
 mod model_side;
 pub mod recovery;
+mod renewal;
+mod pulse;
 mod ending;
 
 use crate::audio::g711::SILENCE;
@@ -31,7 +33,9 @@ use end::EndReason;
 use ending::{Leaving, Phase};
 use outbox::{Note, Outbox, Output, empty};
 use playout::{Playout, Step};
+use pulse::{Check, Pulse};
 use recovery::Recovery;
+use renewal::Renewal;
 use settings::Settings;
 use timers::{Timer, Timers};
 use timing::Timing;
@@ -60,16 +64,25 @@ pub enum Input<'a> {
     /// The media stream broke without a `stop`.
     StreamClosed,
     /// The model's session is as asked ([`setup::Setup`]).
-    ModelReady,
+    ModelReady {
+        /// When its provider will end it.
+        expires: CallTime,
+    },
     /// The model said something.
     Model(ModelEvent<'a>),
-    /// No session came of the last try to open one. `may_pass`: another try may work.
-    ModelUnavailable {
-        /// Nothing is wrong that trying again could not mend.
-        may_pass: bool,
-    },
+    /// Something came from the model's end that says nothing more than that it is there.
+    ModelAlive,
+    /// No session came of the last try to open one.
+    ModelUnavailable(Unavailable),
     /// The model's socket closed.
     ModelClosed,
+    /// The session that was to be opened beside the one in use is as asked.
+    NextModelReady {
+        /// When its provider will end it.
+        expires: CallTime,
+    },
+    /// It did not come, or its socket closed again.
+    NextModelGone,
     /// A function answered.
     ToolFinished(ToolResult),
     /// The call shall leave this server at the next pause, to go on elsewhere.
@@ -87,6 +100,17 @@ enum Heard {
     Caller,
     /// The agent's after the caller's.
     Both,
+}
+
+/// Why there is no session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unavailable {
+    /// Another try may work.
+    Failed,
+    /// Whatever is wrong, trying again cannot mend it.
+    Refused,
+    /// Nobody was asked, because it is known that nobody would have answered.
+    NotTried,
 }
 
 /// One live call.
@@ -112,6 +136,8 @@ pub struct Call {
     playout: Playout,
     turns: Turns,
     recovery: Recovery,
+    renewal: Renewal,
+    pulse: Pulse,
     transcript: Transcript,
     tools: Tools,
     timing: Timing,
@@ -151,6 +177,8 @@ impl Call {
             playout: Playout::new(settings.playout_lead),
             turns: Turns::new(),
             recovery: Recovery::new(settings.seed),
+            renewal: Renewal::new(),
+            pulse: Pulse::default(),
             transcript: Transcript::default(),
             tools: Tools::new(settings.tools.clone()),
             timing: Timing::default(),
@@ -176,19 +204,25 @@ impl Call {
         if self.phase.is_ended() {
             return;
         }
+        if matches!(input, Input::ModelAlive) {
+            self.pulse.felt(now);
+            return self.follow_caller();
+        }
         match input {
             Input::Twilio(message) => self.on_twilio(now, message),
             Input::UnreadableMessage => self.outbox.note(Note::MessageIgnored),
             Input::OversizeMessage => self.on_bad_frame(now, Note::FrameTooLarge),
             Input::StreamClosed => self.end(now, EndReason::StreamLost),
-            Input::ModelReady => self.on_ready(now),
+            Input::ModelReady { expires } => self.on_ready(now, expires),
             Input::Model(event) => self.on_model(now, event),
-            Input::ModelUnavailable { may_pass } => self.on_model_unavailable(now, may_pass),
+            Input::ModelUnavailable(why) => self.on_model_unavailable(now, why),
             Input::ModelClosed => self.on_model_lost(now),
+            Input::NextModelReady { expires } => self.on_next_ready(expires),
+            Input::NextModelGone => self.on_no_next(now),
             Input::ToolFinished(result) => self.on_tool_result(now, result),
             Input::MoveAway => self.moving = true,
             Input::HangUp(reason) => self.end(now, reason),
-            Input::Timeout => {}
+            Input::ModelAlive | Input::Timeout => {}
         }
         if self.timers.next() <= now {
             self.plan(); // What came in may have made a timer pointless.
@@ -334,7 +368,7 @@ impl Call {
 
     fn on_timer(&mut self, now: CallTime, timer: Timer) {
         match timer {
-            Timer::SendAudio | Timer::FinishItem => {} // Done by `settle` after every input.
+            Timer::SendAudio | Timer::FinishItem | Timer::Renew => {} // Done by `settle` after every input.
             Timer::FillStall => {
                 let ms = self.caller_audio.fill_stall(now);
                 self.outbox.note(Note::GapFilled);
@@ -342,11 +376,13 @@ impl Call {
             }
             Timer::ModelReady => self.give_up_model(now),
             Timer::OpenModel => self.try_again(),
+            Timer::Pulse => self.on_quiet_model(now),
+            Timer::NextModel => self.open_next(),
             Timer::Response => {
                 if self.turns.let_go_of_interrupted() {
                     self.last_activity = now;
                 } else {
-                    self.end(now, EndReason::ModelStalled);
+                    self.on_response_stalled(now);
                 }
             }
             Timer::MissingAnswer => self.turns.answer_is_missing(),
@@ -359,6 +395,16 @@ impl Call {
             Timer::Farewell => self.leave(now),
             Timer::StreamSilence => self.end(now, EndReason::StreamLost),
             Timer::Linger => self.finish(),
+        }
+    }
+
+    fn on_quiet_model(&mut self, now: CallTime) {
+        match self.pulse.check(now) {
+            Check::Ask => {
+                self.outbox.push(Output::PingModel);
+                self.follow_caller();
+            }
+            Check::Gone => self.on_model_silent(now),
         }
     }
 
@@ -383,6 +429,7 @@ impl Call {
         for heard in self.playout.take_heard(now) {
             self.transcript.agent_heard(now, &heard.item, heard.heard_ms, heard.evidence);
         }
+        self.renew_in_a_pause(now);
         self.ask_for_response(now);
         self.send_audio(now);
         self.leave_when_said(now);
@@ -431,6 +478,9 @@ impl Call {
             (Timer::FillStall, in_talk(stalls_at)),
             (Timer::ModelReady, connecting.then_some(ready_by)),
             (Timer::OpenModel, self.recovery.try_at().filter(|_| connecting)),
+            (Timer::Pulse, in_talk(Some(self.pulse.due()).filter(|_| self.model_open))),
+            (Timer::NextModel, in_talk(self.opens_next_at())),
+            (Timer::Renew, in_talk(self.renews_at())),
             (Timer::Response, in_talk(self.turns.stalled_at(settings.response_within))),
             (Timer::MissingAnswer, in_talk(self.turns.answer_due())),
             (Timer::Retry, in_talk(self.turns.retry_at())),
@@ -480,7 +530,7 @@ mod tests {
     fn a_large_message_leaves_no_large_buffers_behind() {
         let able = Capabilities { can_truncate: true, can_cancel: true, owns_turns: true };
         let mut call = Call::new(Settings::new(session()), able);
-        call.handle_input(CallTime::ZERO, Input::ModelReady);
+        call.handle_input(CallTime::ZERO, Input::ModelReady { expires: CallTime::FAR });
         let payload = "/".repeat(64 * 1024);
         let media = twilio::Media { timestamp_ms: 0, payload: &payload };
         call.handle_input(CallTime::ZERO, Input::Twilio(twilio::Inbound::Media(media)));

@@ -8,7 +8,7 @@ use super::ending::Phase;
 use super::outbox::{Note, Output};
 use super::playout::Interruption;
 use super::tools::{Asked, ToolResult};
-use super::turns::{Began, Done};
+use super::turns::{Began, Done, Failed};
 use crate::clock::CallTime;
 use crate::ids::{ItemId, ResponseId, ToolCallId};
 use crate::wire::model::{
@@ -21,19 +21,26 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(300);
 /// Before asking again after a rate limit.
 const PAUSE_AFTER_RATE_LIMIT: Duration = Duration::from_secs(2);
 
+/// Code and type of trouble on the provider's side that passes.
+const SERVER_ERROR: &str = "server_error";
+
 /// What a function answers that the caller spoke over.
 pub(super) const SPOKEN_OVER: &str = "the caller spoke again, so this was not done; the call goes on";
 
 impl Call {
     /// The session is as asked: what the caller said so far is told, and the agent greets.
-    pub(super) fn on_ready(&mut self, now: CallTime) {
-        if self.phase != Phase::Connecting {
-            return;
+    pub(super) fn on_ready(&mut self, now: CallTime, expires: CallTime) {
+        if self.phase == Phase::Connecting {
+            self.last_activity = now;
+            self.begin_talk(now, expires);
         }
+    }
+
+    /// The call goes on, or begins, with a session that knows nothing of it.
+    pub(super) fn begin_talk(&mut self, now: CallTime, expires: CallTime) {
         self.phase = Phase::Talking;
         self.model_open = true;
-        self.last_activity = now;
-        let is_first = self.begin_session(now);
+        let is_first = self.begin_session(now, expires);
         let kept = self.caller_audio.release();
         for piece in kept.chunks(8000) {
             self.append_ulaw(piece);
@@ -51,6 +58,7 @@ impl Call {
         if !self.model_open {
             return;
         }
+        self.pulse.felt(now);
         match event {
             ModelEvent::Audio { response, item, base64 } => self.on_agent_audio(now, response, item, base64),
             ModelEvent::TextDelta { item, text, .. } => {
@@ -149,6 +157,7 @@ impl Call {
     fn on_speech_started(&mut self, now: CallTime, item: ItemId, audio_start_ms: u64) {
         let at = self.caller_audio.stream_time(audio_start_ms);
         self.transcript.speech_started(now, &item, at);
+        self.caller_audio.turn_began(at);
         self.open_turn = Some(item);
         self.last_activity = now;
         self.nudges = 0;
@@ -177,7 +186,9 @@ impl Call {
         }
         self.heard_so_far.clear();
         for cut in &found.cuts {
-            if cut.heard_ms < cut.received_ms {
+            if self.transcript.is_of_former_session(&cut.item) {
+                self.tell_cut(&cut.item, cut.heard_ms, cut.received_ms);
+            } else if cut.heard_ms < cut.received_ms {
                 self.truncate(cut.item.clone(), cut.heard_ms);
             } else {
                 // Nothing to take back, unless more of it is on its way already.
@@ -217,6 +228,7 @@ impl Call {
 
     fn on_speech_stopped(&mut self, now: CallTime, item: &ItemId, audio_end_ms: u64) {
         let at = self.caller_audio.stream_time(audio_end_ms);
+        self.caller_audio.turn_ended(at);
         let text_due = now + self.settings.transcript_within;
         self.transcript.speech_stopped(now, item, at, text_due);
         self.timing.caller_stopped(self.caller_audio.arrival_time(at));
@@ -262,12 +274,13 @@ impl Call {
             _ if void => {} // Nobody waits for it.
             ResponseStatus::Completed | ResponseStatus::Incomplete { .. } if done == Done::Productive => {
                 self.turns.on_success();
+                self.recovery.answered();
             }
             ResponseStatus::Completed => {
                 self.outbox.note(Note::ResponseFailed);
                 self.turns.on_empty();
             }
-            ResponseStatus::Failed { class: ErrorClass::RetryResponse, .. } => {
+            ResponseStatus::Failed { class: ErrorClass::RetryResponse, code, .. } if code != SERVER_ERROR => {
                 self.on_response_failed(now, PAUSE_AFTER_RATE_LIMIT);
             }
             ResponseStatus::Incomplete { .. } | ResponseStatus::Failed { .. } => {
@@ -278,8 +291,11 @@ impl Call {
 
     fn on_response_failed(&mut self, now: CallTime, pause: Duration) {
         self.outbox.note(Note::ResponseFailed);
-        if self.turns.on_failed(now, pause).is_none() {
-            self.end(now, EndReason::ModelFailed);
+        let pause = self.recovery.spread(pause);
+        match self.turns.on_failed(now, pause) {
+            Failed::AskAgain => {}
+            Failed::AskAnotherSession => self.lose_model(now, EndReason::ModelFailed),
+            Failed::TooOften => self.end(now, EndReason::ModelFailed),
         }
     }
 
@@ -299,8 +315,15 @@ impl Call {
             }
             ErrorClass::RetryResponse | ErrorClass::BadRequest => {
                 self.outbox.note(Note::BadRequest);
-                if self.turns.on_refused(about) {
-                    self.on_response_failed(now, PAUSE_AFTER_FAILURE);
+                // Trouble of the provider's own names none of our events, and is about the response that was asked for.
+                let unnamed = about.is_empty() && error.class == ErrorClass::RetryResponse;
+                if self.turns.on_refused(about, unnamed) {
+                    let limited = error.class == ErrorClass::RetryResponse && error.kind != SERVER_ERROR;
+                    let limited = limited && error.code != SERVER_ERROR;
+                    self.on_response_failed(
+                        now,
+                        if limited { PAUSE_AFTER_RATE_LIMIT } else { PAUSE_AFTER_FAILURE },
+                    );
                 }
             }
         }

@@ -26,6 +26,12 @@ pub enum Output<'a> {
     Transcript(Entry),
     /// Open another session of the model; the one there was is of no more use.
     OpenModel,
+    /// Open another session of the model beside the one that is in use.
+    OpenNextModel,
+    /// Use the one that was opened beside it from now on, or that is being opened, and close the one that was in use.
+    UseNextModel,
+    /// Ask the model's end of the connection whether it is there.
+    PingModel,
     /// Run a function and come back with a [`super::tools::ToolResult`].
     CallTool(ToolRequest),
     /// The answer of this function is no longer wanted.
@@ -51,6 +57,8 @@ pub enum Note {
     ModelLost,
     /// Another session has taken over from one that was lost.
     ModelBack,
+    /// Another session has taken over from one whose time was nearly over.
+    ModelRenewed,
     /// The caller spoke over audio that had not been heard.
     BargeIn,
     /// Unheard audio was taken out of the model's memory.

@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use super::Call;
 use super::end::EndReason;
 use super::ending::Phase;
 use super::outbox::{Note, Output};
 use super::settings::Settings;
 use super::transcript::Remembered;
+use super::{Call, Unavailable};
 use crate::clock::CallTime;
 use crate::ids::ItemId;
 use crate::wire::model::{ModelCommand, NewItem, Purpose};
@@ -24,6 +24,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const STABLE_AFTER: Duration = Duration::from_secs(1);
 /// Items that a new session is told; the call's older ones are left out.
 pub const MAX_REMEMBERED: usize = 200;
+/// So many responses in a row, each in a session of its own, that showed no life: no session will do better.
+const MAX_STALLS: u32 = 2;
 /// Begins the ids of items that tell a new session what was said before.
 pub(super) const SEED: &str = "seed-";
 
@@ -41,8 +43,8 @@ const GO_ON: &str = "The connection broke while you were speaking. Your last mes
 /// How the call comes to a session, the first one or another.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
-    /// Sessions that were lost.
-    lost: u32,
+    /// Sessions that have begun.
+    begun: u32,
     /// Tries in a row that failed, sessions that broke at once included.
     failures: u32,
     /// When the session began.
@@ -52,6 +54,10 @@ pub(super) struct Recovery {
     /// Time without one in all earlier outages.
     spent: Duration,
     try_at: Option<CallTime>,
+    /// Why the last one was lost, for the record of a call that finds no other.
+    lost_to: Option<EndReason>,
+    /// Responses in a row that showed no life.
+    stalls: u32,
     /// An answer was cut off that had begun to sound.
     cut_off: bool,
     /// State of the generator of pauses.
@@ -69,7 +75,7 @@ impl Recovery {
 
     /// When the call is given up without a session. All outages of a call share a budget.
     pub(super) fn give_up_at(&self, settings: &Settings) -> CallTime {
-        if self.lost == 0 {
+        if self.begun == 0 {
             return CallTime::ZERO + settings.model_ready_within;
         }
         self.since + settings.model_back_within.min(settings.outage_budget.saturating_sub(self.spent))
@@ -77,63 +83,110 @@ impl Recovery {
 
     /// Before the next try: between half and all of a pause that doubles, so that the calls of a node do not all come
     /// back in the same moment.
-    fn pause(&mut self) -> Duration {
+    pub(super) fn pause(&mut self, failures: u32) -> Duration {
+        self.spread(FIRST_PAUSE * 2_u32.pow(failures.saturating_sub(1).min(4)))
+    }
+
+    /// Between half and all of it.
+    pub(super) fn spread(&mut self, whole: Duration) -> Duration {
         // SplitMix64: enough for spreading.
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.random;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        let whole = FIRST_PAUSE * 2_u32.pow(self.failures.saturating_sub(1).min(4));
         let part = 512 + ((mixed >> 32) % 512) as u32;
         whole * part / 1024
+    }
+
+    /// A response did what it was for.
+    pub(super) const fn answered(&mut self) {
+        self.stalls = 0;
     }
 }
 
 impl Call {
     /// The session is over, whoever ended it.
     pub(super) fn on_model_lost(&mut self, now: CallTime) {
-        self.model_open = false;
+        self.lose_model(now, EndReason::ModelLost);
+    }
+
+    /// The session shows no life any more.
+    pub(super) fn on_model_silent(&mut self, now: CallTime) {
+        self.lose_model(now, EndReason::ModelStalled);
+    }
+
+    /// A response shows no life. Another session may do better, once.
+    pub(super) fn on_response_stalled(&mut self, now: CallTime) {
+        self.recovery.stalls += 1;
+        if self.recovery.stalls >= MAX_STALLS {
+            self.end(now, EndReason::ModelStalled);
+        } else {
+            self.on_model_silent(now);
+        }
+    }
+
+    /// The session is of no more use. `why` is on record if no other one comes.
+    pub(super) fn lose_model(&mut self, now: CallTime, why: EndReason) {
         if self.phase != Phase::Talking {
+            self.model_open = false;
             return;
         }
-        let cut_off = self.arriving.clone();
-        self.complete_arriving();
-        self.playout.complete_all();
-        self.transcript.agent_unheard(|item| self.playout.holds(item));
-        self.transcript.session_lost(cut_off.as_ref());
-        self.open_turn = None;
-        self.heard_so_far.clear();
-        self.turns.session_lost(now, cut_off.is_some());
+        // All that this session may not have heard any more.
+        self.leave_session(now, Duration::MAX);
         if self.leaving.is_some() {
             return; // Nothing more is wanted of it: the last words are being played.
         }
         self.outbox.note(Note::ModelLost);
-        self.caller_audio.hold();
-        self.phase = Phase::Connecting;
         let recovery = &mut self.recovery;
-        recovery.lost += 1;
-        (recovery.since, recovery.try_at) = (now, None);
-        recovery.cut_off |= cut_off.is_some();
-        if now.since(recovery.began) < STABLE_AFTER {
-            self.on_model_unavailable(now, true);
-        } else {
+        (recovery.since, recovery.try_at, recovery.lost_to) = (now, None, Some(why));
+        let was_stable = now.since(recovery.began) >= STABLE_AFTER;
+        if was_stable {
             recovery.failures = 0;
-            self.outbox.push(Output::OpenModel);
+        }
+        if was_stable || self.renewal.has_next() {
+            self.take_next(now);
+        } else {
+            self.phase = Phase::Connecting;
+            self.on_model_unavailable(now, Unavailable::Failed);
         }
     }
 
-    /// No session came of the last try. `may_pass`: another try may work.
-    pub(super) fn on_model_unavailable(&mut self, now: CallTime, may_pass: bool) {
+    /// Lets go of the session: what came of it is heard to its end, what it owed will be asked for again, and what the
+    /// caller says from now on is kept. So is what it was given in the last time `again`, up to the last turn that it
+    /// closed.
+    pub(super) fn leave_session(&mut self, now: CallTime, again: Duration) {
+        self.model_open = false;
+        let cut_off = self.arriving.clone();
+        self.complete_arriving();
+        self.playout.complete_all();
+        self.transcript.agent_unheard(|item| self.playout.holds(item));
+        let heard_again = self.leaving.is_none() && self.caller_audio.hold(again);
+        if let Some(turn) = self.open_turn.take().filter(|_| heard_again) {
+            self.transcript.forget(&turn); // The next session hears it from its beginning.
+        }
+        self.transcript.session_lost(cut_off.as_ref());
+        self.heard_so_far.clear();
+        self.turns.session_lost(now, cut_off.is_some());
+        self.recovery.cut_off |= cut_off.is_some();
+    }
+
+    /// No session came of the last try.
+    pub(super) fn on_model_unavailable(&mut self, now: CallTime, why: Unavailable) {
         if self.phase != Phase::Connecting {
             return;
         }
-        self.recovery.failures += 1;
-        if !may_pass {
-            self.end(now, EndReason::ModelRefused);
-        } else if self.recovery.failures >= MAX_TRIES {
+        match why {
+            Unavailable::Refused => return self.end(now, EndReason::ModelRefused),
+            // A caller who has heard nothing yet is better served at once.
+            Unavailable::NotTried if self.recovery.begun == 0 => return self.give_up_model(now),
+            // Nothing was tried that could have failed; the time for it is bounded.
+            Unavailable::NotTried => {}
+            Unavailable::Failed => self.recovery.failures += 1,
+        }
+        if self.recovery.failures >= MAX_TRIES {
             self.give_up_model(now);
         } else {
-            let pause = self.recovery.pause();
+            let pause = self.recovery.pause(self.recovery.failures.max(1));
             self.recovery.try_at = Some(now + pause);
         }
     }
@@ -146,15 +199,17 @@ impl Call {
 
     /// There is no session in all the time there was for it.
     pub(super) fn give_up_model(&mut self, now: CallTime) {
-        let reason = if self.recovery.lost > 0 { EndReason::ModelLost } else { EndReason::ModelUnavailable };
-        self.end(now, reason);
+        self.end(now, self.recovery.lost_to.unwrap_or(EndReason::ModelUnavailable));
     }
 
     /// A session is ready. One that is not the first of the call is told what was said so far. True: it is the first.
-    pub(super) fn begin_session(&mut self, now: CallTime) -> bool {
+    pub(super) fn begin_session(&mut self, now: CallTime, expires: CallTime) -> bool {
+        self.pulse.felt(now);
+        self.renewal.begin(now, expires);
         let recovery = &mut self.recovery;
         (recovery.began, recovery.try_at) = (now, None);
-        if recovery.lost == 0 {
+        recovery.begun += 1;
+        if recovery.begun == 1 {
             if self.settings.history.is_empty() {
                 return true;
             }
@@ -165,10 +220,11 @@ impl Call {
             self.remember();
             return false;
         }
-        recovery.spent += now.since(recovery.since);
-        self.outbox.note(Note::ModelBack);
-        let recovery = &mut self.recovery;
-        if std::mem::take(&mut recovery.cut_off) {
+        if recovery.lost_to.take().is_some() {
+            recovery.spent += now.since(recovery.since);
+            self.outbox.note(Note::ModelBack);
+        }
+        if std::mem::take(&mut self.recovery.cut_off) {
             let instructions = self.with_instructions(GO_ON);
             self.turns.want_first(Purpose::Resume, Some(instructions));
         }
@@ -201,6 +257,17 @@ impl Call {
         }
     }
 
+    /// The caller spoke over an answer that the session knows as one that was heard in full.
+    pub(super) fn tell_cut(&mut self, item: &ItemId, heard_ms: u64, received_ms: u64) {
+        if heard_ms == received_ms {
+            return; // As far as it came.
+        }
+        let heard = self.transcript.words_until(item, heard_ms, received_ms);
+        let text =
+            format!("(The caller interrupted your last message and heard only this of it: \"{heard}\")");
+        self.seed(|id| NewItem::UserText { id, text });
+    }
+
     fn seed(&mut self, item: impl FnOnce(ItemId) -> NewItem) {
         self.event_ids += 1;
         let event_id = format!("{SEED}{}", self.event_ids);
@@ -219,8 +286,7 @@ mod tests {
         for seed in 0..100 {
             let mut recovery = Recovery::new(seed);
             for (failures, least_ms) in [(1, 125), (2, 250), (3, 500), (4, 1000)] {
-                recovery.failures = failures;
-                let pause = recovery.pause();
+                let pause = recovery.pause(failures);
                 let least = Duration::from_millis(least_ms);
                 assert!((least..2 * least).contains(&pause), "{pause:?} after {failures}");
                 spread.insert(pause);
@@ -237,9 +303,9 @@ mod tests {
             outage_budget: Duration::from_secs(20),
             ..Settings::new(super::super::tests::session())
         };
-        let give_up_ms = |lost, spent_s| {
+        let give_up_ms = |begun, spent_s| {
             let (since, spent) = (CallTime::from_millis(1_000), Duration::from_secs(spent_s));
-            Recovery { lost, since, spent, ..Recovery::default() }.give_up_at(&settings).as_millis()
+            Recovery { begun, since, spent, ..Recovery::default() }.give_up_at(&settings).as_millis()
         };
         assert_eq!(give_up_ms(0, 0), 10_000);
         assert_eq!((give_up_ms(1, 0), give_up_ms(2, 17), give_up_ms(3, 21)), (9_000, 4_000, 1_000));

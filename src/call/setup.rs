@@ -17,6 +17,12 @@ pub enum SetupError {
         /// The provider's code.
         code: String,
     },
+    /// It cannot give us one now.
+    #[error("the model cannot begin a session now: {code}")]
+    NotNow {
+        /// The provider's code.
+        code: String,
+    },
     /// Our configuration was refused, also in the form that leaves the refused member out.
     #[error("the model refused the session's configuration: {code} {param}")]
     Refused {
@@ -100,11 +106,12 @@ impl Setup {
 
     fn on_error(&mut self, error: &ModelError) -> Step {
         match error.class {
-            ErrorClass::Fatal | ErrorClass::SessionOver => {
-                return Step::Failed(SetupError::Fatal { code: error.code.clone() });
+            ErrorClass::Fatal => return Step::Failed(SetupError::Fatal { code: error.code.clone() }),
+            ErrorClass::SessionOver | ErrorClass::RetryResponse => {
+                return Step::Failed(SetupError::NotNow { code: error.code.clone() });
             }
             ErrorClass::Benign => return Step::Wait,
-            ErrorClass::BadRequest | ErrorClass::ResponseBusy | ErrorClass::RetryResponse => {}
+            ErrorClass::BadRequest | ErrorClass::ResponseBusy => {}
         }
         if self.leave_out(error) {
             return self.update();

@@ -16,6 +16,12 @@ pub(super) enum Timer {
     ModelReady,
     /// When to try again to open one.
     OpenModel,
+    /// When to see whether a quiet model is still there.
+    Pulse,
+    /// When to ask for the session that follows this one.
+    NextModel,
+    /// When to go over to it.
+    Renew,
     /// When to give up on a response that shows no life.
     Response,
     /// When to ask for the answer that the model left out.
@@ -40,12 +46,15 @@ pub(super) enum Timer {
     Linger,
 }
 
-const ALL: [Timer; 16] = [
+const ALL: [Timer; 19] = [
     Timer::SendAudio,
     Timer::FinishItem,
     Timer::FillStall,
     Timer::ModelReady,
     Timer::OpenModel,
+    Timer::Pulse,
+    Timer::NextModel,
+    Timer::Renew,
     Timer::Response,
     Timer::MissingAnswer,
     Timer::Retry,

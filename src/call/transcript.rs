@@ -139,6 +139,8 @@ struct Slot {
     sound: Sound,
     /// Its session was lost before all of it had come.
     broken: bool,
+    /// Its session is gone.
+    former: bool,
     at: CallTime,
     audio_start: Option<CallTime>,
     audio_end: Option<CallTime>,
@@ -164,6 +166,8 @@ pub(super) struct Transcript {
     spare: Slot,
     /// The last item of the sessions that are gone.
     resumed_after: Option<ItemId>,
+    /// Items that tell the session what it has not heard itself, and the turn that each stands behind.
+    seeds: BTreeMap<ItemId, Option<ItemId>>,
 }
 
 impl Transcript {
@@ -175,10 +179,18 @@ impl Transcript {
         kind: Option<ItemKind>,
         previous: Option<ItemId>,
     ) {
+        let previous = match previous {
+            Some(seed) if is_seed(&seed) => self.seeds.get(&seed).cloned().flatten(),
+            other => other,
+        };
+        let previous = previous.or_else(|| self.resumed_after.clone());
         if is_seed(item) {
-            return; // It stands for what was said before.
+            // It is no turn; what comes behind it stands where it would.
+            if self.seeds.len() < MAX_ITEMS {
+                self.seeds.insert(item.clone(), previous);
+            }
+            return;
         }
-        let previous = previous.filter(|previous| !is_seed(previous)).or_else(|| self.resumed_after.clone());
         let slot = self.slot(now, item);
         slot.kind = slot.kind.or(kind);
         if previous.as_ref() != Some(item) && slot.previous != previous {
@@ -388,14 +400,26 @@ impl Transcript {
             slot.broken = true;
         }
         for slot in self.slots.values_mut() {
+            slot.former = true;
             if matches!(slot.kind, Some(ItemKind::User | ItemKind::Assistant)) {
                 slot.text_final = true;
                 slot.text_due = None;
             }
         }
         self.resumed_after = self.order.last().cloned();
+        self.seeds.clear();
         self.dirty = true;
         self.plan_texts();
+    }
+
+    /// The session of this item is gone; the one there is now knows it only by its words.
+    pub(super) fn is_of_former_session(&self, item: &ItemId) -> bool {
+        self.slots.get(item).is_some_and(|slot| slot.former)
+    }
+
+    /// The words of an agent's item up to there.
+    pub(super) fn words_until(&self, item: &ItemId, heard_ms: u64, received_ms: u64) -> &str {
+        self.slots.get(item).map_or("", |slot| heard_text::cut(slot.text.trim(), heard_ms, received_ms))
     }
 
     /// The conversation so far, as it was heard. `received_ms` tells how much audio there is of an item that is still

@@ -11,6 +11,8 @@ use crate::wire::model::Purpose;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Requests that wait for the slot. One of each purpose is enough, because a response answers all that came before.
 const MAX_WAITING: usize = 5;
+/// So many responses in a row that failed are too many.
+const MAX_FAILURES: u32 = 4;
 /// Interrupted responses whose late audio is still recognised; more than two at a time do not happen.
 const MAX_DISCARDED: usize = 32;
 /// Responses since the caller spoke last that are remembered; late audio of them is still theirs.
@@ -51,6 +53,17 @@ pub(super) enum Done {
     Empty,
     /// It was over before, or nobody waited for it.
     Stale,
+}
+
+/// What follows from a response that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// It is asked for again after a pause.
+    AskAgain,
+    /// It is to be asked for again, but not in this session.
+    AskAnotherSession,
+    /// No session will do better.
+    TooOften,
 }
 
 /// What a response that began means to us.
@@ -251,9 +264,11 @@ impl Turns {
     }
 
     /// Our request was refused for what it says. False: it was about something else.
-    pub(super) fn on_refused(&mut self, refused: &str) -> bool {
+    ///
+    /// `unnamed`: it names none of our events, and means whatever was asked for.
+    pub(super) fn on_refused(&mut self, refused: &str, unnamed: bool) -> bool {
         let Slot::Requested { request, event_id } = &mut self.slot else { return false };
-        if event_id != refused {
+        if event_id != refused && !unnamed {
             return false;
         }
         self.last_asked = Some(request.clone());
@@ -312,16 +327,20 @@ impl Turns {
         self.want(Purpose::Retry, None);
     }
 
-    /// A response failed. `None`: it failed too often; else asks again at the given time.
-    pub(super) fn on_failed(&mut self, now: CallTime, pause: Duration) -> Option<()> {
+    /// A response failed. It is asked for again after the pause; each session is given a second try, and the call a
+    /// second session.
+    pub(super) fn on_failed(&mut self, now: CallTime, pause: Duration) -> Failed {
         self.failures += 1;
-        if self.failures > 1 {
-            return None;
+        if self.failures >= MAX_FAILURES {
+            return Failed::TooOften;
         }
-        self.retry_at = Some(now + pause);
         let instructions = self.last_asked.take().and_then(|request| request.instructions);
         self.ask_first(Request { purpose: Purpose::Retry, instructions });
-        Some(())
+        if self.failures == MAX_FAILURES / 2 {
+            return Failed::AskAnotherSession;
+        }
+        self.retry_at = Some(now + pause);
+        Failed::AskAgain
     }
 
     /// A response was completed without anything to hear. It is asked for once more; silence after that is left to

@@ -274,6 +274,11 @@ impl Writer {
         self.frame(TEXT, text.as_bytes());
     }
 
+    /// Appends a ping, which asks the other end for a sign of life.
+    pub fn ping(&mut self) {
+        self.frame(PING, &[]);
+    }
+
     /// Appends the answer to a ping.
     pub fn pong(&mut self, payload: &[u8]) {
         self.frame(PONG, &payload[..payload.len().min(MAX_CONTROL_BYTES)]);

@@ -4,7 +4,7 @@ use serde_json::Value;
 use tokio::join;
 use voicebridge::simulate::caller::{CallReport, CallerOptions, run_call};
 use voicebridge::simulate::model::script::{FunctionCall, Outcome, Reply, Rule, When};
-use voicebridge::simulate::model::{Faults, ModelOptions, ModelReport, Transcripts};
+use voicebridge::simulate::model::{Faults, ModelOptions, ModelReport, ModelServer, Transcripts};
 use voicebridge::simulate::scenario::{Scenario, Step};
 
 use crate::look::until;
@@ -175,13 +175,15 @@ async fn a_response_that_fails_is_asked_for_once_more() {
         call(always("insufficient_quota"), patient()),
     );
     for over in [server_error, rate_limit] {
+        assert_eq!(over.reconnects, 0);
         over.went_well();
         let statuses: Vec<_> = over.model.sessions[0].responses.iter().map(|r| r.status.as_str()).collect();
         assert_eq!(statuses, ["failed", "completed", "completed"]);
         assert_eq!(over.words(), ["Good day.", "Hello?", "Hello to you."]);
     }
     still_failing.is_apologised_for("model_failed");
-    assert_eq!(still_failing.model.sessions[0].responses.len(), 2);
+    let tries: Vec<_> = still_failing.model.sessions.iter().map(|session| session.responses.len()).collect();
+    assert_eq!(tries, [2, 2], "each of two sessions is given a second try");
     no_quota.is_apologised_for("model_refused");
     assert_eq!(no_quota.model.sessions[0].responses.len(), 1, "asking again would be in vain");
 }
@@ -304,6 +306,11 @@ async fn a_model_that_goes_away_for_good_ends_the_call_with_an_apology_or_with_p
     expired.is_apologised_for("model_lost");
     assert_eq!(expired.model.sessions[0].errors, ["session_expired"]);
     frozen.is_apologised_for("model_stalled");
+    assert!(
+        frozen.call.duration_ms < 15_000.0,
+        "it was noticed by more than the missing answer: {:?}",
+        frozen.call
+    );
     never_there.is_apologised_for("model_unavailable");
     for over in [dropped, expired, frozen] {
         let [row] = &over.rows[..] else { panic!("the greeting is on record: {:?}", over.rows) };
@@ -329,11 +336,20 @@ async fn a_call_whose_session_is_lost_goes_on_where_it_was_with_another_one() {
         ..faulty(faults)
     };
     let after_ms = Some(3_000);
-    let (dropped, expired) = join!(
+    let (dropped, stalled) = join!(
         call(losing(Faults { drop_after_ms: after_ms, ..Faults::default() }), short()),
-        call(losing(Faults { expire_after_ms: after_ms, ..Faults::default() }), short()),
+        // Who hears nothing for 2.5 s, while it is noticed, has patience.
+        call(
+            losing(Faults { freeze_after_ms: after_ms, ..Faults::default() }),
+            scenario([
+                Step::Listen { silence_ms: 4_000, within_ms: 30_000 },
+                say("hello"),
+                listen(),
+                Step::HangUp,
+            ]),
+        ),
     );
-    for over in [dropped, expired] {
+    for over in [dropped, stalled] {
         over.went_well();
         let [lost, next] = &over.model.sessions[..] else { panic!("not two sessions: {:?}", over.model) };
         assert_eq!(lost.session["instructions"], next.session["instructions"]);
@@ -344,6 +360,128 @@ async fn a_call_whose_session_is_lost_goes_on_where_it_was_with_another_one() {
         assert_eq!(words, [told.text.as_str(), "And the rest of it.", "Hello?", "Hello to you."]);
         assert_eq!(over.reconnects, 1);
     }
+}
+
+#[tokio::test]
+async fn garbage_and_a_long_way_do_not_disturb_a_call() {
+    let (garbage, late) = join!(
+        call(faulty(Faults { garbage_every: 2, ..Faults::default() }), short()),
+        call(faulty(Faults { delay_ms: 400, ..Faults::default() }), short()),
+    );
+    for over in [garbage, late] {
+        over.went_well();
+        assert_eq!(over.words(), ["Good day.", "Hello?", "Hello to you."]);
+        assert_eq!((over.model.sessions.len(), over.reconnects), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn sessions_that_are_short_are_replaced_between_turns_and_the_caller_notices_nothing() {
+    let limit = Faults { expire_after_ms: Some(6_000), ..Faults::default() };
+    let over = call(ModelOptions { speed: 2.0, ..faulty(limit) }, talk(8)).await;
+    over.went_well();
+    let sessions = &over.model.sessions;
+    assert!(sessions.len() >= 4 && over.reconnects == 0, "{} sessions", sessions.len());
+    assert!(
+        sessions.iter().all(|session| session.errors.is_empty()),
+        "one was used to its end: {sessions:?}"
+    );
+    let whole: Vec<&str> =
+        std::iter::once("Good day.").chain((0..8).flat_map(|_| ["Hello?", "Hello to you."])).collect();
+    assert_eq!(over.words(), whole);
+    let greetings = sessions.iter().flat_map(|session| &session.responses);
+    assert_eq!(greetings.filter(|response| response.metadata["purpose"] == "greeting").count(), 1);
+    // Every answer comes as soon as in a call that has one session, also the first of a session.
+    let usual = call(faulty(Faults::default()), talk(2)).await;
+    let latencies =
+        |over: &Over| over.call.utterances.iter().map(|said| said.latency_ms.unwrap()).fold(0.0, f64::max);
+    let (worst_ms, usual_ms) = (latencies(&over), latencies(&usual));
+    assert!(worst_ms < usual_ms + 200.0, "{worst_ms} ms to an answer, {usual_ms} ms is usual");
+}
+
+// ---- Where sessions come from ----------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_second_endpoint_takes_the_calls_that_the_first_one_fails() {
+    let options = ModelOptions { script: brief([]), ..ModelOptions::default() };
+    let second = ModelServer::bind(options.clone(), ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let key = ("OPENAI_REALTIME_FALLBACK_API_KEY", "the-other-key");
+    let settings = [("AUDIO_FORMAT", "pcmu"), ("OPENAI_REALTIME_FALLBACK_URL", &second.url()), key];
+    let world = World::start(options, &settings).await;
+
+    // In the middle of a call.
+    let talking = run_call(world.call(talk(3)));
+    let cutting = async {
+        until("the call has been greeted", async || {
+            let sessions = world.model.report().sessions;
+            sessions.first().is_some_and(|session| session.responses.iter().any(|r| r.status == "completed"))
+        })
+        .await;
+        world.model.set_faults(Faults { refuse_upgrade: Some(503), ..Faults::default() });
+        world.model.cut();
+    };
+    let (call, ()) = join!(talking, cutting);
+    only_stream(&call);
+    assert_eq!(world.reason(&call.call_sid).await, "caller_hung_up");
+    let [session] = &second.report().sessions[..] else { panic!("one session at the second endpoint") };
+    assert!(session.violations.is_empty() && session.responses.len() >= 2, "{session:?}");
+
+    // From the first word on, also when the first endpoint is not asked any more.
+    for _ in 0..6 {
+        let call = run_call(world.call(scenario([listen(), Step::HangUp]))).await;
+        only_stream(&call);
+        assert_eq!(world.reason(&call.call_sid).await, "caller_hung_up");
+    }
+    assert_eq!(world.metric(r#"model_breaker{endpoint="primary"}"#), 2);
+    assert_eq!(world.metric(r#"model_sessions_total{endpoint="primary",outcome="opened"}"#), 1);
+    assert!(world.metric(r#"model_sessions_total{endpoint="primary",outcome="failed"}"#) >= 5);
+    assert_eq!(world.metric(r#"model_sessions_total{endpoint="fallback",outcome="opened"}"#), 7);
+
+    // With both gone nobody waits.
+    second.set_faults(Faults { refuse_upgrade: Some(503), ..Faults::default() });
+    let mut waits = Vec::new();
+    for _ in 0..3 {
+        let call = run_call(world.call(patient())).await;
+        assert_eq!(world.reason(&call.call_sid).await, "model_unavailable");
+        assert_eq!(call.followed[1..], [SENTENCE, "Hangup"]);
+        waits.push(call.duration_ms);
+    }
+    assert_eq!(world.metric(r#"model_breaker{endpoint="fallback"}"#), 2);
+    assert!(waits[2] < 1_000.0, "a call that nobody can answer is told so at once: {waits:?}");
+
+    // And when the first one is back, it is found.
+    world.model.set_faults(Faults::default());
+    until("the first endpoint is used again", async || {
+        let call = run_call(world.call(scenario([listen(), Step::HangUp]))).await;
+        world.reason(&call.call_sid).await == "caller_hung_up"
+    })
+    .await;
+    assert_eq!(world.metric(r#"model_breaker{endpoint="primary"}"#), 0);
+    world.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_us_is_asked_again_and_the_other_one_helps_meanwhile() {
+    let options = ModelOptions { script: brief([]), ..ModelOptions::default() };
+    let second = ModelServer::bind(options.clone(), ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let refusing = Faults { refuse_upgrade: Some(401), ..Faults::default() };
+    let settings = [("AUDIO_FORMAT", "pcmu"), ("OPENAI_REALTIME_FALLBACK_URL", &*second.url())];
+    let world = World::start(ModelOptions { faults: refusing, ..options }, &settings).await;
+    for calls in 1..=7 {
+        let call = run_call(world.call(scenario([listen(), Step::HangUp]))).await;
+        assert_eq!(world.reason(&call.call_sid).await, "caller_hung_up");
+        assert_eq!(world.metric(r#"model_sessions_total{endpoint="primary",outcome="refused"}"#), calls);
+    }
+    assert_eq!(world.metric(r#"model_breaker{endpoint="primary"}"#), 0, "the key is wrong, not the endpoint");
+    world.stop().await;
+    second.stop().await;
+}
+
+/// Hears the greeting, then asks and hears the answer so many times.
+fn talk(turns: usize) -> Scenario {
+    let turns = (0..turns).flat_map(|_| [say("hello"), listen()]);
+    scenario([listen()].into_iter().chain(turns).chain([Step::HangUp]))
 }
 
 // ---- The caller's words ----------------------------------------------------------------------------------------------

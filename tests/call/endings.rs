@@ -149,7 +149,7 @@ fn nothing_comes_after_the_end() {
     {
         call.at(20, event);
     }
-    call.at(30, Event::Plain(Input::ModelReady));
+    call.at(30, model_ready());
     call.until(100_000);
     assert_eq!(call.lines.len(), lines);
 }

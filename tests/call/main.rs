@@ -11,6 +11,7 @@ mod player;
 mod playout;
 mod properties;
 mod recovery;
+mod renewal;
 mod resumption;
 mod rules;
 mod setup;

@@ -4,7 +4,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use voicebridge::audio::AudioFormat;
 use voicebridge::audio::resample::Downlink;
-use voicebridge::call::Input;
+use voicebridge::call::{Input, Unavailable};
+use voicebridge::clock::CallTime;
 use voicebridge::wire::model::{ErrorClass, ItemKind, ModelEvent, ResponseStatus};
 
 use crate::support::*;
@@ -113,7 +114,15 @@ fn rare() -> impl Strategy<Value = Event> {
     prop_oneof![
         2 => Just(model_ready()),
         2 => Just(model_closed()),
-        1 => any::<bool>().prop_map(no_model),
+        1 => (1_000..60_000_u64).prop_map(|ms| model_ready_until(CallTime::from_millis(ms))),
+        2 => (1_000..60_000_u64).prop_map(|ms| next_model_ready_until(CallTime::from_millis(ms))),
+        1 => Just(next_model_gone()),
+        1 => prop_oneof![
+            Just(Unavailable::Failed),
+            Just(Unavailable::Refused),
+            Just(Unavailable::NotTried),
+        ]
+        .prop_map(no_model),
         1 => Just(Event::Plain(Input::StreamClosed)),
         2 => Just(Event::Plain(Input::OversizeMessage)),
         2 => Just(Event::Plain(Input::UnreadableMessage)),

@@ -1,5 +1,10 @@
 //! A session of the model is lost in the middle of a call, and the call goes on with another one.
 
+use std::time::Duration;
+
+use voicebridge::audio::AudioFormat;
+use voicebridge::call::Unavailable;
+use voicebridge::call::settings::Settings;
 use voicebridge::wire::model::{ErrorClass, ItemKind};
 
 use crate::support::*;
@@ -223,12 +228,12 @@ fn a_session_that_does_not_come_is_tried_for_again_and_then_given_up() {
     call.at(2_500, model_closed());
     for failure in 1..=4 {
         let now = call.now.as_millis();
-        call.at(now, no_model(true));
+        call.at(now, no_model(Unavailable::Failed));
         call.until(now + 125 * 2_u64.pow(failure));
         assert_eq!(call.count("open model"), 1 + failure as usize, "{}", call.log());
     }
     let now = call.now.as_millis();
-    call.at(now, no_model(true));
+    call.at(now, no_model(Unavailable::Failed));
     assert_eq!((call.count("open model"), call.count("end stream model_lost")), (5, 1));
 }
 
@@ -257,7 +262,7 @@ fn a_session_that_is_not_answered_for_at_all_is_waited_for_only_so_long() {
 fn a_refusal_that_cannot_pass_ends_the_call_at_once() {
     let mut call = after_one_answer();
     call.at(2_500, model_closed());
-    call.at(2_600, no_model(false));
+    call.at(2_600, no_model(Unavailable::Refused));
     assert_eq!(call.time_of("ended model_refused").as_millis(), 2_600);
 }
 
@@ -276,6 +281,126 @@ fn outages_that_come_again_and_again_use_up_the_patience_of_the_call() {
     call.run_out();
     let (ended, left_ms) = (call.time_of("end stream model_lost").as_millis(), 30_000 - 5 * 5_500);
     assert_eq!(ended, now + 1_000 + left_ms, "half a minute without a model is enough");
+}
+
+#[test]
+fn a_connection_that_brings_nothing_and_answers_no_ping_is_replaced_within_two_and_a_half_seconds() {
+    let mut call = after_one_answer();
+    call.deaf = true;
+    call.until(2_000);
+    let last_sign = 1_100;
+    call.until(4_500);
+    assert_eq!(call.time_of("ping model").as_millis(), last_sign + 1_500);
+    assert_eq!(call.time_of("open model").as_millis(), last_sign + 2_500);
+    call.at(4_500, model_ready());
+    assert_eq!((call.count("model item seed-"), call.count("end")), (2, 0));
+}
+
+#[test]
+fn a_model_that_is_only_quiet_is_asked_now_and_then_and_kept() {
+    let mut call = after_one_answer();
+    for frame in 100..600 {
+        call.at(20 * frame, caller_frame(20 * frame));
+    }
+    assert_eq!(call.count("open model"), 0);
+}
+
+#[test]
+fn what_the_caller_said_to_a_dead_connection_is_said_again_to_the_next() {
+    let mut call = after_one_answer();
+    call.deaf = true;
+    for frame in 100..200 {
+        call.at(20 * frame, caller_frame(20 * frame));
+    }
+    let into_the_void = call.appended.len();
+    call.at(4_000, model_ready());
+    // In doubt from 2.6 s, lost at 3.6 s, and 0.4 s without anybody.
+    assert_eq!(call.appended.len() - into_the_void, 1_400 * 8);
+}
+
+#[test]
+fn a_call_without_life_at_any_endpoint_says_that_the_model_stalled() {
+    let mut call = after_one_answer();
+    call.deaf = true;
+    call.run_out();
+    assert_eq!(call.count("ended model_stalled"), 1);
+}
+
+#[test]
+fn a_response_without_life_is_asked_for_in_another_session_once() {
+    let patiently = |settings: &mut Settings| settings.stream_silence = Duration::from_mins(5);
+    let mut call = TestCall::connected_with(patiently);
+    question(&mut call);
+    call.at(1_100, response_started("resp_1"));
+    call.until(16_100);
+    assert_eq!(call.time_of("open model").as_millis(), 16_100);
+    call.at(16_300, model_ready());
+    assert_eq!(call.count("model respond retry"), 1);
+    call.at(16_400, response_started("resp_2"));
+    call.run_out();
+    assert_eq!(call.time_of("end stream model_stalled").as_millis(), 31_400);
+
+    let mut answered = TestCall::connected_with(patiently);
+    answered.at(0, response_started("resp_1"));
+    for round in 1..5 {
+        let now = 20_000 * round;
+        answered.at(now, model_ready());
+        answered.at(now, response_started("resp_2"));
+        answered.at(now, audio_of("resp_2", "item_2", 100));
+        answered.at(now, response_done("resp_2"));
+        answered.at(now, response_started("resp_1"));
+    }
+    assert_eq!(answered.count("end"), 0, "an answer between makes it bad luck\n{}", answered.log());
+}
+
+#[test]
+fn an_endpoint_that_is_not_asked_costs_no_tries_but_time() {
+    let mut call = after_one_answer();
+    call.at(2_500, model_closed());
+    let mut tries = 1;
+    while !call.is_ended() {
+        let now = call.now.as_millis();
+        call.at(now, no_model(Unavailable::NotTried));
+        call.until(now + 250);
+        tries += 1;
+    }
+    assert!(call.count("open model") > 20 && tries > 20, "{tries}");
+    assert_eq!(call.time_of("end stream model_lost").as_millis(), 10_500);
+
+    let mut new = TestCall::new(settings(AudioFormat::Pcmu), ABLE);
+    new.at(100, no_model(Unavailable::NotTried));
+    assert_eq!(new.time_of("end stream model_unavailable").as_millis(), 100, "nobody waits for nothing");
+}
+
+#[test]
+fn who_speaks_over_an_answer_of_the_last_session_is_not_forgotten_by_the_next() {
+    let mut call = TestCall::connected();
+    question(&mut call);
+    call.at(1_100, response_started("resp_1"));
+    call.at(1_100, agent_text("item_1", "We open at seven in the morning, and on Sundays at nine."));
+    call.at(1_100, agent_audio("item_1", 4_000));
+    call.at(1_100, audio_done("item_1"));
+    call.at(1_100, response_done("resp_1"));
+    call.at(1_500, model_closed());
+    call.at(1_700, model_ready());
+    call.at(2_100, speech_starts("user_2", 200));
+    assert_eq!(call.count("model truncate"), 0, "the new session knows no such item");
+    let told = call.lines.iter().find(|line| line.text.contains("interrupted")).unwrap();
+    assert!(
+        told.text.contains("heard only this of it: \"We open at") && !told.text.contains("nine"),
+        "{told:?}"
+    );
+    // What it is told stands between turns, and what is said next stands behind it.
+    call.at(2_200, placed("seed-2", ItemKind::Assistant, Some("seed-1")));
+    call.at(2_200, placed("item_2", ItemKind::Assistant, Some("seed-2")));
+    call.at(2_200, placed("seed-3", ItemKind::User, Some("item_2")));
+    call.at(2_600, speech_stops("user_2", 900));
+    call.at(2_600, committed("user_2", Some("seed-3")));
+    call.at(2_600, text_done("item_2", "Anything else?"));
+    call.at(2_700, user_said("user_2", "Thank you."));
+    call.at(2_700, stop());
+    let order: Vec<_> = call.conversation().iter().map(|entry| entry.item.to_string()).collect();
+    assert_eq!(order, ["user_1", "item_1", "item_2", "user_2"]);
 }
 
 #[test]

@@ -45,6 +45,8 @@ pub struct Rules {
     marked: usize,
     play_end: CallTime,
     ready: bool,
+    /// A session beside the one in use was asked for, and is ready.
+    next: Option<bool>,
     slot: Slot,
     over: BTreeSet<ResponseId>,
     /// Responses heard of before the caller spoke last, and since.
@@ -75,6 +77,7 @@ impl Rules {
             marked: 0,
             play_end: CallTime::ZERO,
             ready: false,
+            next: None,
             slot: Slot::Free,
             over: BTreeSet::new(),
             spoken_over: BTreeSet::new(),
@@ -109,7 +112,9 @@ impl Rules {
             Event::Plain(Input::HangUp(_)) => {
                 self.hung_up_at.get_or_insert(now);
             }
-            Event::Plain(Input::ModelReady) => self.ready = true,
+            Event::Plain(Input::ModelReady { .. }) => self.ready = true,
+            Event::Plain(Input::NextModelReady { .. }) => self.next = self.next.map(|_| true),
+            Event::Plain(Input::NextModelGone) => self.next = None,
             // Nothing the model says counts before.
             Event::Plain(Input::Model(event)) if self.ready => self.before_model(now, event),
             _ => {}
@@ -183,8 +188,15 @@ impl Rules {
                 );
                 assert!(heard <= self.sent as u64 / 8, "heard more than was sent: {entry:?}");
             }
-            Output::Note(Note::ModelLost) => {
-                // Whatever ran in the session that was lost, and whoever spoke, is not known to the next one.
+            Output::OpenNextModel => {
+                assert_eq!(self.next.replace(false), None, "there are at most two sessions at a time");
+            }
+            Output::UseNextModel => {
+                self.ready = self.next.take().expect("there is a session that can be used");
+            }
+            Output::OpenModel => assert_eq!(self.next, None, "there is a session that could be used"),
+            Output::Note(Note::ModelLost | Note::ModelRenewed) => {
+                // Whatever ran in the session that is left, and whoever spoke, is not known to the next one.
                 (self.ready, self.slot, self.caller_speaks) = (false, Slot::Free, false);
                 self.over.clear();
                 self.spoken_over.clear();

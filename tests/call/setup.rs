@@ -129,11 +129,21 @@ fn what_cannot_be_left_out_fails() {
 
 #[test]
 fn a_wrong_key_fails_at_once_also_before_the_session_exists() {
-    for class in [ErrorClass::Fatal, ErrorClass::SessionOver] {
-        let error = ModelError { code: "invalid_api_key".into(), class, ..ModelError::default() };
-        let mut setup = Setup::new(session(AudioFormat::Pcmu));
-        let fatal = Step::Failed(SetupError::Fatal { code: "invalid_api_key".into() });
-        assert_eq!(setup.handle_event(&ModelEvent::Error(error)), fatal);
+    let class = ErrorClass::Fatal;
+    let error = ModelError { code: "invalid_api_key".into(), class, ..ModelError::default() };
+    let mut setup = Setup::new(session(AudioFormat::Pcmu));
+    let fatal = Step::Failed(SetupError::Fatal { code: "invalid_api_key".into() });
+    assert_eq!(setup.handle_event(&ModelEvent::Error(error)), fatal);
+}
+
+#[test]
+fn trouble_that_passes_leaves_nothing_out_and_is_no_refusal() {
+    for class in [ErrorClass::RetryResponse, ErrorClass::SessionOver] {
+        let mut setup = asked(rich());
+        let error = ModelError { code: "server_error".into(), class, ..ModelError::default() };
+        let not_now = Step::Failed(SetupError::NotNow { code: "server_error".into() });
+        assert_eq!(setup.handle_event(&ModelEvent::Error(error)), not_now);
+        assert!(setup.left_out().is_empty());
     }
 }
 

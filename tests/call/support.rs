@@ -10,7 +10,7 @@ use voicebridge::call::outbox::Output;
 use voicebridge::call::settings::{END_CALL, Settings, TRANSFER_TO_HUMAN};
 use voicebridge::call::tools::{ToolResult, built_in};
 use voicebridge::call::transcript::{Entry, Role};
-use voicebridge::call::{Call, Input};
+use voicebridge::call::{Call, Input, Unavailable};
 use voicebridge::clock::CallTime;
 use voicebridge::ids::{ItemId, ResponseId, ToolCallId};
 use voicebridge::wire::model::{
@@ -190,15 +190,32 @@ pub fn hang_up(reason: EndReason) -> Event {
 }
 
 pub fn model_ready() -> Event {
-    Event::Plain(Input::ModelReady)
+    model_ready_until(CallTime::FAR)
+}
+
+/// A session that its provider will end then.
+pub fn model_ready_until(expires: CallTime) -> Event {
+    Event::Plain(Input::ModelReady { expires })
+}
+
+pub fn next_model_ready() -> Event {
+    next_model_ready_until(CallTime::FAR)
+}
+
+pub fn next_model_ready_until(expires: CallTime) -> Event {
+    Event::Plain(Input::NextModelReady { expires })
+}
+
+pub fn next_model_gone() -> Event {
+    Event::Plain(Input::NextModelGone)
 }
 
 pub fn model_closed() -> Event {
     Event::Plain(Input::ModelClosed)
 }
 
-pub fn no_model(may_pass: bool) -> Event {
-    Event::Plain(Input::ModelUnavailable { may_pass })
+pub fn no_model(why: Unavailable) -> Event {
+    Event::Plain(Input::ModelUnavailable(why))
 }
 
 pub fn session(format: AudioFormat) -> SessionConfig {
@@ -257,6 +274,8 @@ pub struct TestCall {
     /// Names of all marks sent.
     pub marks: Vec<String>,
     marks_back: usize,
+    /// The model's end of the connection is dead: it answers no ping.
+    pub deaf: bool,
     pub rules: Rules,
 }
 
@@ -273,6 +292,7 @@ impl TestCall {
             appended: Vec::new(),
             marks: Vec::new(),
             marks_back: 0,
+            deaf: false,
             rules,
         }
     }
@@ -382,6 +402,11 @@ impl TestCall {
                 continue;
             }
             self.rules.output(self.now, &output);
+            // A model that is there answers at once, and nothing else comes of it.
+            if output == Output::PingModel && !self.deaf {
+                self.call.handle_input(self.now, Input::ModelAlive);
+                continue;
+            }
             match &output {
                 Output::Twilio(twilio::Outbound::Media { ulaw }) => {
                     self.media.extend_from_slice(ulaw);
@@ -516,6 +541,9 @@ fn describe(output: &Output<'_>) -> String {
         Output::CancelTool(call) => format!("tool {call} cancelled"),
         Output::Connected => "connected".into(),
         Output::OpenModel => "open model".into(),
+        Output::OpenNextModel => "open next model".into(),
+        Output::UseNextModel => "use next model".into(),
+        Output::PingModel => "ping model".into(),
         Output::Transfer(transfer) => format!("transfer {:?} {:?}", transfer.reason, transfer.summary),
         Output::Measured(turn) => {
             let latency = turn.response_latency().map_or("-".into(), |latency| format!("{latency:?}"));

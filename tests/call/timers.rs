@@ -106,10 +106,13 @@ fn a_stream_without_any_message_is_lost() {
 }
 
 #[test]
-fn a_response_without_any_life_ends_the_call() {
+fn a_response_without_any_life_ends_the_session_and_then_the_call() {
     let mut call = TestCall::connected_with(|settings| settings.greeting = Some("Greet.".into()));
     quiet_line(&mut call, 1, 20);
-    assert_eq!(call.time_of("ended model_stalled").as_millis(), 15_000);
+    assert_eq!(call.time_of("open model").as_millis(), 15_000);
+    call.at(20_000, model_ready());
+    quiet_line(&mut call, 21, 36);
+    assert_eq!(call.time_of("ended model_stalled").as_millis(), 35_000);
 }
 
 #[test]

@@ -164,5 +164,10 @@ fn a_response_that_fails_for_good() {
     call.at(1_300, user_said("user_1", "Hello?"));
     call.at(3_200, response_started("resp_2"));
     call.at(3_250, response_failed("resp_2", "rate_limit_exceeded", ErrorClass::RetryResponse));
+    call.at(3_500, model_ready());
+    call.at(3_600, response_started("resp_3"));
+    call.at(3_700, response_failed("resp_3", "server_error", ErrorClass::RetryResponse));
+    call.at(4_100, response_started("resp_4"));
+    call.at(4_200, response_failed("resp_4", "server_error", ErrorClass::RetryResponse));
     assert_golden("response_failed", &call.log());
 }

@@ -10,6 +10,7 @@ mod support;
 mod world;
 
 mod interruptions;
+mod lost_sessions;
 mod many_calls;
 
 /// Whoever holds it runs alone.

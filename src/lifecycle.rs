@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::call::end::{EndReason, NextStep};
@@ -17,7 +18,7 @@ use crate::store::calls::{self, Change};
 use crate::store::leases::FencingToken;
 
 /// The call an event is about. Whichever event comes first creates its record.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallRef {
     /// The call.
     pub call_sid: CallSid,
@@ -27,8 +28,8 @@ pub struct CallRef {
     pub agent: AgentId,
 }
 
-/// Something that happened to a call.
-#[derive(Debug, Clone)]
+/// Something that happened to a call. What is kept of it on disk is read by later versions.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum CallEvent {
     /// A call arrived.
     Incoming {

@@ -191,6 +191,24 @@ pub struct Counters {
     pub transcript_save_seconds: Histogram,
     /// Writes to the store that had to be tried again.
     pub store_retries: Counter,
+    /// 1 while the database cannot be reached.
+    pub database_away: Gauge,
+    /// Records that are kept on disk because the database does not have them yet.
+    pub spool_records: Gauge,
+    /// Bytes of those.
+    pub spool_bytes: Gauge,
+    /// Age of the oldest of those, in seconds. Set when it is asked for.
+    pub spool_oldest_seconds: Gauge,
+    /// Commits to the disk.
+    pub spool_commits: Counter,
+    /// Records that were put on record from the disk, not by their call.
+    pub spool_replayed: Counter,
+    /// Records that came too late: somebody else carried the call by then.
+    pub spool_late: Counter,
+    /// Records that the database will never take; they are set aside.
+    pub spool_refused: Counter,
+    /// Records that could not be kept on disk.
+    pub spool_unkept: Counter,
     calls_ended: Family<ReasonLabel, Counter>,
     frames_dropped: Family<WhyLabel, Counter>,
     tool_calls: Family<OutcomeLabel, Counter>,
@@ -287,6 +305,23 @@ impl Metrics {
                 "store_retries",
                 "Writes to the store that had to be tried again",
             ),
+            database_away: gauge(&mut registry, "database_away", "1 while the database cannot be reached"),
+            spool_records: gauge(&mut registry, "spool_records", "Records the database does not have yet"),
+            spool_bytes: gauge(&mut registry, "spool_bytes", "Size of those that are on disk"),
+            spool_oldest_seconds: gauge(&mut registry, "spool_oldest_seconds", "Age of the oldest record"),
+            spool_commits: counter(&mut registry, "spool_commits", "Commits to the disk"),
+            spool_replayed: counter(
+                &mut registry,
+                "spool_replayed",
+                "Records put on record from the disk, not by their call",
+            ),
+            spool_late: counter(
+                &mut registry,
+                "spool_late",
+                "Records that came when somebody else carried the call",
+            ),
+            spool_refused: counter(&mut registry, "spool_refused", "Records the database will never take"),
+            spool_unkept: counter(&mut registry, "spool_unkept", "Records that could not be kept on disk"),
             calls_ended: family(&mut registry, "calls_ended", "Calls that ended, by their one reason"),
             frames_dropped: family(&mut registry, "frames_dropped", "Frames of audio not passed on, and why"),
             tool_calls: family(&mut registry, "tool_calls", "Functions the model called, by outcome"),
@@ -495,6 +530,14 @@ mod tests {
             "model_gap_seconds_count 0",
             "transcript_turns_saved_total 0",
             "store_retries_total 0",
+            "database_away 0",
+            "spool_records 0",
+            "spool_bytes 0",
+            "spool_oldest_seconds 0",
+            "spool_replayed_total 0",
+            "spool_late_total 0",
+            "spool_refused_total 0",
+            "spool_unkept_total 0",
             "added_latency_seconds_count{direction=\"caller\"} 0",
             "added_latency_seconds_count{direction=\"agent\"} 0",
             "model_ready_seconds_count 0",

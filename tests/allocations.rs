@@ -133,6 +133,7 @@ async fn serve(format: AudioFormat, model_port: u16) -> Running {
         let value = match name {
             "VOICEBRIDGE_LISTEN" => "127.0.0.1:0".to_owned(),
             "DATABASE_URL" => database.clone(),
+            "VOICEBRIDGE_DATA_DIR" => format!("{}/allocations", env!("CARGO_TARGET_TMPDIR")),
             "OPENAI_REALTIME_URL" => format!("ws://127.0.0.1:{model_port}/v1/realtime"),
             "OPENAI_API_KEY" => "the-key".to_owned(),
             "AUDIO_FORMAT" => format.to_string(),

@@ -17,6 +17,7 @@ use voicebridge::app;
 use voicebridge::bridge::endpoints::Endpoints;
 use voicebridge::bridge::model_socket::ModelEndpoint;
 use voicebridge::bridge::profile::Defaults;
+use voicebridge::bridge::spool::Spool;
 use voicebridge::bridge::{self, Bridge};
 use voicebridge::call::end::{EndReason, NextStep};
 use voicebridge::call::transcript::{Entry, Role};
@@ -25,6 +26,7 @@ use voicebridge::ids::{CallSid, ItemId, OrganizationId, PhoneNumber};
 use voicebridge::shutdown::Tasks;
 use voicebridge::store::agents::{self, Agent};
 use voicebridge::store::cluster::PrivateCluster;
+use voicebridge::store::leases::FencingToken;
 use voicebridge::store::transcripts::Turns;
 use voicebridge::store::{Store, calls, leases, organisations, phone_numbers, transcripts};
 use voicebridge::telemetry::Metrics;
@@ -48,8 +50,10 @@ async fn a_transcript_has_exactly_the_members_that_clients_know() {
     let entries = [entry(2, Role::Assistant, "Hello!"), entry(1, Role::User, "Good morning")];
     let start = "2025-11-23T10:30:00Z".parse().unwrap();
     let organization = server.organization().await;
-    let turns = Turns { organization, call_sid: call, stream_started: start, entries: entries.into() };
-    transcripts::save(&server.store, &[turns]).await.unwrap();
+    server.twilio("/media-stream-twiml", &incoming()).await;
+    let (call_sid, token) = (call, FencingToken(1));
+    let turns = Turns { organization, call_sid, token, stream_started: start, entries: entries.into() };
+    assert!(transcripts::save(&server.store, &[turns]).await.unwrap().is_empty());
 
     let answer = server.get(&format!("/transcripts/{SID}")).await;
     assert_eq!(answer.status, StatusCode::OK);
@@ -636,7 +640,7 @@ async fn a_call_that_got_no_stream_ends_by_its_last_callback() {
 async fn readiness_ends_when_the_server_is_being_stopped() {
     let server = Server::new().await;
     let body = server.get("/readyz").await.json();
-    assert_eq!(body["data"], json!({"status": "ready", "calls_live": 0, "max_calls": 100}));
+    assert_eq!(body["data"], json!({"status": "ready", "degraded": [], "calls_live": 0, "max_calls": 100}));
     let health = server.get("/healthz").await.json();
     assert_eq!((&health["data"]["status"], &health["data"]["node"]), (&json!("ok"), &json!("node-test")));
     server.tasks.begin_stop();
@@ -718,6 +722,7 @@ impl Server {
         app::install_tls();
         let bridge = Bridge::new(bridge::Parts {
             store: store.clone(),
+            spool: Spool::off(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
             // Nobody is there: no test here gets as far as to talk.

@@ -7,6 +7,7 @@ pub mod call_status;
 pub mod error;
 pub mod extract;
 pub mod layers;
+pub mod known;
 pub mod leads;
 pub mod media_stream;
 pub mod operations;
@@ -15,6 +16,7 @@ pub mod stream_token;
 pub mod transcripts;
 pub mod twilio;
 pub mod webhook;
+mod without_database;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::api::error::Failure;
+use crate::api::known::Known;
 use crate::api::settings::Settings;
 use crate::bridge::Bridge;
 use crate::ids::OrganizationId;
@@ -52,6 +55,8 @@ pub struct Parts {
     pub tasks: Tasks,
     /// What is counted.
     pub metrics: Metrics,
+    /// Who answered calls so far, for those that come while the database is away.
+    pub known: Known,
     /// Checks Twilio's signatures; `None` without a token.
     pub signatures: Option<Validator>,
     organization: OnceCell<OrganizationId>,
@@ -72,7 +77,8 @@ impl Api {
         let tokens = settings.twilio_auth_tokens.clone();
         let signatures = (!tokens.is_empty()).then(|| Validator::new(tokens, settings.public_url.as_str()));
         let organization = OnceCell::new();
-        Self(Arc::new(Parts { settings, store, bridge, tasks, metrics, signatures, organization }))
+        let known = Known::default();
+        Self(Arc::new(Parts { settings, store, bridge, tasks, metrics, known, signatures, organization }))
     }
 
     /// Whose records the key shows. There is one key, and it is the default organisation's.

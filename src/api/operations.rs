@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 use crate::api::Api;
 use crate::api::error::{ApiError, Failures};
 use crate::api::extract::Success;
+use crate::bridge::spool::Condition;
 use crate::telemetry::METRICS_CONTENT_TYPE;
 
 /// A load balancer asks every few seconds and wants an answer before it asks again.
@@ -45,9 +46,11 @@ pub struct Health {
 /// Whether calls can be taken.
 #[derive(Serialize, ToSchema)]
 pub struct Readiness {
-    /// Always `ready`; otherwise the answer is 503.
+    /// `ready`, or `degraded` where calls are taken although not all is well; otherwise the answer is 503.
     #[schema(example = "ready")]
     pub status: &'static str,
+    /// What is not well: `database_unavailable`, `spool_unavailable`, `spool_full`.
+    pub degraded: Vec<&'static str>,
     /// Calls that are live on this node.
     pub calls_live: i64,
     /// Calls that may be live on this node.
@@ -60,16 +63,31 @@ async fn healthz(State(api): State<Api>) -> Success<Health> {
     Success::new(Health { status: "ok", node: api.settings.node.clone(), version: env!("CARGO_PKG_VERSION") })
 }
 
-/// New calls can be taken: the database answers and the server is not being stopped.
+/// New calls can be taken: the server is not being stopped, and the database answers or the agents are known that answer
+/// calls without it.
+///
+/// While the database is away the answer is 200 with `degraded`: all servers share it, so sending calls elsewhere would
+/// help nobody, and each of them takes calls better than none does.
 #[utoipa::path(get, path = "/readyz", tag = "operations", responses((status = 200, description = "Ready", body = Success<Readiness>), Failures))]
 async fn readyz(State(api): State<Api>) -> Result<Success<Readiness>, ApiError> {
     if api.tasks.is_stopping() {
         return Err(ApiError::unavailable("draining", "the server is being stopped and takes no new calls"));
     }
-    let unreachable = || ApiError::unavailable("database_unavailable", "the database cannot be reached");
-    timeout(PING_WITHIN, api.store.ping()).await.map_err(|_| unreachable())?.map_err(|_| unreachable())?;
+    let mut degraded = Vec::new();
+    if !matches!(timeout(PING_WITHIN, api.store.ping()).await, Ok(Ok(()))) {
+        if api.known.is_empty() {
+            return Err(ApiError::unavailable("database_unavailable", "the database cannot be reached"));
+        }
+        degraded.push("database_unavailable");
+    }
+    match api.bridge.spool().condition() {
+        Condition::Good | Condition::Off => {}
+        Condition::Full => degraded.push("spool_full"),
+        Condition::Broken => degraded.push("spool_unavailable"),
+    }
+    let status = if degraded.is_empty() { "ready" } else { "degraded" };
     let calls_live = api.metrics.calls_live.get();
-    Ok(Success::new(Readiness { status: "ready", calls_live, max_calls: api.settings.max_calls }))
+    Ok(Success::new(Readiness { status, degraded, calls_live, max_calls: api.settings.max_calls }))
 }
 
 /// What this process counts, in the `OpenMetrics` text that Prometheus reads.
@@ -82,6 +100,7 @@ async fn readyz(State(api): State<Api>) -> Result<Success<Readiness>, ApiError> 
     security(("bearer" = []), ("api_key" = [])),
 )]
 async fn metrics(State(api): State<Api>) -> impl IntoResponse {
+    api.bridge.spool().observe();
     api.metrics.tasks.set(i64::try_from(api.tasks.running()).unwrap_or(i64::MAX));
     ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], api.metrics.encode())
 }

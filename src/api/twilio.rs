@@ -20,6 +20,8 @@ use crate::api::error::{self, ApiError, Failures};
 use crate::api::extract::Path;
 use crate::api::stream_token::StreamToken;
 use crate::api::webhook::{Twiml, Webhook};
+use crate::api::without_database;
+use crate::bridge::Decided;
 use crate::call::end::NextStep;
 use crate::ids::{AgentId, CallSid, PhoneNumber, PhoneNumberId};
 use crate::lifecycle::{self, CallEvent, CallRef};
@@ -32,6 +34,8 @@ use crate::wire::twiml::{self, ConnectStream, Dial};
 const STREAM_ENDED: &str = "/twiml/stream-ended";
 /// Longest to think. Twilio gives up after 15 s (error 11205), and the caller hears nothing until then.
 const WITHIN: Duration = Duration::from_secs(8);
+/// Longest to wait for a database that is known to be away.
+const WITHIN_AN_OUTAGE: Duration = Duration::from_secs(1);
 /// How long the team's telephones ring: about five rings, before most voice mails.
 const RING: Duration = Duration::from_secs(25);
 /// Of a call for which no stream was ever offered. Tokens of offers begin at 1.
@@ -40,8 +44,9 @@ const NO_OFFER: FencingToken = FencingToken(0);
 const APOLOGY: &str = "We are sorry, something went wrong on our side. Please call again later.";
 const BUSY: &str = "All our lines are busy right now. Please call again in a few minutes.";
 const NOBODY: &str = "This number cannot take calls right now. Please call again later.";
-const NO_ANSWER: &str = "We are sorry, nobody can take your call right now. Please call again later.";
-const ONE_MOMENT: &str = "One moment please, I am connecting you.";
+pub(super) const NO_ANSWER: &str =
+    "We are sorry, nobody can take your call right now. Please call again later.";
+pub(super) const ONE_MOMENT: &str = "One moment please, I am connecting you.";
 
 /// Routes that answer with TwiML.
 pub fn router() -> OpenApiRouter<Api> {
@@ -60,7 +65,7 @@ pub fn router() -> OpenApiRouter<Api> {
 )]
 async fn media_stream_twiml(State(api): State<Api>, webhook: Webhook) -> Result<Twiml, ApiError> {
     let call_sid = webhook.call_sid()?;
-    Ok(within(answer(&api, &webhook, &call_sid, None)).await)
+    Ok(new_call(&api, &webhook, &call_sid, None).await)
 }
 
 /// As the POST, with the parameters in the query.
@@ -87,7 +92,7 @@ async fn agent_call_incoming(
     webhook: Webhook,
 ) -> Result<Twiml, ApiError> {
     let call_sid = webhook.call_sid()?;
-    Ok(within(answer(&api, &webhook, &call_sid, Some(AgentId(agent)))).await)
+    Ok(new_call(&api, &webhook, &call_sid, Some(AgentId(agent))).await)
 }
 
 /// The stream of a call, or the call to the team after it, has ended: says how the call goes on.
@@ -99,21 +104,33 @@ async fn agent_call_incoming(
 )]
 async fn stream_ended(State(api): State<Api>, webhook: Webhook) -> Result<Twiml, ApiError> {
     let call_sid = webhook.call_sid()?;
-    api.bridge.asked_after(&call_sid); // Requests that have begun are answered, also by a server that stops.
-    Ok(within(go_on(&api, &webhook, &call_sid)).await)
+    // Requests that have begun are answered, also by a server that stops.
+    let decided = api.bridge.asked_after(&call_sid);
+    let from_memory = || decided.and_then(|decided| without_database::go_on(&api, &webhook, decided));
+    Ok(within(&api, go_on(&api, &webhook, &call_sid, decided), from_memory).await)
 }
 
-/// The answer if it comes in time and without an error, else an apology.
-async fn within(answer: impl Future<Output = sqlx::Result<Twiml>>) -> Twiml {
-    match timeout(WITHIN, answer).await {
+async fn new_call(api: &Api, webhook: &Webhook, call_sid: &CallSid, named: Option<AgentId>) -> Twiml {
+    let from_memory = || without_database::answer(api, webhook, call_sid, named);
+    within(api, answer(api, webhook, call_sid, named), from_memory).await
+}
+
+/// The answer if it comes in time and without an error, else the one from memory, else an apology.
+async fn within(
+    api: &Api,
+    answer: impl Future<Output = sqlx::Result<Twiml>>,
+    from_memory: impl FnOnce() -> Option<Twiml>,
+) -> Twiml {
+    let patience = if api.bridge.database_is_away() { WITHIN_AN_OUTAGE } else { WITHIN };
+    match timeout(patience, answer).await {
         Ok(Ok(twiml)) => return twiml,
-        Ok(Err(error)) => {
-            error::log(&error);
-            tracing::error!("the caller hears an apology, because the records could not be used");
-        }
-        Err(_) => tracing::error!("the caller hears an apology, because the answer took too long"),
+        Ok(Err(error)) => error::log(&error),
+        Err(_) => tracing::error!("the records do not answer in time"),
     }
-    Twiml(twiml::say_and_hang_up(APOLOGY))
+    from_memory().unwrap_or_else(|| {
+        tracing::error!("the caller hears an apology, because the records could not be used");
+        Twiml(twiml::say_and_hang_up(APOLOGY))
+    })
 }
 
 /// Puts the call on record and offers its stream, or says why not.
@@ -166,22 +183,25 @@ async fn agent_for(
     webhook: &Webhook,
     named: Option<AgentId>,
 ) -> sqlx::Result<Option<(Arc<Agent>, Option<PhoneNumberId>)>> {
-    let own_number = match webhook.our_number().and_then(|text| PhoneNumber::parse(text).ok()) {
-        Some(number) => phone_numbers::by_number(&api.store, &number).await?,
+    let called = webhook.our_number().and_then(|text| PhoneNumber::parse(text).ok());
+    let own_number = match &called {
+        Some(number) => phone_numbers::by_number(&api.store, number).await?,
         None => None,
     };
     let agent = match named.or(own_number.map(|number| number.agent_id)) {
         Some(id) => agents::agent(&api.store, id).await?,
         None => agents::default_agent(&api.store).await?,
     };
+    let agent = agent.map(Arc::new);
+    api.known.learn(named, called.as_ref().map(|number| (number, own_number)), agent.as_ref());
     Ok(agent.map(|agent| {
         let number = own_number.filter(|number| number.organization_id == agent.organization_id);
-        (Arc::new(agent), number.map(|number| number.id))
+        (agent, number.map(|number| number.id))
     }))
 }
 
 /// Why this node does not take the call: what the caller hears, and a word for the log.
-fn refusal(api: &Api, agent: &Agent) -> Option<(&'static str, &'static str)> {
+pub(super) fn refusal(api: &Api, agent: &Agent) -> Option<(&'static str, &'static str)> {
     if !agent.enabled {
         Some((NOBODY, "agent_disabled"))
     } else if api.tasks.is_stopping() {
@@ -193,7 +213,7 @@ fn refusal(api: &Api, agent: &Agent) -> Option<(&'static str, &'static str)> {
     }
 }
 
-fn connect(api: &Api, token: &StreamToken, agent: &Agent) -> Twiml {
+pub(super) fn connect(api: &Api, token: &StreamToken, agent: &Agent) -> Twiml {
     let after = api.settings.public_url.join(STREAM_ENDED);
     let url = api.settings.public_url.join_websocket(&format!("/media-stream/{}", token.expose()));
     let agent_id = agent.id.to_string();
@@ -203,7 +223,12 @@ fn connect(api: &Api, token: &StreamToken, agent: &Agent) -> Twiml {
 }
 
 /// After the stream, or after the team's telephones.
-async fn go_on(api: &Api, webhook: &Webhook, call_sid: &CallSid) -> sqlx::Result<Twiml> {
+async fn go_on(
+    api: &Api,
+    webhook: &Webhook,
+    call_sid: &CallSid,
+    decided: Option<Decided>,
+) -> sqlx::Result<Twiml> {
     let after = leases::next_action(&api.store, call_sid).await?;
     let organization = match &after {
         Some(after) => after.organization,
@@ -218,7 +243,9 @@ async fn go_on(api: &Api, webhook: &Webhook, call_sid: &CallSid) -> sqlx::Result
         return Ok(Twiml(if answered { twiml::hang_up() } else { twiml::say_and_hang_up(NO_ANSWER) }));
     }
     let Some(after) = after else {
-        return Ok(Twiml(twiml::say_and_hang_up(APOLOGY)));
+        // A call that was answered without the database may not be on record yet.
+        let from_memory = decided.and_then(|decided| without_database::go_on(api, webhook, decided));
+        return Ok(from_memory.unwrap_or_else(|| Twiml(twiml::say_and_hang_up(APOLOGY))));
     };
     if !after.claimed {
         tracing::error!(
@@ -229,7 +256,10 @@ async fn go_on(api: &Api, webhook: &Webhook, call_sid: &CallSid) -> sqlx::Result
     let Some(agent) = agents::agent(&api.store, after.agent).await?.map(Arc::new) else {
         return Ok(Twiml(twiml::say_and_hang_up(APOLOGY)));
     };
-    let mut step = after.next_action.unwrap_or(NextStep::Resume); // Who should have decided is dead.
+    // What was decided here may wait in the spool. Else whoever should have decided is dead.
+    let decided = decided.filter(|decided| decided.token == after.fencing_token);
+    let decided = decided.map(|decided| decided.reason.next_step());
+    let mut step = after.next_action.or(decided).unwrap_or(NextStep::Resume);
     if step == NextStep::Resume {
         if let Some(token) = offer_again(api, call_sid, &after).await? {
             if api.bridge.has_room() {
@@ -287,7 +317,7 @@ async fn note_transfer(api: &Api, call: &CallRef, token: FencingToken, to: &Phon
     }
 }
 
-fn dial(api: &Api, number: &PhoneNumber, say: &str) -> Twiml {
+pub(super) fn dial(api: &Api, number: &PhoneNumber, say: &str) -> Twiml {
     let action = api.settings.public_url.join(STREAM_ENDED);
     let dial = Dial { number, timeout: RING, action: &action, say: Some(say), caller_id: None };
     Twiml(dial.document())

@@ -17,12 +17,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
 
 use crate::api::settings::{PublicUrl, Settings};
 use crate::api::{self, Api};
 use crate::bridge::endpoints::Endpoints;
 use crate::bridge::model_socket::ModelEndpoint;
 use crate::bridge::profile::Defaults;
+use crate::bridge::spool::Spool;
 use crate::bridge::{self, Bridge};
 use crate::config::{Config, Database};
 use crate::shutdown::Tasks;
@@ -34,6 +36,9 @@ use crate::telemetry::Metrics;
 const CONNECTIONS: u32 = 16;
 /// How long calls that were told to hang up may take to do so.
 const HANG_UP_WITHIN: Duration = Duration::from_secs(10);
+/// How long records that calls have left may take to be put on record when all calls are over. What is not stays in the
+/// spool for the next start.
+const REPLAY_WITHIN: Duration = Duration::from_secs(5);
 /// How long HTTP requests may take to finish when everything else has.
 const HTTP_WITHIN: Duration = Duration::from_secs(5);
 
@@ -59,6 +64,7 @@ pub struct Running {
     /// Live calls and other background work.
     pub tasks: Tasks,
     http: Tasks,
+    spool: Spool,
     cluster: Option<PrivateCluster>,
     node: String,
     grace_period: Duration,
@@ -80,7 +86,8 @@ impl App {
         store.migrate().await.context("cannot bring the database schema up to date")?;
 
         let (tasks, metrics) = (Tasks::new(), Metrics::new());
-        let bridge = bridge(&config, &store, &tasks, &metrics)?;
+        let spool = Spool::open(config.data_dir.join("spool"), &metrics).await;
+        let bridge = bridge(&config, &store, &spool, &tasks, &metrics)?;
         // With a public URL something passes requests of others on to us.
         let open_metrics = addr.ip().is_loopback() && config.public_url.is_none();
         let public_url = match config.public_url {
@@ -111,6 +118,7 @@ impl App {
             metrics,
             tasks,
             http,
+            spool,
             cluster,
             node: config.node,
             grace_period: config.grace_period,
@@ -156,6 +164,12 @@ impl Running {
         if !self.http.drain(HTTP_WITHIN).await {
             tracing::warn!("some HTTP requests did not end and are abandoned");
         }
+        if timeout(REPLAY_WITHIN, self.spool.is_replayed()).await.is_err() {
+            tracing::warn!(
+                "some records could not be put on record; they stay in the spool for the next start"
+            );
+        }
+        self.spool.close().await;
         upkeep::leave(&self.store, &self.node).await;
         self.store.close().await;
         if let Some(cluster) = self.cluster {
@@ -205,11 +219,18 @@ pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Privat
 }
 
 /// Live calls, with what they need.
-fn bridge(config: &Config, store: &Store, tasks: &Tasks, metrics: &Metrics) -> anyhow::Result<Bridge> {
+fn bridge(
+    config: &Config,
+    store: &Store,
+    spool: &Spool,
+    tasks: &Tasks,
+    metrics: &Metrics,
+) -> anyhow::Result<Bridge> {
     // No redirects: a function's secret header is for the server that was named.
     let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
     Ok(Bridge::new(bridge::Parts {
         store: store.clone(),
+        spool: spool.clone(),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
         endpoints: Endpoints::new(endpoint(config), fallback_endpoint(config), metrics),

@@ -79,7 +79,7 @@ enum Event {
     NextModel(Box<Event>),
     Tool(crate::call::tools::ToolResult),
     MoveAway,
-    HangUp,
+    HangUp(EndReason),
     Timeout,
 }
 
@@ -101,6 +101,7 @@ where
         // Tokens of its own, registered once: looking at one takes its lock, and all calls would take the same.
         let mut move_away = Seldom::new(self.move_away.child_token().cancelled_owned());
         let mut hang_up = Seldom::new(self.hang_up.child_token().cancelled_owned());
+        let mut lost = Seldom::new(self.scribe.lost().clone().cancelled_owned());
         let timer = sleep_until(self.started);
         tokio::pin!(timer);
         loop {
@@ -114,10 +115,11 @@ where
                 event = next_of_next(&mut self.next_model), if self.next_model.is_some() => event,
                 result = self.tools.next() => Event::Tool(result),
                 () = &mut timer => Event::Timeout,
-                () = &mut hang_up, if !told_to_hang_up => Event::HangUp,
+                () = &mut hang_up, if !told_to_hang_up => Event::HangUp(EndReason::Drained),
+                () = &mut lost, if !told_to_hang_up => Event::HangUp(EndReason::LeaseLost),
                 () = &mut move_away, if !told_to_move => Event::MoveAway,
             };
-            told_to_hang_up |= matches!(event, Event::HangUp);
+            told_to_hang_up |= matches!(event, Event::HangUp(_));
             told_to_move |= matches!(event, Event::MoveAway);
             let received_at = Instant::now();
             let now = CallTime::from(received_at - self.started);
@@ -180,7 +182,7 @@ where
             },
             Event::Tool(result) => Input::ToolFinished(result),
             Event::MoveAway => Input::MoveAway,
-            Event::HangUp => Input::HangUp(EndReason::Drained),
+            Event::HangUp(reason) => Input::HangUp(reason),
             Event::Timeout | Event::Twilio | Event::Model => Input::Timeout,
         };
         self.call.handle_input(now, input);

@@ -34,25 +34,27 @@ const ATTEMPT_WITHIN: Duration = Duration::from_secs(20);
 pub(super) trait Write: Send + Sync + 'static {
     /// What is written for one call.
     type Item: Send + Sync;
+    /// What came of it.
+    type Outcome: Send;
 
-    /// Writes all of them or none.
-    fn write(&self, items: &[Self::Item]) -> impl Future<Output = sqlx::Result<()>> + Send;
+    /// Writes all of them or none. One outcome for each, in their order.
+    fn write(&self, items: &[Self::Item]) -> impl Future<Output = sqlx::Result<Vec<Self::Outcome>>> + Send;
 }
 
-struct Waiting<T> {
-    item: T,
-    done: oneshot::Sender<Answer<T>>,
+struct Waiting<W: Write> {
+    item: W::Item,
+    done: oneshot::Sender<Answer<W>>,
 }
 
-enum Answer<T> {
-    Is(sqlx::Result<()>),
+enum Answer<W: Write> {
+    Is(sqlx::Result<W::Outcome>),
     /// Some item of the common statement was refused. It may be this one, which has to go alone.
-    GoAlone(T),
+    GoAlone(W::Item),
 }
 
 /// Where calls bring their writes.
 pub(super) struct Gather<W: Write> {
-    queue: mpsc::Sender<Waiting<W::Item>>,
+    queue: mpsc::Sender<Waiting<W>>,
     write: Arc<W>,
     alone: Semaphore,
 }
@@ -71,7 +73,7 @@ impl<W: Write> Gather<W> {
     }
 
     /// Writes it, together with what others bring. May be repeated after an error, and given up at any time.
-    pub(super) async fn write(&self, item: W::Item) -> sqlx::Result<()> {
+    pub(super) async fn write(&self, item: W::Item) -> sqlx::Result<W::Outcome> {
         let (done, answer) = oneshot::channel();
         if self.queue.send(Waiting { item, done }).await.is_err() {
             return Err(sqlx::Error::WorkerCrashed);
@@ -84,13 +86,14 @@ impl<W: Write> Gather<W> {
     }
 
     /// Writes it in a statement of its own: for what was refused before, and would have its company refused again.
-    pub(super) async fn write_alone(&self, item: W::Item) -> sqlx::Result<()> {
+    pub(super) async fn write_alone(&self, item: W::Item) -> sqlx::Result<W::Outcome> {
         let _permit = self.alone.acquire().await.expect("nobody closes it");
-        timely(self.write.write(slice::from_ref(&item))).await
+        let outcomes = timely(self.write.write(slice::from_ref(&item))).await?;
+        Ok(outcomes.into_iter().next().expect("one outcome for each item"))
     }
 }
 
-async fn run<W: Write>(mut queue: mpsc::Receiver<Waiting<W::Item>>, every: Duration, write: Arc<W>) {
+async fn run<W: Write>(mut queue: mpsc::Receiver<Waiting<W>>, every: Duration, write: Arc<W>) {
     let mut not_before = Instant::now();
     let mut under_way = JoinSet::new();
     while let Some(first) = queue.recv().await {
@@ -110,12 +113,15 @@ async fn run<W: Write>(mut queue: mpsc::Receiver<Waiting<W::Item>>, every: Durat
     }
 }
 
-async fn write_all<W: Write>(write: Arc<W>, batch: Vec<Waiting<W::Item>>) {
+async fn write_all<W: Write>(write: Arc<W>, batch: Vec<Waiting<W>>) {
     let (items, answers): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|waiting| (waiting.item, waiting.done)).unzip();
     // Whoever waited for an answer may have given up.
     match timely(write.write(&items)).await {
-        Ok(()) => answers.into_iter().for_each(|done| drop(done.send(Answer::Is(Ok(()))))),
+        Ok(outcomes) => {
+            let each = answers.into_iter().zip(outcomes);
+            each.for_each(|(done, outcome)| drop(done.send(Answer::Is(Ok(outcome)))));
+        }
         Err(error) if items.len() > 1 && may_be_ones_own(&error) => {
             tracing::debug!(%error, calls = items.len(), "a common write was refused; each is tried alone");
             answers.into_iter().zip(items).for_each(|(done, item)| drop(done.send(Answer::GoAlone(item))));
@@ -141,6 +147,20 @@ pub(super) fn may_be_ones_own(error: &sqlx::Error) -> bool {
             ["22", "23", "54"].iter().any(|class| code.starts_with(class))
                 || ["21000", "40001", "40P01", "55P03", "57014"].contains(&&*code)
         }),
+        _ => false,
+    }
+}
+
+/// The database understood and refused: trying again cannot help.
+pub(super) fn is_final(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            // Data exceptions, broken constraints, and limits such as the length of a text in an index.
+            let of_data = |code: &str| ["22", "23", "54"].iter().any(|class| code.starts_with(class));
+            error.constraint().is_some() || error.code().is_some_and(|code| of_data(&code))
+        }
+        // It cannot even be written down.
+        sqlx::Error::Encode(_) => true,
         _ => false,
     }
 }
@@ -175,8 +195,9 @@ mod tests {
 
     impl Write for Numbers {
         type Item = u32;
+        type Outcome = u32;
 
-        async fn write(&self, items: &[u32]) -> sqlx::Result<()> {
+        async fn write(&self, items: &[u32]) -> sqlx::Result<Vec<u32>> {
             self.statements.lock().unwrap().push(items.to_vec());
             let refused = |code| Err(sqlx::Error::Database(Box::new(Refused(code))));
             for item in items {
@@ -192,7 +213,7 @@ mod tests {
                     _ => {}
                 }
             }
-            Ok(())
+            Ok(items.iter().map(|item| item * 2).collect())
         }
     }
 
@@ -208,7 +229,7 @@ mod tests {
         gather.write(1).await.unwrap();
         assert_eq!(began.elapsed(), Duration::ZERO);
         let three = tokio::join!(gather.write(2), gather.write(3), gather.write(4));
-        assert!(three.0.is_ok() && three.1.is_ok() && three.2.is_ok());
+        assert_eq!([three.0, three.1, three.2].map(Result::unwrap), [4, 6, 8], "to each its own outcome");
         assert_eq!(began.elapsed().as_millis(), EVERY.as_millis());
         assert_eq!(*numbers.statements.lock().unwrap(), [vec![1], vec![2, 3, 4]]);
     }

@@ -10,10 +10,13 @@ pub mod http_tools;
 mod lanes;
 mod lobby;
 pub mod model_socket;
+mod outage;
 pub mod profile;
 mod scribe;
 mod seldom;
 mod socket;
+pub mod spool;
+mod standby;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,7 +38,7 @@ use crate::call::end::EndReason;
 use crate::call::recovery::MAX_REMEMBERED;
 use crate::call::transcript::Remembered;
 use crate::ids::{AgentId, CallSid};
-use crate::lifecycle::{self, CallEvent, CallRef};
+use crate::lifecycle::{CallEvent, CallRef};
 use crate::shutdown::Tasks;
 use crate::store::agents::{self, Agent};
 use crate::store::leases::{self, ClaimedCall, FencingToken};
@@ -45,6 +48,7 @@ use crate::wire::websocket::Role;
 use crate::wire::{openai, twilio};
 
 use afterwards::Afterwards;
+pub use afterwards::Decided;
 use desk::Desk;
 use driver::{Driver, ModelSide};
 use endpoints::Endpoints;
@@ -52,9 +56,13 @@ use http_tools::HttpTools;
 use lanes::{Lane, Lanes};
 use lobby::{Lobby, Opened, Opening};
 use model_socket::{ModelEndpoint, ModelSocket, OpenError};
+use outage::Outage;
 use profile::Defaults;
-use scribe::Subject;
+use scribe::{Subject, Waiting};
 use socket::{Limits, Received, Socket};
+use spool::{Record, Spool, What};
+pub use standby::Arrival;
+use standby::Standby;
 
 const STREAM_LIMITS: Limits = Limits {
     // A caller's frame is 350 bytes.
@@ -92,6 +100,8 @@ pub enum Refusal {
 pub struct Admission {
     claimed: Option<ClaimedCall>,
     prepared: Option<(Arc<Agent>, Opening, Lane)>,
+    /// What has to be on record before anything else of the call.
+    first: Vec<Waiting>,
     place: Place,
 }
 
@@ -116,9 +126,11 @@ struct Shared {
     defaults: Defaults,
     http: reqwest::Client,
     lobby: Lobby,
+    standby: Standby,
     lanes: Lanes,
     afterwards: Afterwards,
     desk: Arc<Desk>,
+    spool: Spool,
     node: String,
     max_calls: usize,
     places: Arc<AtomicUsize>,
@@ -137,6 +149,8 @@ impl Drop for Place {
 pub struct Parts {
     /// Records.
     pub store: Store,
+    /// Where records wait that are not in the store yet.
+    pub spool: Spool,
     /// Numbers.
     pub metrics: Metrics,
     /// Where calls run.
@@ -157,9 +171,11 @@ impl Bridge {
     /// Puts the parts together. Must be called inside a runtime.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, metrics, tasks, endpoints, defaults, http, node, max_calls } = parts;
+        let Parts { store, spool, metrics, tasks, endpoints, defaults, http, node, max_calls } = parts;
         let (lobby, afterwards, places) = (Lobby::default(), Afterwards::default(), Arc::default());
-        let desk = Arc::new(Desk::open(&store));
+        let outage = Outage::new(&metrics);
+        spool::replay::start(&spool, store.clone(), outage.clone(), metrics.clone());
+        let desk = Arc::new(Desk::open(&store, outage));
         Self(Arc::new(Shared {
             store,
             metrics,
@@ -168,9 +184,11 @@ impl Bridge {
             defaults,
             http,
             lobby,
+            standby: Standby::default(),
             lanes: Lanes::start(),
             afterwards,
             desk,
+            spool,
             node,
             max_calls,
             places,
@@ -205,9 +223,36 @@ impl Bridge {
         self.0.tasks.spawn_on(lane.as_ref(), work.instrument(span));
     }
 
-    /// Twilio asks how a call goes on after its stream. The server may stop when it has been told.
-    pub fn asked_after(&self, call_sid: &CallSid) {
-        self.0.afterwards.asked(call_sid);
+    /// Where records wait that the database does not have yet.
+    #[must_use]
+    pub fn spool(&self) -> &Spool {
+        &self.0.spool
+    }
+
+    /// As [`Bridge::prepare`], for a call that comes while the database is away: the stream with this token is let in
+    /// without it. False: too many are being set up already.
+    pub fn prepare_without_database(&self, token: &str, arrival: Arrival) -> bool {
+        let (call_sid, agent) = (arrival.callback.call_sid.clone(), Arc::clone(&arrival.agent));
+        let shared = &self.0;
+        let Some(expiry) = shared.standby.expect(token, arrival, &shared.node, &shared.spool) else {
+            return false;
+        };
+        let hang_up = shared.tasks.hang_up().clone();
+        shared.tasks.spawn(async move { expiry.run(&hang_up).await });
+        self.prepare(token, &call_sid, &agent);
+        true
+    }
+
+    /// True while the last that was heard of the database is that it cannot be reached.
+    #[must_use]
+    pub fn database_is_away(&self) -> bool {
+        self.0.desk.outage.lasts()
+    }
+
+    /// Twilio asks how a call goes on after its stream. The server may stop when it has been told. Returns what the call
+    /// has decided, if it was carried here, once.
+    pub fn asked_after(&self, call_sid: &CallSid) -> Option<Decided> {
+        self.0.afterwards.asked(call_sid)
     }
 
     async fn open(&self, agent: &Agent, opened: Opened) {
@@ -222,21 +267,26 @@ impl Bridge {
 
     /// Decides before the handshake whether a stream may connect. Each token is good for one stream.
     pub async fn admit(&self, token: Option<&str>) -> Result<Admission, Refusal> {
-        let expected = token.is_some_and(|token| self.0.lobby.expects(token));
+        let expected =
+            token.is_some_and(|token| self.0.lobby.expects(token) || self.0.standby.expects(token));
         // A caller who was answered before the stop began is still let in.
         if self.0.tasks.is_stopping() && !expected {
             return Err(Refusal::Stopping);
         }
         let place = self.take_place().ok_or(Refusal::Full)?;
         let Some(token) = token else {
-            return Ok(Admission { claimed: None, prepared: None, place });
+            return Ok(Admission { claimed: None, prepared: None, first: Vec::new(), place });
         };
+        if let Some((claimed, first)) = self.0.standby.claim(token, &self.0.spool) {
+            let prepared = self.0.lobby.claim(token);
+            return Ok(Admission { claimed: Some(claimed), prepared, first, place });
+        }
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let claimed = timeout(CLAIM_WITHIN, leases::claim(&self.0.store, &digest, &self.0.node)).await;
         match claimed {
             Ok(Ok(Some(claimed))) => {
                 let prepared = self.0.lobby.claim(token);
-                Ok(Admission { claimed: Some(claimed), prepared, place })
+                Ok(Admission { claimed: Some(claimed), prepared, first: Vec::new(), place })
             }
             Ok(Ok(None)) => Err(Refusal::UnknownToken),
             Ok(Err(_)) | Err(_) => Err(Refusal::Unavailable),
@@ -259,7 +309,9 @@ impl Bridge {
     ) {
         let bridge = self.clone();
         self.0.tasks.spawn(async move {
-            let Some((io, early)) = io.await else { return bridge.give_up(admission.claimed).await };
+            let Some((io, early)) = io.await else {
+                return bridge.give_up(admission.claimed, admission.first).await;
+            };
             bridge.carry_stream(Socket::new(io, Role::Server, STREAM_LIMITS, &early), admission).await;
         });
     }
@@ -267,7 +319,7 @@ impl Bridge {
     async fn carry_stream(&self, mut socket: Socket<TcpStream>, admission: Admission) {
         let Ok(Some(start)) = timeout(START_WITHIN, wait_for_start(&mut socket)).await else {
             warn!("a media stream connected and did not start");
-            return self.give_up(admission.claimed).await;
+            return self.give_up(admission.claimed, admission.first).await;
         };
         // A call outlives the request that brought it.
         let span = info_span!(parent: None, "call", call.id = %start.call_sid);
@@ -276,12 +328,13 @@ impl Bridge {
                 admission.prepared.map(|(agent, opening, lane)| (agent, (opening, lane))).unzip();
             match self.identify(&start, admission.claimed.clone(), agent).await {
                 Ok((claimed, agent)) => {
-                    self.carry_call(socket, start, claimed, agent, session, admission.place).await;
+                    self.carry_call(socket, start, claimed, agent, session, admission.first, admission.place)
+                        .await;
                 }
                 Err(problem) => {
                     warn!(%problem, "the media stream is turned away");
                     let _ = timeout(START_WITHIN, socket.close()).await;
-                    self.give_up(admission.claimed).await;
+                    self.give_up(admission.claimed, admission.first).await;
                 }
             }
         }
@@ -290,14 +343,19 @@ impl Bridge {
     }
 
     /// Ends a call whose stream was let in and did not come to anything: nobody else will.
-    async fn give_up(&self, claimed: Option<ClaimedCall>) {
+    async fn give_up(&self, claimed: Option<ClaimedCall>, first: Vec<Waiting>) {
         let Some(claimed) = claimed else { return };
         let call =
             CallRef { call_sid: claimed.call_sid, organization: claimed.organization, agent: claimed.agent };
         let (token, reason) = (claimed.fencing_token, EndReason::StreamLost);
         let ended = CallEvent::after_stream(token, reason, claimed.lasted, claimed.offered);
-        if let Err(error) = lifecycle::record(&self.0.store, &call, Timestamp::now(), &ended).await {
-            warn!(%error, call.id = %call.call_sid, "the end of a call could not be put on record");
+        let record = Record { call, token, what: What::Event { at: Timestamp::now(), event: ended } };
+        let last = Waiting::keep(&self.0.spool, record);
+        if first.is_empty() {
+            last.put_on_record(&self.0.spool, &self.0.store).await;
+        } else {
+            // Behind what has to be on record first.
+            standby::leave(&self.0.spool, first.into_iter().chain([last]));
         }
     }
 
@@ -341,6 +399,7 @@ impl Bridge {
         claimed: ClaimedCall,
         agent: Arc<Agent>,
         prepared: Option<(Opening, Lane)>,
+        first: Vec<Waiting>,
         place: Place,
     ) {
         let shared = &self.0;
@@ -352,7 +411,7 @@ impl Bridge {
             Ok(twilio) => twilio,
             Err(error) => {
                 warn!(%error, "the stream's connection cannot be carried");
-                return self.give_up(Some(claimed)).await;
+                return self.give_up(Some(claimed), first).await;
             }
         };
         let (_, mut settings) = profile::settings(&agent, &shared.defaults);
@@ -375,13 +434,21 @@ impl Bridge {
             resumable: claimed.offered,
             after_sequence: places_before(claimed.fencing_token),
         };
-        let (scribe, writer) =
-            scribe::scribe(subject, Arc::clone(&shared.desk), shared.store.clone(), shared.metrics.clone());
+        let (question, answer) = shared.afterwards.expect(&start.call_sid, agent.id, claimed.fencing_token);
+        let desk = Arc::clone(&shared.desk);
+        let (scribe, writer) = scribe::scribe(
+            subject,
+            first,
+            answer,
+            desk,
+            shared.spool.clone(),
+            shared.store.clone(),
+            shared.metrics.clone(),
+        );
         shared.tasks.spawn(writer.run());
         shared.metrics.calls_started.inc();
         shared.metrics.calls_live.inc();
         info!(agent = %agent.id, format = %settings.session.format, "media stream started");
-        let question = shared.afterwards.expect(&start.call_sid);
         let mut driver = Driver {
             call: Call::new(settings, openai::CAPABILITIES),
             stream_sid: start.stream_sid,

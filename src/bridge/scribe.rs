@@ -1,28 +1,36 @@
 //! Writes a call's records as they come, in order, without ever making the call wait.
 //!
-//! The call hands records to a bounded queue; a task of its own writes them and tries again while the database is away.
+//! The call hands records to the spool and to a bounded queue; a task of its own writes them, tries again while the
+//! database is away, and then has the spool forget them. What it cannot write before the call is over, and what finds no
+//! place in the queue, is left to the spool's replay.
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
-use super::desk::{Desk, KeptAlive};
-use super::gather::{may_be_ones_own, timely};
+use super::afterwards::Answer;
+use super::desk::{Desk, KeptAlive, Saved};
+use super::gather::{is_final, may_be_ones_own, timely};
+use super::outage::Outage;
+use super::spool::{Record, Spool, Ticket, What};
 use crate::call::end::EndReason;
 use crate::call::transcript::Entry;
 use crate::ids::StreamSid;
-use crate::lifecycle::{self, CallEvent, CallRef, Recorded};
+use crate::lifecycle::{CallEvent, CallRef};
 use crate::store::Store;
 use crate::store::leads::{self, LinkOutcome};
 use crate::store::leases::FencingToken;
 use crate::store::transcripts::Turns;
 use crate::telemetry::{Metrics, ObserveDuration as _};
 
-/// Records of one call that wait for the database: an hour of brisk talk. Full: further ones are dropped and counted,
-/// because a call must not wait for them. The end of the call has a place of its own.
+/// Records of one call that wait for the database: an hour of brisk talk. Full: further ones are left to the replay, or
+/// dropped and counted where there is no spool, because a call must not wait for them. The end of the call has a place of
+/// its own.
 const QUEUE: usize = 1024;
 /// Records taken out of the queue at a time. Neighbouring turns among them are written together, and with the turns that
 /// other calls bring to the desk at the same moment.
@@ -32,7 +40,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A caller without a lead is looked for again after this, then after twice as long and so on: with every turn it would
 /// cost as much as the turns do.
 const LINK_AGAIN_AFTER: Duration = Duration::from_secs(20);
-/// How long a record of a finished call is still tried to be written.
+/// How long a record of a finished call is still tried to be written when it is not in the spool.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What is known of a call for its records.
@@ -51,32 +59,64 @@ pub(super) struct Subject {
     pub(super) after_sequence: u32,
 }
 
-enum Record {
-    Turn(Entry, Instant),
-    Event(Timestamp, CallEvent),
+/// A record on its way.
+pub(super) struct Waiting {
+    record: Arc<Record>,
+    /// In the spool, unless that had no room.
+    pub(super) ticket: Option<Ticket>,
+    since: Instant,
     /// The stream ends: what comes next has to be known before it is closed. Tells whether it is on record.
-    Ended(Timestamp, CallEvent, oneshot::Sender<bool>),
+    done: Option<oneshot::Sender<bool>>,
+}
+
+impl Waiting {
+    /// In the spool from here on, if that has room.
+    pub(super) fn keep(spool: &Spool, record: Record) -> Self {
+        let record = Arc::new(record);
+        let ticket = spool.keep(Arc::clone(&record));
+        Self { record, ticket, since: Instant::now(), done: None }
+    }
+
+    /// Writes it at once, for nobody who waits; what cannot be written now is left to the replay.
+    pub(super) async fn put_on_record(self, spool: &Spool, store: &Store) {
+        match timely(self.record.put_on_record(store)).await {
+            Ok(_) => spool.done(self.ticket),
+            Err(error) => {
+                let call_sid = &self.record.call.call_sid;
+                tracing::warn!(%error, call.id = %call_sid, "a record could not be written; it is replayed later");
+                spool.leave(self.ticket);
+            }
+        }
+    }
 }
 
 /// The call's end of the queue.
 pub(super) struct Scribe {
     // Boxed, because a queue has room for 32 of them from the beginning.
-    queue: mpsc::Sender<Box<Record>>,
+    queue: mpsc::Sender<Box<Waiting>>,
     /// The place of the call's end, without which the carrier would not learn how the call goes on.
-    end: Option<mpsc::OwnedPermit<Box<Record>>>,
+    end: Option<mpsc::OwnedPermit<Box<Waiting>>>,
     subject: Subject,
+    answer: Answer,
+    spool: Spool,
+    lost: CancellationToken,
+    /// Found no place in the queue, and none in the spool.
     dropped: u64,
 }
 
 /// The other end.
 pub(super) struct Writer {
-    queue: mpsc::Receiver<Box<Record>>,
+    queue: mpsc::Receiver<Box<Waiting>>,
     subject: Subject,
     desk: Arc<Desk>,
-    /// Until the end of the call has its turn to be written.
+    spool: Spool,
+    /// From when the call has a lease until its end has its turn to be written.
     alive: Option<KeptAlive>,
+    lost: CancellationToken,
     store: Store,
     metrics: Metrics,
+    /// The call was over while the database was away: all that follows is left to the replay, in order.
+    leaves: bool,
     linked: bool,
     /// When linking is tried again with the next turn, and how long after that.
     link_at: Instant,
@@ -84,26 +124,45 @@ pub(super) struct Writer {
     told_unlinked: bool,
 }
 
-/// A queue for one call and its writer, which has to be run.
-pub(super) fn scribe(subject: Subject, desk: Arc<Desk>, store: Store, metrics: Metrics) -> (Scribe, Writer) {
+/// A queue for one call and its writer, which has to be run. What is in `first` is written first; with an offer among it
+/// the call has no lease before.
+pub(super) fn scribe(
+    subject: Subject,
+    first: Vec<Waiting>,
+    answer: Answer,
+    desk: Arc<Desk>,
+    spool: Spool,
+    store: Store,
+    metrics: Metrics,
+) -> (Scribe, Writer) {
     let (sender, end, receiver) = queue();
-    let alive = desk.keep_alive(subject.call.call_sid.clone(), subject.token);
-    let writer = Writer {
+    let lost = CancellationToken::new();
+    let has_lease = first.is_empty();
+    for waiting in first {
+        sender.try_send(Box::new(waiting)).unwrap_or_else(|_| unreachable!("a new queue has room"));
+    }
+    let mut writer = Writer {
         queue: receiver,
         subject: subject.clone(),
         desk,
-        alive: Some(alive),
+        spool: spool.clone(),
+        alive: None,
+        lost: lost.clone(),
         store,
         metrics,
+        leaves: false,
         linked: false,
         link_at: Instant::now(),
         link_again_after: LINK_AGAIN_AFTER,
         told_unlinked: false,
     };
-    (Scribe { queue: sender, end: Some(end), subject, dropped: 0 }, writer)
+    if has_lease {
+        writer.show_life();
+    }
+    (Scribe { queue: sender, end: Some(end), subject, answer, spool, lost, dropped: 0 }, writer)
 }
 
-type Queue = (mpsc::Sender<Box<Record>>, mpsc::OwnedPermit<Box<Record>>, mpsc::Receiver<Box<Record>>);
+type Queue = (mpsc::Sender<Box<Waiting>>, mpsc::OwnedPermit<Box<Waiting>>, mpsc::Receiver<Box<Waiting>>);
 
 /// With a place for the end of the call, whatever comes before it.
 fn queue() -> Queue {
@@ -113,6 +172,11 @@ fn queue() -> Queue {
 }
 
 impl Scribe {
+    /// Cancelled when the call is not ours any more: somebody else carries it, or it is over.
+    pub(super) const fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+
     pub(super) fn stream_started(&mut self) {
         let Subject { stream_sid, node, token, .. } = self.subject.clone();
         self.event(CallEvent::StreamStarted { stream_sid, node, token });
@@ -130,105 +194,176 @@ impl Scribe {
 
     pub(super) fn turn(&mut self, mut entry: Entry) {
         entry.sequence += self.subject.after_sequence;
-        self.put(Record::Turn(entry, Instant::now()));
+        let stream_started = self.subject.stream_started;
+        self.put(What::Turn { stream_started, entry });
     }
 
     /// Puts the end on record and waits, at most for `patience`, until it is durable. The first end is the end.
     pub(super) async fn ended(&mut self, reason: EndReason, duration: Duration, patience: Duration) {
         let Some(place) = self.end.take() else { return };
+        self.answer.decide(reason);
         if self.dropped > 0 {
             tracing::error!(records = self.dropped, "the queue of records was full; these are lost");
         }
         let Subject { token, lasted_before, resumable, .. } = self.subject;
         let event = CallEvent::after_stream(token, reason, lasted_before + duration, resumable);
         let (done, written) = oneshot::channel();
-        place.send(Box::new(Record::Ended(Timestamp::now(), event, done)));
+        let waiting = self.keep(What::Event { at: Timestamp::now(), event });
+        place.send(Box::new(Waiting { done: Some(done), ..waiting }));
         match timeout(patience, written).await {
             Ok(Ok(true)) => {}
             Ok(Ok(false) | Err(_)) => tracing::warn!(
-                "the end of the call could not be put on record; the carrier may be answered with the fallback"
+                "the end of the call is not on record; the carrier is answered from memory, or with the fallback"
             ),
             Err(_) => tracing::warn!(
-                "the end of the call is not on record yet; the carrier may be answered with the fallback"
+                "the end of the call is not on record yet; the carrier is answered from memory, or with the fallback"
             ),
         }
     }
 
     fn event(&mut self, event: CallEvent) {
-        self.put(Record::Event(Timestamp::now(), event));
+        self.put(What::Event { at: Timestamp::now(), event });
     }
 
-    fn put(&mut self, record: Record) {
-        if self.queue.try_send(Box::new(record)).is_err() {
-            self.dropped += 1;
-            if self.dropped == 1 {
-                tracing::error!("the queue of records is full; the call goes on without them");
-            }
+    fn put(&mut self, what: What) {
+        let waiting = self.keep(what);
+        let ticket = waiting.ticket;
+        if self.queue.try_send(Box::new(waiting)).is_ok() {
+            return;
         }
+        if let Some(ticket) = ticket {
+            return self.spool.leave([ticket]);
+        }
+        self.dropped += 1;
+        if self.dropped == 1 {
+            tracing::error!("the queue of records is full; the call goes on without them");
+        }
+    }
+
+    fn keep(&self, what: What) -> Waiting {
+        let Subject { call, token, .. } = &self.subject;
+        Waiting::keep(&self.spool, Record { call: call.clone(), token: *token, what })
     }
 }
 
 impl Writer {
-    /// Writes until the call has dropped its end of the queue and everything is written.
+    /// Writes until the call has dropped its end of the queue and everything is written, or left to the replay.
     pub(super) async fn run(mut self) {
         let mut batch = Vec::new();
         while self.queue.recv_many(&mut batch, BATCH).await > 0 {
             // Boxed, because what writing needs is large, and most of the time nothing is written.
             Box::pin(self.write(&mut batch)).await;
         }
-        self.link_at = Instant::now(); // The last chance.
-        Box::pin(self.link_lead()).await;
+        if !self.leaves {
+            self.link_at = Instant::now(); // The last chance.
+            Box::pin(self.link_lead()).await;
+        }
+    }
+
+    /// From now on the call has a lease.
+    fn show_life(&mut self) {
+        let CallRef { call_sid, .. } = &self.subject.call;
+        self.alive = Some(self.desk.keep_alive(call_sid.clone(), self.subject.token, self.lost.clone()));
     }
 
     /// Writes records in the order they came; neighbouring turns go together.
     #[expect(clippy::vec_box, reason = "as they come out of the queue")]
-    async fn write(&mut self, batch: &mut Vec<Box<Record>>) {
+    async fn write(&mut self, batch: &mut Vec<Box<Waiting>>) {
         let mut turns = Vec::new();
-        for record in batch.drain(..) {
-            match *record {
-                Record::Turn(entry, since) => turns.push((entry, since)),
-                Record::Event(at, event) => {
-                    self.write_turns(&mut turns).await;
-                    self.write_event(at, &event).await;
-                }
-                Record::Ended(at, event, done) => {
-                    self.write_turns(&mut turns).await;
-                    self.alive = None; // The lease ends with the call, which would look like losing it.
-                    let written = self.write_event(at, &event).await;
-                    let _ = done.send(written); // Whoever waited may have given up.
-                }
+        for mut waiting in batch.drain(..) {
+            if waiting.record.is_turn() {
+                turns.push(*waiting);
+                continue;
+            }
+            self.write_turns(&mut turns).await;
+            let done = waiting.done.take();
+            if done.is_some() {
+                self.alive = None; // The lease ends with the call, which would look like losing it.
+            }
+            let written = self.write_event(&waiting).await;
+            if let Some(done) = done {
+                let _ = done.send(written); // Whoever waited may have given up.
             }
         }
         self.write_turns(&mut turns).await;
     }
 
-    async fn write_turns(&mut self, turns: &mut Vec<(Entry, Instant)>) {
+    async fn write_turns(&mut self, turns: &mut Vec<Waiting>) {
         if turns.is_empty() {
             return;
         }
-        let (entries, since): (Vec<Entry>, Vec<Instant>) = turns.drain(..).unzip();
-        let Subject { call, stream_started, .. } = &self.subject;
-        let turns = Arc::new(Turns {
-            organization: call.organization,
-            call_sid: call.call_sid.clone(),
-            stream_started: *stream_started,
-            entries,
-        });
-        if self.persist("turns", |alone| self.desk.save(Arc::clone(&turns), alone)).await.is_none() {
-            return;
+        let fate = self.save(turns, false).await;
+        if matches!(fate, Fate::Refused(_)) && turns.len() > 1 {
+            // One of them: the others shall not be lost with it.
+            for turn in turns.iter() {
+                let fate = self.save(slice::from_ref(turn), true).await;
+                self.settle(slice::from_ref(turn), fate);
+            }
+        } else {
+            self.settle(turns, fate);
         }
-        self.metrics.transcript_turns_saved.inc_by(since.len() as u64);
-        for since in since {
-            self.metrics.transcript_save_seconds.observe_duration(since.elapsed());
-        }
+        turns.clear();
         self.link_lead().await;
     }
 
+    async fn save(&self, turns: &[Waiting], alone: bool) -> Fate<bool> {
+        let entry = |waiting: &Waiting| match &waiting.record.what {
+            What::Turn { entry, .. } => Some(entry.clone()),
+            What::Event { .. } | What::Offer(_) | What::Callback(_) => None,
+        };
+        let Subject { call, token, stream_started, .. } = &self.subject;
+        let entries = turns.iter().filter_map(entry).collect();
+        let turns_of_call = Arc::new(Turns {
+            organization: call.organization,
+            call_sid: call.call_sid.clone(),
+            token: *token,
+            stream_started: *stream_started,
+            entries,
+        });
+        let kept = turns.iter().all(|turn| turn.ticket.is_some());
+        let attempt = |refused: bool| self.desk.save(Arc::clone(&turns_of_call), alone || refused);
+        match self.persist("turns", kept, attempt).await {
+            Fate::Done(saved) => Fate::Done(saved == Saved::All),
+            Fate::Refused(why) => Fate::Refused(why),
+            Fate::Left => Fate::Left,
+        }
+    }
+
     /// True: it is on record.
-    async fn write_event(&self, at: Timestamp, event: &CallEvent) -> bool {
-        let record = |_| timely(lifecycle::record(&self.store, &self.subject.call, at, event));
-        let recorded = self.persist("event", record).await;
-        matches!(recorded, Some(Recorded::New | Recorded::Known))
+    async fn write_event(&mut self, waiting: &Waiting) -> bool {
+        let record = |_| timely(waiting.record.put_on_record(&self.store));
+        let fate = self.persist("event", waiting.ticket.is_some(), record).await;
+        let written = matches!(fate, Fate::Done(true));
+        if written && matches!(waiting.record.what, What::Offer(_)) {
+            self.show_life();
+        }
+        self.settle(slice::from_ref(waiting), fate);
+        written
+    }
+
+    /// Has the spool forget what is written, and keep what is not. `Done(false)`: the call is not ours any more.
+    fn settle(&mut self, waiting: &[Waiting], fate: Fate<bool>) {
+        let tickets = waiting.iter().filter_map(|waiting| waiting.ticket);
+        match fate {
+            Fate::Done(true) => {
+                self.spool.done(tickets);
+                for turn in waiting.iter().filter(|waiting| waiting.record.is_turn()) {
+                    self.metrics.transcript_turns_saved.inc();
+                    self.metrics.transcript_save_seconds.observe_duration(turn.since.elapsed());
+                }
+            }
+            Fate::Done(false) => {
+                self.desk.lose(&self.subject.call.call_sid, self.subject.token);
+                self.lost.cancel(); // Also where no sign of life was given yet.
+                // What was said while the call was ours is still written by the replay.
+                self.spool.leave(tickets);
+            }
+            Fate::Left => {
+                self.leaves = true;
+                self.spool.leave(tickets);
+            }
+            Fate::Refused(why) => tickets.for_each(|ticket| self.spool.refuse(ticket, &why)),
+        }
     }
 
     /// Ties the caller's lead to the call. Never more than a log line if it cannot: the turns are safe.
@@ -255,23 +390,41 @@ impl Writer {
         }
     }
 
-    async fn persist<T, F>(&self, what: &'static str, attempt: impl FnMut(bool) -> F) -> Option<T>
+    /// `kept`: it is in the spool, so that nobody need wait for it when the call is over.
+    async fn persist<T, F>(&self, what: &'static str, kept: bool, attempt: impl FnMut(bool) -> F) -> Fate<T>
     where
         F: Future<Output = sqlx::Result<T>>,
     {
-        persist(&self.metrics, what, || self.queue.is_closed(), attempt).await
+        if kept && self.leaves {
+            return Fate::Left;
+        }
+        let patience = if kept { Duration::ZERO } else { PATIENCE };
+        let is_over = || self.queue.is_closed() || self.lost.is_cancelled();
+        persist(&self.metrics, &self.desk.outage, what, patience, is_over, attempt).await
     }
 }
 
-/// Does it until it works; `None` when it never did. As long as the call is not over it is not given up.
+/// What became of a record.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate<T> {
+    Done(T),
+    /// The database will never take it.
+    Refused(String),
+    /// The call is over, and nothing is on record.
+    Left,
+}
+
+/// Does it until it works. As long as the call is not over it is not given up, and for `patience` after that.
 ///
 /// `attempt` has to come to an end by itself, and is told whether the one before failed for what may be its own fault.
 async fn persist<T, F>(
     metrics: &Metrics,
+    outage: &Outage,
     what: &'static str,
+    patience: Duration,
     call_is_over: impl Fn() -> bool,
     mut attempt: impl FnMut(bool) -> F,
-) -> Option<T>
+) -> Fate<T>
 where
     F: Future<Output = sqlx::Result<T>>,
 {
@@ -279,16 +432,26 @@ where
     let mut pause = FIRST_PAUSE;
     let mut refused = false;
     loop {
-        let error = match attempt(refused).await {
-            Ok(value) => return Some(value),
+        let result = attempt(refused).await;
+        outage.note(&result);
+        let error = match result {
+            Ok(value) => return Fate::Done(value),
             Err(error) => error,
         };
-        if call_is_over() {
-            over_since.get_or_insert_with(Instant::now);
+        if is_final(&error) {
+            tracing::error!(%error, what, "the database will never take a record");
+            return Fate::Refused(error.to_string());
         }
-        if over_since.is_some_and(|since: Instant| since.elapsed() > PATIENCE) || is_final(&error) {
-            tracing::error!(%error, what, "a record could not be written and is lost");
-            return None;
+        if call_is_over() {
+            let since = *over_since.get_or_insert_with(Instant::now);
+            if patience.is_zero() {
+                tracing::warn!(%error, what, "a record could not be written before the call was over; it is replayed later");
+                return Fate::Left;
+            }
+            if since.elapsed() > patience {
+                tracing::error!(%error, what, "a record could not be written and is lost");
+                return Fate::Left;
+            }
         }
         metrics.store_retries.inc();
         tracing::warn!(%error, what, "a record could not be written; trying again");
@@ -298,23 +461,23 @@ where
     }
 }
 
-/// The database understood and refused: trying again cannot help.
-fn is_final(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(error) => {
-            // Data exceptions, and limits such as the length of a text in an index.
-            let of_data = |code: &str| code.starts_with("22") || code.starts_with("54");
-            error.constraint().is_some() || error.code().is_some_and(|code| of_data(&code))
-        }
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::ids::{AgentId, CallSid, OrganizationId};
     use std::cell::{Cell, RefCell};
+
+    async fn attempted<T, F>(
+        metrics: &Metrics,
+        patience: Duration,
+        is_over: bool,
+        attempt: impl FnMut(bool) -> F,
+    ) -> Fate<T>
+    where
+        F: Future<Output = sqlx::Result<T>>,
+    {
+        persist(metrics, &Outage::new(metrics), "turns", patience, || is_over, attempt).await
+    }
 
     fn unreachable() -> sqlx::Error {
         sqlx::Error::Io(std::io::ErrorKind::ConnectionRefused.into())
@@ -323,55 +486,58 @@ pub(super) mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_write_that_fails_or_hangs_is_tried_again_until_it_works() {
         let (metrics, attempts) = (Metrics::new(), Cell::new(0));
-        let written = persist(
-            &metrics,
-            "turns",
-            || true,
-            async |_| {
-                attempts.set(attempts.get() + 1);
-                match attempts.get() {
-                    1 => Err(unreachable()),
-                    2 => timely(std::future::pending()).await,
-                    attempt => Ok(attempt),
-                }
-            },
-        );
-        assert_eq!(written.await, Some(3));
+        let written = attempted(&metrics, PATIENCE, true, async |_| {
+            attempts.set(attempts.get() + 1);
+            match attempts.get() {
+                1 => Err(unreachable()),
+                2 => timely(std::future::pending()).await,
+                attempt => Ok(attempt),
+            }
+        });
+        assert_eq!(written.await, Fate::Done(3));
         assert_eq!(metrics.store_retries.get(), 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn nothing_of_a_live_call_is_given_up() {
-        let (began, metrics) = (Instant::now(), Metrics::new());
-        let live = || false;
-        let attempt = async |_| if began.elapsed() > 10 * PATIENCE { Ok(()) } else { Err(unreachable()) };
-        assert_eq!(persist(&metrics, "turns", live, attempt).await, Some(()));
+        let metrics = Metrics::new();
+        for patience in [PATIENCE, Duration::ZERO] {
+            let began = Instant::now();
+            let attempt = async |_| if began.elapsed() > 10 * PATIENCE { Ok(()) } else { Err(unreachable()) };
+            assert_eq!(attempted(&metrics, patience, false, attempt).await, Fate::Done(()));
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_write_that_never_works_is_given_up_some_time_after_the_call() {
         let began = Instant::now();
-        let written: Option<()> =
-            persist(&Metrics::new(), "turns", || true, async |_| Err(unreachable())).await;
-        assert_eq!(written, None);
+        let fails = async |_| Err::<(), _>(unreachable());
+        assert_eq!(attempted(&Metrics::new(), PATIENCE, true, fails).await, Fate::Left);
         assert!(began.elapsed() > PATIENCE && began.elapsed() < PATIENCE + 2 * LONGEST_PAUSE);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_is_in_the_spool_is_left_there_as_soon_as_the_call_is_over() {
+        let (began, attempts) = (Instant::now(), Cell::new(0));
+        let fails = async |_| {
+            attempts.set(attempts.get() + 1);
+            Err::<(), _>(unreachable())
+        };
+        assert_eq!(attempted(&Metrics::new(), Duration::ZERO, true, fails).await, Fate::Left);
+        assert_eq!((began.elapsed(), attempts.get()), (Duration::ZERO, 1), "it was tried once");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_the_database_refuses_is_not_tried_again() {
-        let attempts = Cell::new(0);
-        let metrics = Metrics::new();
-        let written: Option<()> = persist(
-            &metrics,
-            "turns",
-            || false,
-            async |_| {
+        for code in ["22001", "23503", "54000"] {
+            let attempts = Cell::new(0);
+            let refuse = async |_| {
                 attempts.set(attempts.get() + 1);
-                Err(sqlx::Error::Database(Box::new(Refused("22001"))))
-            },
-        )
-        .await;
-        assert_eq!((written, attempts.get()), (None, 1));
+                Err::<(), _>(sqlx::Error::Database(Box::new(Refused(code))))
+            };
+            let written = attempted(&Metrics::new(), Duration::ZERO, false, refuse).await;
+            assert!(matches!(written, Fate::Refused(_)) && attempts.get() == 1, "{code}: {written:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -385,13 +551,12 @@ pub(super) mod tests {
                 _ => Ok(()),
             }
         };
-        assert_eq!(persist(&metrics, "turns", || false, attempt).await, Some(()));
+        assert_eq!(attempted(&metrics, PATIENCE, false, attempt).await, Fate::Done(()));
         assert_eq!(*company.borrow(), [false, false, true]);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_end_of_a_call_has_a_place_in_a_full_queue() {
-        let (queue, end, mut records) = queue();
+    fn full_queue(spool: Spool) -> (Scribe, mpsc::Receiver<Box<Waiting>>) {
+        let (queue, end, records) = queue();
         let call = CallRef {
             call_sid: CallSid::parse("CA1").unwrap(),
             organization: OrganizationId(uuid::Uuid::nil()),
@@ -407,21 +572,38 @@ pub(super) mod tests {
             resumable: true,
             after_sequence: 0,
         };
-        let mut scribe = Scribe { queue, end: Some(end), subject, dropped: 0 };
+        let lost = CancellationToken::new();
+        let answer = Answer::default();
+        let mut scribe = Scribe { queue, end: Some(end), subject, answer, spool, lost, dropped: 0 };
         for _ in 0..QUEUE + 5 {
             scribe.connected();
         }
+        (scribe, records)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_call_has_a_place_in_a_full_queue() {
+        let (mut scribe, mut records) = full_queue(Spool::off());
         assert_eq!(scribe.dropped, 5);
         let write = async {
             for _ in 0..QUEUE {
-                assert!(matches!(*records.recv().await.unwrap(), Record::Event(..)));
+                assert!(records.recv().await.unwrap().done.is_none());
             }
-            let Record::Ended(_, _, done) = *records.recv().await.unwrap() else { panic!("not the end") };
-            done.send(true).unwrap();
+            let done = records.recv().await.unwrap().done;
+            done.expect("the end").send(true).unwrap();
         };
         let began = Instant::now();
         tokio::join!(scribe.ended(EndReason::CallerHungUp, Duration::ZERO, PATIENCE), write);
         assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_place_in_the_queue_is_left_to_the_replay() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path().to_owned(), &Metrics::new()).await;
+        let (scribe, records) = full_queue(spool.clone());
+        assert_eq!((scribe.dropped, records.len()), (0, QUEUE));
+        assert_eq!(spool.left(), 5);
     }
 
     /// What the database says with this code.

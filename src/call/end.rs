@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// The one reason a call ended for: the first cause wins. Stored as `disconnect_reason`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum EndReason {
     /// Twilio said `stop`: the caller hung up or the carrier ended the call.
     CallerHungUp,
@@ -39,6 +42,8 @@ pub enum EndReason {
     NodeLost,
     /// The server is stopped, and the call shall go on elsewhere: it left at a pause.
     Moved,
+    /// Somebody else carries it now, or has ended it. What the one who lost it says of it changes nothing.
+    LeaseLost,
 }
 
 /// What the carrier is told when the stream has ended.
@@ -56,7 +61,7 @@ pub enum NextStep {
 
 impl EndReason {
     /// Every reason, for documents and checks.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::CallerHungUp,
         Self::AgentEnded,
         Self::Transferred,
@@ -74,6 +79,7 @@ impl EndReason {
         Self::Operator,
         Self::NodeLost,
         Self::Moved,
+        Self::LeaseLost,
     ];
 
     /// The stored word.
@@ -97,6 +103,7 @@ impl EndReason {
             Self::Operator => "operator",
             Self::NodeLost => "node_lost",
             Self::Moved => "moved",
+            Self::LeaseLost => "lease_lost",
         }
     }
 
@@ -122,7 +129,8 @@ impl EndReason {
             | Self::ModelFailed
             | Self::ModelStalled
             | Self::SlowPeer
-            | Self::NodeLost => NextStep::Apologise,
+            | Self::NodeLost
+            | Self::LeaseLost => NextStep::Apologise,
         }
     }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::heard_text;
 use super::recovery::SEED;
 use crate::clock::CallTime;
@@ -15,7 +17,8 @@ const MAX_ITEMS: usize = 2048;
 const MAX_TEXT_BYTES: usize = 64 * 1024;
 
 /// Whose words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The caller.
     User,
@@ -41,7 +44,8 @@ impl Role {
 }
 
 /// How we know where the caller stopped hearing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Evidence {
     /// Twilio sent the mark back.
     Mark,
@@ -61,7 +65,7 @@ impl Evidence {
 }
 
 /// One finished turn, or a newer revision of it. Rewriting replaces only an older revision of the same item.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The item; unique within the call.
     pub item: ItemId,

@@ -2,13 +2,14 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::ids::{CallSid, OrganizationId};
 use crate::store::{Store, storable, storable_json};
 
 /// One callback of the carrier.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CarrierEvent {
     /// Whose call it is; see [`crate::store::calls::organization_of`].
     pub organization: OrganizationId,

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::call::end::{EndReason, NextStep};
 use crate::ids::{AgentId, CallSid, OrganizationId};
 use crate::store::{Store, decoded, storable};
@@ -13,7 +15,8 @@ use crate::store::{Store, decoded, storable};
 const MOST_RESUMED: i64 = 3;
 
 /// Grows with every offer of a call; the highest is the one that counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct FencingToken(pub i64);
 
 impl fmt::Display for FencingToken {

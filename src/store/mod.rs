@@ -13,6 +13,7 @@ pub mod leases;
 pub mod nodes;
 pub mod organisations;
 pub mod phone_numbers;
+pub mod standby;
 pub mod transcripts;
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! What was said, in conversation order.
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -10,6 +10,7 @@ use sqlx::types::Json;
 use crate::call::transcript::{Entry, Evidence, Remembered};
 use crate::clock::CallTime;
 use crate::ids::{CallSid, OrganizationId, ToolCallId};
+use crate::store::leases::FencingToken;
 use crate::store::{Store, decoded, storable};
 
 /// One turn as stored.
@@ -61,16 +62,48 @@ pub struct Turns {
     pub organization: OrganizationId,
     /// The call.
     pub call_sid: CallSid,
+    /// The right to write about it.
+    pub token: FencingToken,
     /// The wall clock at [`CallTime::ZERO`].
     pub stream_started: Timestamp,
     /// In any order.
     pub entries: Vec<Entry>,
 }
 
-/// Writes finished turns of any number of calls down, all in one statement.
+/// Writes finished turns of any number of calls down, all in one statement. Returns the calls that are not the writer's
+/// any more: of those nothing was written.
 ///
 /// May be repeated at will: a turn replaces only an older revision of itself.
-pub async fn save<T: Borrow<Turns> + Sync>(store: &Store, calls: &[T]) -> sqlx::Result<()> {
+pub async fn save<T: Borrow<Turns> + Sync>(
+    store: &Store,
+    calls: &[T],
+) -> sqlx::Result<HashSet<(CallSid, FencingToken)>> {
+    let late = write(store, calls, Fence::Strict).await?;
+    Ok(late.into_iter().map(|late| (late.call_sid, late.token)).collect())
+}
+
+/// Writes turns down that nobody could write in their time. What was said before the next stream of the call was offered
+/// was truly said, and is written although the writer has lost the call since. Returns how many turns came too late.
+pub async fn replay<T: Borrow<Turns> + Sync>(store: &Store, calls: &[T]) -> sqlx::Result<usize> {
+    Ok(write(store, calls, Fence::ByTime).await?.len())
+}
+
+/// Who may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fence {
+    /// Whoever has the call now.
+    Strict,
+    /// Also whoever had it when the turn took its place.
+    ByTime,
+}
+
+/// A turn that was not written.
+struct Late {
+    call_sid: CallSid,
+    token: FencingToken,
+}
+
+async fn write<T: Borrow<Turns> + Sync>(store: &Store, calls: &[T], fence: Fence) -> sqlx::Result<Vec<Late>> {
     // One statement may touch a row only once: of several revisions the newest is sent.
     let mut newest: BTreeMap<(OrganizationId, &str, &str), (&Turns, &Entry)> = BTreeMap::new();
     for turns in calls.iter().map(Borrow::borrow) {
@@ -84,52 +117,97 @@ pub async fn save<T: Borrow<Turns> + Sync>(store: &Store, calls: &[T]) -> sqlx::
         }
     }
     if newest.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let rows: Vec<NewRow<'_>> =
         newest.into_values().map(|(turns, entry)| NewRow::new(turns, entry)).collect();
-    sqlx::query!(
+    // The lease is locked against another offer of the call, and only against that: signs of life go on. So whoever is
+    // given the call next sees all that was written before, and nothing is written after.
+    let late = sqlx::query!(
         r#"
-        insert into conversation_transcripts (
-            organization_id, call_sid, item_id, sequence, revision, role, content, generated_content, interrupted, status,
-            "timestamp", audio_start_ms, audio_end_ms, heard_until_ms, evidence, response_latency_ms, tool_name,
-            tool_call_id
+        with entry as materialized (
+            select *
+            from jsonb_to_recordset($1) as entry (
+                organization_id uuid, call_sid text, fencing_token bigint, item_id text, sequence integer,
+                revision integer, role text, content text, generated_content text, interrupted boolean, status text,
+                "timestamp" timestamptz, audio_start_ms bigint, audio_end_ms bigint, heard_until_ms bigint,
+                evidence text, response_latency_ms bigint, tool_name text, tool_call_id text
+            )
+        ),
+        lease as materialized (
+            select call_sid, organization_id, fencing_token, offered_at
+            from call_leases
+            where call_sid in (select call_sid from entry)
+            order by call_sid
+            for key share
+        ),
+        timely as materialized (
+            select entry.*
+            from entry
+            join lease on lease.call_sid = entry.call_sid and lease.organization_id = entry.organization_id
+            where entry.fencing_token = lease.fencing_token
+               or ($2
+                   and entry.fencing_token < lease.fencing_token
+                   and entry."timestamp" < lease.offered_at
+                   and not exists (
+                       select
+                       from call_streams
+                       where call_streams.call_sid = entry.call_sid
+                         and call_streams.fencing_token > entry.fencing_token
+                         and call_streams.offered_at <= entry."timestamp"
+                   ))
+        ),
+        written as (
+            insert into conversation_transcripts (
+                organization_id, call_sid, item_id, sequence, revision, role, content, generated_content, interrupted,
+                status, "timestamp", audio_start_ms, audio_end_ms, heard_until_ms, evidence, response_latency_ms,
+                tool_name, tool_call_id
+            )
+            select organization_id, call_sid, item_id, sequence, revision, role, content, generated_content, interrupted,
+                   status, "timestamp", audio_start_ms, audio_end_ms, heard_until_ms, evidence, response_latency_ms,
+                   tool_name, tool_call_id
+            from timely
+            -- Always the same way round, so that two of these cannot wait for each other.
+            order by call_sid, item_id
+            on conflict on constraint conversation_transcripts_item do update
+            set sequence = excluded.sequence,
+                revision = excluded.revision,
+                role = excluded.role,
+                content = excluded.content,
+                generated_content = excluded.generated_content,
+                interrupted = excluded.interrupted,
+                status = excluded.status,
+                "timestamp" = excluded."timestamp",
+                audio_start_ms = excluded.audio_start_ms,
+                audio_end_ms = excluded.audio_end_ms,
+                heard_until_ms = excluded.heard_until_ms,
+                evidence = excluded.evidence,
+                response_latency_ms = excluded.response_latency_ms,
+                tool_name = excluded.tool_name,
+                tool_call_id = excluded.tool_call_id
+            where excluded.revision > conversation_transcripts.revision
+              and excluded.organization_id = conversation_transcripts.organization_id
         )
-        select organization_id, call_sid, item_id, sequence, revision, role, content, generated_content, interrupted,
-               status, "timestamp", audio_start_ms, audio_end_ms, heard_until_ms, evidence, response_latency_ms,
-               tool_name, tool_call_id
-        from jsonb_to_recordset($1) as entry (
-            organization_id uuid, call_sid text, item_id text, sequence integer, revision integer, role text,
-            content text, generated_content text, interrupted boolean, status text, "timestamp" timestamptz,
-            audio_start_ms bigint, audio_end_ms bigint, heard_until_ms bigint, evidence text,
-            response_latency_ms bigint, tool_name text, tool_call_id text
+        select call_sid as "call_sid!", fencing_token as "fencing_token!"
+        from entry
+        where not exists (
+            select
+            from timely
+            where timely.call_sid = entry.call_sid
+              and timely.item_id = entry.item_id
+              and timely.organization_id = entry.organization_id
         )
-        -- Always the same way round, so that two of these cannot wait for each other.
-        order by call_sid, item_id
-        on conflict on constraint conversation_transcripts_item do update
-        set sequence = excluded.sequence,
-            revision = excluded.revision,
-            role = excluded.role,
-            content = excluded.content,
-            generated_content = excluded.generated_content,
-            interrupted = excluded.interrupted,
-            status = excluded.status,
-            "timestamp" = excluded."timestamp",
-            audio_start_ms = excluded.audio_start_ms,
-            audio_end_ms = excluded.audio_end_ms,
-            heard_until_ms = excluded.heard_until_ms,
-            evidence = excluded.evidence,
-            response_latency_ms = excluded.response_latency_ms,
-            tool_name = excluded.tool_name,
-            tool_call_id = excluded.tool_call_id
-        where excluded.revision > conversation_transcripts.revision
-          and excluded.organization_id = conversation_transcripts.organization_id
         "#,
         Json(rows) as _,
+        fence == Fence::ByTime,
     )
-    .execute(&store.pool)
+    .fetch_all(&store.pool)
     .await?;
-    Ok(())
+    let late = late.into_iter().map(|row| {
+        let call_sid = decoded(CallSid::try_from(row.call_sid))?;
+        Ok(Late { call_sid, token: FencingToken(row.fencing_token) })
+    });
+    late.collect()
 }
 
 /// What was said and heard of a call so far, as another stream of it is told: the last `limit` turns, oldest first.
@@ -221,6 +299,7 @@ pub async fn by_call(
 struct NewRow<'a> {
     organization_id: uuid::Uuid,
     call_sid: &'a str,
+    fencing_token: FencingToken,
     item_id: &'a str,
     sequence: u32,
     revision: u32,
@@ -244,6 +323,7 @@ impl<'a> NewRow<'a> {
         Self {
             organization_id: turns.organization.0,
             call_sid: turns.call_sid.as_str(),
+            fencing_token: turns.token,
             item_id: entry.item.as_str(),
             sequence: entry.sequence,
             revision: entry.revision,

@@ -10,6 +10,7 @@ mod world;
 mod line;
 mod look;
 mod models;
+mod outages;
 mod records;
 mod streams;
 mod tools;

@@ -183,7 +183,9 @@ async fn a_database_that_goes_away_neither_ends_nor_delays_a_call_and_gets_its_r
     })
     .await;
     assert_eq!(world.running.metrics.calls_live.get(), 1);
-    assert_eq!(world.status("/readyz", &[]).await, 503, "and somebody can see it");
+    let readiness = world.get("/readyz").await["data"].clone();
+    assert_eq!(readiness["degraded"], json!(["database_unavailable"]), "and somebody can see it");
+    assert!(world.metric("spool_records") >= 4, "and it is kept");
 
     cable.plug_in_again();
     let whole = [
@@ -209,6 +211,7 @@ async fn a_database_that_goes_away_neither_ends_nor_delays_a_call_and_gets_its_r
     })
     .await;
     assert!(world.metric("store_retries_total") >= 1);
+    assert!(world.metric("spool_replayed_total") >= 1, "the second call did not wait for it");
     calls.shutdown().await;
     assert_eq!(world.reason("CA1").await, "stream_lost");
     world.stop().await;
@@ -330,20 +333,20 @@ impl Line {
 }
 
 /// What is on record so far, perhaps nothing.
-async fn rows(world: &World, call: &str) -> Vec<Value> {
+pub(crate) async fn rows(world: &World, call: &str) -> Vec<Value> {
     let answer = world.get(&format!("/transcripts/{call}")).await;
     answer["transcripts"].as_array().cloned().unwrap_or_default()
 }
 
 /// The way to the database, which can be cut: nothing comes through and nothing says so.
-struct Cable {
-    url: secrecy::SecretString,
+pub(crate) struct Cable {
+    pub(crate) url: secrecy::SecretString,
     plugged_in: watch::Sender<bool>,
     _carrying: JoinSet<()>,
 }
 
 impl Cable {
-    async fn plug_in() -> Self {
+    pub(crate) async fn plug_in() -> Self {
         let store = crate::support::store(1).await;
         let options = store.pool().connect_options();
         let socket = options.get_socket().expect("tests use a Unix socket").join(".s.PGSQL.5432");
@@ -375,11 +378,11 @@ impl Cable {
         Self { url, plugged_in, _carrying: carrying }
     }
 
-    fn unplug(&self) {
+    pub(crate) fn unplug(&self) {
         self.plugged_in.send_replace(false);
     }
 
-    fn plug_in_again(&self) {
+    pub(crate) fn plug_in_again(&self) {
         self.plugged_in.send_replace(true);
     }
 }

@@ -228,7 +228,7 @@ fn hear_both_parts() -> Step {
 }
 
 /// When this is heard, something is said and then functions are asked for.
-fn asking(phrase: &str, say: Speech, calls: &[(&str, &str)]) -> Rule {
+pub(crate) fn asking(phrase: &str, say: Speech, calls: &[(&str, &str)]) -> Rule {
     let call = calls
         .iter()
         .map(|(tool, arguments)| FunctionCall { tool: (*tool).into(), arguments: (*arguments).into() })

@@ -4,9 +4,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test whose helpers cannot do their part has failed")]
 
+#[path = "../support/mod.rs"]
+mod support;
+#[expect(dead_code, reason = "other binaries look at more of it")]
+#[path = "../support/world.rs"]
+mod world;
+
 mod balancer;
+mod database;
 mod node;
 mod nodes;
+mod postgres;
 
 /// Whoever holds it runs alone.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

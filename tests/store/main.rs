@@ -13,6 +13,7 @@ mod lifecycle;
 mod pool;
 mod resumption;
 mod schema;
+mod standby;
 mod transcripts;
 
 use voicebridge::ids::{CallSid, OrganizationId, PhoneNumber};

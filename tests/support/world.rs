@@ -21,6 +21,8 @@ pub(crate) struct World {
     pub(crate) model: ModelServer,
     pub(crate) token: SecretString,
     pub(crate) http: reqwest::Client,
+    /// What it keeps on disk.
+    _data: tempfile::TempDir,
 }
 
 impl World {
@@ -32,6 +34,7 @@ impl World {
         let database = store.pool().connect_options().to_url_lossy().to_string();
         store.close().await;
         let url = model.url();
+        let data = tempfile::tempdir().expect("there is a place for temporary files");
         let config = Config::from_parts(
             None,
             |name| {
@@ -42,6 +45,7 @@ impl World {
                     "OPENAI_REALTIME_URL" => Some(url.as_str()),
                     "OPENAI_API_KEY" => Some("the-key"),
                     "TWILIO_AUTH_TOKEN" => Some(token.expose_secret()),
+                    "VOICEBRIDGE_DATA_DIR" => data.path().to_str(),
                     _ => None,
                 };
                 own.or(usual).map(Into::into)
@@ -51,7 +55,7 @@ impl World {
         .expect("the configuration is good");
         let running = App::start(config).await.expect("the server starts");
         let http = reqwest::Client::builder().no_proxy().build().expect("an HTTP client can be made");
-        Self { running, model, token, http }
+        Self { running, model, token, http, _data: data }
     }
 
     /// A signed call to the default agent.

@@ -1,0 +1,662 @@
+//! Keeps on this machine's disk what is not in PostgreSQL yet.
+//!
+//! Whatever has to be put on record is kept here first, and forgotten when PostgreSQL has it. So a finished turn outlives
+//! the process that heard it, and PostgreSQL may be away for hours. What the call itself can no longer write, because it
+//! is over or the process is another one, is left to [`replay`].
+//!
+//! The disk is written to by one thread, so that neither a call nor the runtime ever waits for it. What is kept after a
+//! pause is written at once, what follows soon after it in common commits. What PostgreSQL has taken before that is never
+//! written at all.
+
+mod book;
+mod record;
+pub(super) mod replay;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::Metrics;
+use book::{Book, BookError, Page};
+pub(super) use record::{Record, What};
+
+/// Records of a brisk hour of all calls a node may carry by default; half a million small pages of memory at most.
+const MOST_RECORDS: u64 = 500_000;
+/// A turn takes about half a kilobyte.
+const MOST_BYTES: u64 = 256 * 1024 * 1024;
+/// Records that wait for the disk: seconds of all calls of a node.
+const QUEUE: usize = 4096;
+/// Commits are this far apart: a turn is durable well within a second, and the disk is not kept busy by us.
+const COMMIT_EVERY: Duration = Duration::from_millis(50);
+/// How long it may take until the disk learns what need not be kept any more. A crash before has it written twice, which
+/// changes nothing.
+const FORGET_WITHIN: Duration = Duration::from_secs(1);
+/// A disk that failed is tried again this often.
+const RETRY_EVERY: Duration = Duration::from_secs(5);
+
+/// The spool of this process; clones are the same. It is written out and closed when the last of them is gone.
+#[derive(Debug, Clone)]
+pub struct Spool(Option<Arc<Leash>>);
+
+/// Ends the thread.
+#[derive(Debug)]
+struct Leash {
+    shared: Arc<Shared>,
+    ended: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+/// A record that is kept; the microsecond of the wall clock in which it was, moved on where that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ticket(u64);
+
+/// How the spool does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// Whatever is kept becomes durable.
+    Good,
+    /// There is no more room: what comes is not kept.
+    Full,
+    /// The disk does not take what is kept.
+    Broken,
+    /// There is none.
+    Off,
+}
+
+#[derive(Debug)]
+struct Shared {
+    inbox: Mutex<Inbox>,
+    /// The thread has something to do.
+    wake: Condvar,
+    /// Somebody has left something to the replay.
+    left: Notify,
+    closed: CancellationToken,
+    metrics: Metrics,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    /// Not in the file for certain.
+    keep: BTreeMap<Ticket, Arc<Record>>,
+    /// Not needed any more, and perhaps in the file.
+    forget: Vec<Ticket>,
+    refuse: Vec<(Ticket, String)>,
+    reads: Vec<Read>,
+    /// No call works on these.
+    left: BTreeSet<Ticket>,
+    last: Ticket,
+    /// What was kept before may be in the file.
+    written_below: Ticket,
+    /// Of the file.
+    rows: u64,
+    bytes: u64,
+    oldest: Option<Ticket>,
+    broken: bool,
+    told_full: bool,
+    closing: bool,
+}
+
+impl Default for Ticket {
+    fn default() -> Self {
+        Self(0)
+    }
+}
+
+#[derive(Debug)]
+struct Read {
+    tickets: Vec<Ticket>,
+    answer: oneshot::Sender<Vec<(Ticket, Vec<u8>)>>,
+}
+
+impl Inbox {
+    fn has_work(&self) -> bool {
+        !(self.keep.is_empty() && self.refuse.is_empty() && self.reads.is_empty()) || self.closing
+    }
+
+    fn records(&self) -> u64 {
+        self.rows + self.keep.len() as u64
+    }
+
+    fn is_full(&self) -> bool {
+        self.records() >= MOST_RECORDS || self.bytes >= MOST_BYTES || self.keep.len() >= QUEUE
+    }
+}
+
+impl Spool {
+    /// No spool: nothing is kept, and what cannot be written to PostgreSQL in time is lost.
+    #[must_use]
+    pub const fn off() -> Self {
+        Self(None)
+    }
+
+    /// Opens a file of this process's own in `dir`. What earlier processes have left in it waits to be replayed.
+    ///
+    /// A directory that cannot be used is told and tried again, so that calls can be taken meanwhile.
+    pub async fn open(dir: PathBuf, metrics: &Metrics) -> Self {
+        let shared = Arc::new(Shared::new(metrics));
+        let (opened, opening) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let thread = thread::Builder::new().name("spool".into());
+        let of_thread = Arc::clone(&shared);
+        let started = thread.spawn(move || {
+            // Also if it panics: then nothing is taken any more.
+            let _closed = CloseWhenDone(&of_thread);
+            run(&of_thread, &dir, opened);
+            drop(end);
+        });
+        if let Err(error) = started {
+            tracing::error!(%error, "there is no thread for the spool; records are not kept");
+            return Self::off();
+        }
+        let _ = opening.await; // Open, or broken and told.
+        Self(Some(Arc::new(Leash { shared, ended: Mutex::new(Some(ended)) })))
+    }
+
+    /// Keeps a record, which becomes durable within a moment. `None`: there is no room for it, which is told and counted.
+    pub(super) fn keep(&self, record: Arc<Record>) -> Option<Ticket> {
+        let shared = self.shared()?;
+        let mut inbox = shared.lock();
+        if inbox.is_full() || inbox.closing {
+            let first = !mem::replace(&mut inbox.told_full, true);
+            drop(inbox);
+            shared.metrics.spool_unkept.inc();
+            if first {
+                tracing::error!(
+                    "THE SPOOL IS FULL: what happens from now on is not kept here, and lost when PostgreSQL does not come back in time"
+                );
+            }
+            return None;
+        }
+        let now = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or_default();
+        let ticket = Ticket(now.max(inbox.last.0 + 1));
+        inbox.last = ticket;
+        inbox.keep.insert(ticket, record);
+        shared.tell(&inbox);
+        drop(inbox);
+        shared.wake.notify_one();
+        Some(ticket)
+    }
+
+    /// PostgreSQL has these, or needs them no more.
+    pub(super) fn done(&self, tickets: impl IntoIterator<Item = Ticket>) {
+        let Some(shared) = self.shared() else { return };
+        shared.done(tickets);
+    }
+
+    /// PostgreSQL will never take this: it is set aside for people to look at.
+    pub(super) fn refuse(&self, ticket: Ticket, why: &str) {
+        let Some(shared) = self.shared() else { return };
+        shared.refuse(ticket, why);
+    }
+
+    /// The call does not write these any more; the replay does.
+    pub(super) fn leave(&self, tickets: impl IntoIterator<Item = Ticket>) {
+        let Some(shared) = self.shared() else { return };
+        shared.lock().left.extend(tickets);
+        shared.left.notify_one();
+    }
+
+    /// How it does.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        let Some(shared) = self.shared() else { return Condition::Off };
+        let inbox = shared.lock();
+        match () {
+            () if inbox.broken || inbox.closing => Condition::Broken,
+            () if inbox.is_full() => Condition::Full,
+            () => Condition::Good,
+        }
+    }
+
+    /// Brings the numbers up to date that change by themselves.
+    pub fn observe(&self) {
+        let Some(shared) = self.shared() else { return };
+        let inbox = shared.lock();
+        let oldest = inbox.oldest.into_iter().chain(inbox.keep.keys().next().copied()).min();
+        let now = Timestamp::now().as_microsecond();
+        let age = oldest.map_or(0, |Ticket(kept)| now.saturating_sub(kept.cast_signed()).max(0));
+        shared.metrics.spool_oldest_seconds.set(age / 1_000_000);
+    }
+
+    /// Waits until nothing is left to replay.
+    pub async fn is_replayed(&self) {
+        let Some(shared) = self.shared() else { return };
+        while !shared.lock().left.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Writes out what has to be kept, and lets go of the file.
+    pub async fn close(&self) {
+        let Some(leash) = &self.0 else { return };
+        leash.shared.close();
+        let ended = leash.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(ended) = ended {
+            let _ = ended.await; // The sender is dropped.
+        }
+    }
+
+    /// Records that are left to the replay.
+    #[cfg(test)]
+    pub(super) fn left(&self) -> usize {
+        self.shared().map_or(0, |shared| shared.lock().left.len())
+    }
+
+    fn shared(&self) -> Option<&Arc<Shared>> {
+        self.0.as_ref().map(|leash| &leash.shared)
+    }
+}
+
+impl Shared {
+    fn new(metrics: &Metrics) -> Self {
+        Self {
+            inbox: Mutex::default(),
+            wake: Condvar::new(),
+            left: Notify::new(),
+            closed: CancellationToken::new(),
+            metrics: metrics.clone(),
+        }
+    }
+
+    fn done(&self, tickets: impl IntoIterator<Item = Ticket>) {
+        let mut inbox = self.lock();
+        for ticket in tickets {
+            inbox.left.remove(&ticket);
+            let unwritten = inbox.keep.remove(&ticket).is_some() && ticket >= inbox.written_below;
+            if !unwritten {
+                inbox.forget.push(ticket);
+            }
+        }
+        self.tell(&inbox);
+        drop(inbox);
+        self.wake.notify_one();
+    }
+
+    fn refuse(&self, ticket: Ticket, why: &str) {
+        let mut inbox = self.lock();
+        inbox.left.remove(&ticket);
+        inbox.refuse.push((ticket, why.to_owned()));
+        drop(inbox);
+        self.metrics.spool_refused.inc();
+        self.wake.notify_one();
+    }
+
+    /// At most so many records that are left, from the oldest after `after` on; those that cannot be read are set aside.
+    async fn read(&self, after: Ticket, most: usize) -> Vec<(Ticket, Arc<Record>)> {
+        let (mut found, asked) = {
+            let mut inbox = self.lock();
+            let wanted: Vec<Ticket> = inbox.left.range(later_than(after)).take(most).copied().collect();
+            let in_memory: Vec<_> = wanted
+                .iter()
+                .filter_map(|ticket| Some((*ticket, Arc::clone(inbox.keep.get(ticket)?))))
+                .collect();
+            let tickets: Vec<Ticket> =
+                wanted.into_iter().filter(|ticket| !inbox.keep.contains_key(ticket)).collect();
+            let asked = (!tickets.is_empty() && !inbox.closing).then(|| {
+                let (answer, asked) = oneshot::channel();
+                inbox.reads.push(Read { tickets: tickets.clone(), answer });
+                (tickets, asked)
+            });
+            (in_memory, asked)
+        };
+        let Some((tickets, asked)) = asked else { return found };
+        self.wake.notify_one();
+        // Not when the disk fails or all is closed.
+        let Ok(rows) = asked.await else { return found };
+        let there: BTreeSet<Ticket> = rows.iter().map(|(ticket, _)| *ticket).collect();
+        let mut inbox = self.lock();
+        for gone in tickets.iter().filter(|ticket| !there.contains(ticket)) {
+            inbox.left.remove(gone);
+        }
+        drop(inbox);
+        for (ticket, row) in rows {
+            match serde_json::from_slice(&row) {
+                Ok(record) => found.push((ticket, Arc::new(record))),
+                Err(error) => {
+                    tracing::error!(%error, "a record of the spool cannot be read; it is set aside");
+                    self.refuse(ticket, &error.to_string());
+                }
+            }
+        }
+        found.sort_by_key(|(ticket, _)| *ticket);
+        found
+    }
+
+    fn has_left(&self, after: Ticket) -> bool {
+        self.lock().left.range(later_than(after)).next().is_some()
+    }
+
+    fn tell(&self, inbox: &Inbox) {
+        self.metrics.spool_records.set(inbox.records().cast_signed());
+        self.metrics.spool_bytes.set(inbox.bytes.cast_signed());
+    }
+
+    fn close(&self) {
+        self.lock().closing = true;
+        self.closed.cancel();
+        self.wake.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// However the thread ends, nothing more is given to it.
+struct CloseWhenDone<'a>(&'a Shared);
+
+impl Drop for CloseWhenDone<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+        let mut inbox = self.0.lock();
+        inbox.reads.clear(); // Their answers do not come.
+        if !inbox.keep.is_empty() {
+            tracing::error!(records = inbox.keep.len(), "records could not be kept and are lost");
+        }
+    }
+}
+
+/// The thread: one commit after the other.
+fn run(shared: &Shared, dir: &Path, opened: oneshot::Sender<()>) {
+    let mut book = open(shared, dir);
+    let _ = opened.send(());
+    loop {
+        let closing = if book.is_some() {
+            wait_for_work(shared)
+        } else {
+            shared.lock().reads.clear(); // Their answers do not come.
+            rest(shared, RETRY_EVERY);
+            book = open(shared, dir);
+            shared.lock().closing
+        };
+        if let Some(open) = &mut book
+            && let Err(error) = turn_page(shared, open)
+        {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "THE SPOOL CANNOT BE WRITTEN TO: calls go on, but what PostgreSQL does not have yet is lost if this process ends"
+            );
+            // After a failure the file has to be opened again.
+            book = None;
+            shared.lock().broken = true;
+        }
+        if closing {
+            return;
+        }
+        if book.is_some() {
+            rest(shared, COMMIT_EVERY);
+        }
+    }
+}
+
+fn open(shared: &Shared, dir: &Path) -> Option<Book> {
+    let opened = Book::open(dir).and_then(|(book, path)| {
+        let keys = book.keys().map_err(BookError::at(&path))?;
+        Ok((book, path, keys))
+    });
+    let (book, path, keys) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            if !mem::replace(&mut shared.lock().broken, true) {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "THERE IS NO SPOOL: calls go on, but what PostgreSQL does not have yet is lost if this process ends (VOICEBRIDGE_DATA_DIR)"
+                );
+            }
+            return None;
+        }
+    };
+    let mut inbox = shared.lock();
+    if inbox.last == Ticket::default() {
+        // The first time: whatever is there is of a process that is gone.
+        inbox.left.extend(keys.iter().copied().map(Ticket));
+        inbox.last = Ticket(keys.last().copied().unwrap_or_default());
+        inbox.written_below = Ticket(inbox.last.0 + 1);
+        if !keys.is_empty() {
+            tracing::warn!(records = keys.len(), path = %path.display(), "an earlier process has left records; they are put on record now");
+        }
+    }
+    if mem::replace(&mut inbox.broken, false) {
+        tracing::info!(path = %path.display(), "the spool can be written to");
+    }
+    (inbox.rows, inbox.bytes, inbox.oldest) = (book.rows, book.bytes, book.oldest.map(Ticket));
+    shared.tell(&inbox);
+    drop(inbox);
+    shared.left.notify_one();
+    Some(book)
+}
+
+/// True: this is the last time.
+fn wait_for_work(shared: &Shared) -> bool {
+    let mut inbox = shared.lock();
+    loop {
+        if inbox.has_work() {
+            return inbox.closing;
+        }
+        if inbox.forget.is_empty() {
+            inbox = shared.wake.wait(inbox).unwrap_or_else(PoisonError::into_inner);
+        } else {
+            let wait = shared.wake.wait_timeout_while(inbox, FORGET_WITHIN, |inbox| !inbox.has_work());
+            return wait.unwrap_or_else(PoisonError::into_inner).0.closing;
+        }
+    }
+}
+
+/// Lets others join the next commit.
+fn rest(shared: &Shared, pause: Duration) {
+    let resting = shared.wake.wait_timeout_while(shared.lock(), pause, |inbox| !inbox.closing);
+    drop(resting);
+}
+
+/// Writes down what has come, and answers what was asked.
+fn turn_page(shared: &Shared, book: &mut Book) -> Result<(), redb::Error> {
+    let (kept, forget, refuse, reads) = {
+        let mut inbox = shared.lock();
+        inbox.written_below = Ticket(inbox.last.0 + 1);
+        let kept: Vec<_> = inbox.keep.iter().map(|(ticket, record)| (*ticket, Arc::clone(record))).collect();
+        (kept, mem::take(&mut inbox.forget), mem::take(&mut inbox.refuse), mem::take(&mut inbox.reads))
+    };
+    let tickets: Vec<Ticket> = kept.iter().map(|(ticket, _)| *ticket).collect();
+    let page = Page {
+        keep: kept.into_iter().map(|(Ticket(key), record)| (key, json(&record))).collect(),
+        forget: forget.iter().map(|Ticket(key)| *key).collect(),
+        refuse: refuse.iter().map(|(Ticket(key), why)| (*key, why.clone())).collect(),
+    };
+    if !page.is_empty() {
+        if let Err(error) = book.write(&page) {
+            let mut inbox = shared.lock();
+            inbox.forget.extend(forget);
+            inbox.refuse.extend(refuse);
+            return Err(error);
+        }
+        shared.metrics.spool_commits.inc();
+        let mut inbox = shared.lock();
+        for ticket in tickets {
+            inbox.keep.remove(&ticket);
+        }
+        (inbox.rows, inbox.bytes, inbox.oldest) = (book.rows, book.bytes, book.oldest.map(Ticket));
+        if inbox.told_full && !inbox.is_full() {
+            inbox.told_full = false;
+        }
+        shared.tell(&inbox);
+    }
+    for Read { tickets, answer } in reads {
+        let keys: Vec<u64> = tickets.into_iter().map(|Ticket(key)| key).collect();
+        let rows = book.read(&keys)?;
+        let _ = answer.send(rows.into_iter().map(|(key, row)| (Ticket(key), row)).collect());
+    }
+    Ok(())
+}
+
+fn later_than(ticket: Ticket) -> (Bound<Ticket>, Bound<Ticket>) {
+    (Bound::Excluded(ticket), Bound::Unbounded)
+}
+
+fn json(record: &Record) -> Vec<u8> {
+    serde_json::to_vec(record).expect("a record is texts and numbers, and its maps have names for keys")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{AgentId, CallSid, OrganizationId};
+    use crate::lifecycle::{CallEvent, CallRef};
+    use crate::store::leases::FencingToken;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn record(call: u32) -> Arc<Record> {
+        let call = CallRef {
+            call_sid: CallSid::parse(&format!("CA{call}")).unwrap(),
+            organization: OrganizationId(uuid::Uuid::nil()),
+            agent: AgentId(uuid::Uuid::nil()),
+        };
+        let token = FencingToken(1);
+        let what = What::Event { at: Timestamp::UNIX_EPOCH, event: CallEvent::Connected { token } };
+        Arc::new(Record { call, token, what })
+    }
+
+    async fn open(dir: &tempfile::TempDir) -> (Spool, Metrics) {
+        let metrics = Metrics::new();
+        (Spool::open(dir.path().join("spool"), &metrics).await, metrics)
+    }
+
+    /// What a process finds that starts here after this one.
+    fn found(dir: &tempfile::TempDir) -> Vec<String> {
+        let (book, _) = Book::open(&dir.path().join("spool")).unwrap();
+        let rows = book.read(&book.keys().unwrap()).unwrap();
+        let call = |row: Vec<u8>| serde_json::from_slice::<Record>(&row).unwrap().call.call_sid.to_string();
+        rows.into_iter().map(|(_, row)| call(row)).collect()
+    }
+
+    /// In real time, because the disk is waited for by a thread.
+    async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+        for _ in 0..2_000 {
+            if is_so() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("not so in time: {what}");
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_and_not_done_is_found_by_the_next_process_in_its_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, metrics) = open(&dir).await;
+        let tickets: Vec<_> = (1..=20).map(|call| spool.keep(record(call)).unwrap()).collect();
+        assert!(tickets.is_sorted_by(|one, next| one < next), "however fast they come");
+        until("all are on disk", || spool.shared().unwrap().lock().rows == 20).await;
+        assert!(metrics.spool_commits.get() < 10, "in common commits");
+        spool.done(tickets[..18].iter().copied());
+        spool.close().await;
+        assert_eq!(found(&dir), ["CA19", "CA20"]);
+
+        let (spool, metrics) = open(&dir).await;
+        assert_eq!((spool.left(), metrics.spool_records.get()), (2, 2));
+        let left = spool.shared().unwrap().read(Ticket::default(), 10).await;
+        assert_eq!(
+            left.iter().map(|(_, record)| record.call.call_sid.as_str()).collect::<Vec<_>>(),
+            ["CA19", "CA20"]
+        );
+        assert!(spool.keep(record(21)).unwrap() > left[1].0, "also when the clock was set back");
+        spool.done(left.into_iter().map(|(ticket, _)| ticket));
+        spool.close().await;
+        assert_eq!(found(&dir), ["CA21"]);
+    }
+
+    #[test]
+    fn what_is_done_before_its_turn_to_be_written_never_is() {
+        let metrics = Metrics::new();
+        let (_, ended) = oneshot::channel();
+        // Nobody writes.
+        let leash = Leash { shared: Arc::new(Shared::new(&metrics)), ended: Mutex::new(Some(ended)) };
+        let spool = Spool(Some(Arc::new(leash)));
+        let tickets: Vec<_> = (1..=3).map(|call| spool.keep(record(call)).unwrap()).collect();
+        spool.done([tickets[1]]);
+        let is_idle = || {
+            let inbox = spool.shared().unwrap().lock();
+            (inbox.keep.len(), inbox.forget.clone())
+        };
+        assert_eq!(is_idle(), (2, Vec::new()), "the disk never hears of it");
+        spool.shared().unwrap().lock().written_below = tickets[2];
+        spool.done([tickets[0], tickets[2]]);
+        assert_eq!(is_idle(), (0, vec![tickets[0]]), "what may have been written has to be forgotten");
+    }
+
+    #[tokio::test]
+    async fn what_a_call_leaves_can_be_read_at_once_and_what_is_refused_is_kept_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, metrics) = open(&dir).await;
+        let shared = Arc::clone(spool.shared().unwrap());
+        let tickets: Vec<_> = (1..=3).map(|call| spool.keep(record(call)).unwrap()).collect();
+        assert!(shared.read(Ticket::default(), 10).await.is_empty(), "its call still works on it");
+        spool.leave(tickets.iter().copied());
+        for _ in 0..2 {
+            let read = shared.read(Ticket::default(), 2).await;
+            assert_eq!(read.iter().map(|(ticket, _)| *ticket).collect::<Vec<_>>(), tickets[..2]);
+            assert_eq!(shared.read(tickets[1], 2).await.len(), 1);
+            until("all are on disk", || shared.lock().rows == 3).await;
+        }
+        spool.refuse(tickets[0], "no");
+        spool.done([tickets[1]]);
+        assert_eq!((spool.left(), metrics.spool_refused.get()), (1, 1));
+        spool.close().await;
+        assert_eq!(found(&dir), ["CA3"]);
+        assert!(Book::open(&dir.path().join("spool")).unwrap().0.refused()[0].starts_with("no\n{"));
+    }
+
+    #[tokio::test]
+    async fn a_full_spool_takes_nothing_more_until_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, metrics) = open(&dir).await;
+        let first = spool.keep(record(1)).unwrap();
+        until("it is on disk", || spool.shared().unwrap().lock().rows == 1).await;
+        spool.shared().unwrap().lock().rows = MOST_RECORDS;
+        assert_eq!((spool.keep(record(2)), spool.condition()), (None, Condition::Full));
+        assert_eq!(metrics.spool_unkept.get(), 1);
+        spool.done([first]);
+        until("there is room", || spool.condition() == Condition::Good).await;
+        assert!(spool.keep(record(3)).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_fails_is_told_and_what_was_to_be_kept_stays_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("spool"), b"a file where the directory should be").unwrap();
+        let (spool, _) = open(&dir).await;
+        assert_eq!(spool.condition(), Condition::Broken);
+        let ticket = spool.keep(record(1)).expect("it is kept until the disk is back");
+        spool.leave([ticket]);
+        assert_eq!(spool.shared().unwrap().read(Ticket::default(), 10).await.len(), 1);
+        for call in 2..=QUEUE as u32 {
+            spool.keep(record(call)).unwrap();
+        }
+        assert_eq!(spool.keep(record(0)), None, "and no more than that");
+        fs::remove_file(dir.path().join("spool")).unwrap();
+        spool.close().await;
+        assert_eq!(found(&dir).len(), QUEUE, "the disk was back in time");
+    }
+
+    #[tokio::test]
+    async fn nobody_else_may_look_into_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, _) = open(&dir).await;
+        let mode = fs::metadata(dir.path().join("spool")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        drop(spool);
+    }
+}

@@ -1,0 +1,66 @@
+//! What is kept: something that happened to a call, with all that is needed to put it on record later.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::call::transcript::Entry;
+use crate::lifecycle::{self, CallEvent, CallRef, Recorded};
+use crate::store::Store;
+use crate::store::call_events::{self, CarrierEvent};
+use crate::store::leases::FencingToken;
+use crate::store::standby::{self, LateOffer};
+use crate::store::transcripts::Turns;
+
+/// A record of a call. Written as JSON; a later version has to read what an earlier one has kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(in crate::bridge) struct Record {
+    /// The call.
+    pub(in crate::bridge) call: CallRef,
+    /// The right to write about it.
+    pub(in crate::bridge) token: FencingToken,
+    /// What happened.
+    pub(in crate::bridge) what: What,
+}
+
+/// What happened to a call.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(in crate::bridge) enum What {
+    /// A turn was finished. Its times count from the start of the stream.
+    Turn { stream_started: Timestamp, entry: Entry },
+    /// The call went on to another part of its life.
+    Event { at: Timestamp, event: CallEvent },
+    /// The call was offered while the database was away.
+    Offer(LateOffer),
+    /// The carrier has called back.
+    Callback(CarrierEvent),
+}
+
+impl Record {
+    /// Puts on record what is not a turn. False: the call was somebody else's by then, and nothing has changed.
+    pub(in crate::bridge) async fn put_on_record(&self, store: &Store) -> sqlx::Result<bool> {
+        match &self.what {
+            What::Turn { .. } => Ok(true), // Turns go together.
+            What::Event { at, event } => {
+                Ok(lifecycle::record(store, &self.call, *at, event).await? != Recorded::Fenced)
+            }
+            What::Offer(offer) => standby::record(store, offer).await,
+            What::Callback(callback) => call_events::record(store, callback).await.map(|_| true),
+        }
+    }
+
+    pub(in crate::bridge) const fn is_turn(&self) -> bool {
+        matches!(self.what, What::Turn { .. })
+    }
+
+    /// The same as a turn, if it is one.
+    pub(in crate::bridge) fn as_turns(&self) -> Option<Turns> {
+        let What::Turn { stream_started, entry } = &self.what else { return None };
+        Some(Turns {
+            organization: self.call.organization,
+            call_sid: self.call.call_sid.clone(),
+            token: self.token,
+            stream_started: *stream_started,
+            entries: vec![entry.clone()],
+        })
+    }
+}

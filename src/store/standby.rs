@@ -1,0 +1,86 @@
+//! Offers that were made while the database was away, and are put on record when it is back.
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx as _;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AgentId, CallSid, OrganizationId};
+use crate::store::leases::FencingToken;
+use crate::store::{Store, storable};
+
+/// Of every such offer: it is the first of its call, or it is void.
+pub const TOKEN: FencingToken = FencingToken(1);
+
+/// A call whose stream was expected, and perhaps taken, without a lease.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LateOffer {
+    /// The call.
+    pub call_sid: CallSid,
+    /// Whose it is.
+    pub organization: OrganizationId,
+    /// Who answers.
+    pub agent: AgentId,
+    /// The carrier's word: `inbound`, `outbound-api`, `outbound-dial`.
+    pub direction: Option<String>,
+    /// As the carrier sent it; need not be a number.
+    pub from: Option<String>,
+    /// As the carrier sent it; need not be a number.
+    pub to: Option<String>,
+    /// SHA-256 of the one-time secret in the stream's address.
+    pub token_sha256: [u8; 32],
+    /// Who has offered it, and alone can take it.
+    pub node: String,
+    /// When it was offered.
+    pub offered_at: Timestamp,
+    /// When its stream came.
+    pub claimed_at: Option<Timestamp>,
+}
+
+/// Gives the call its lease. May be repeated at will. False: somebody else was given the call, and this offer is void.
+///
+/// An offer that nobody has taken gives way: it is the one whose answer did not reach the carrier any more.
+pub async fn record(store: &Store, offer: &LateOffer) -> sqlx::Result<bool> {
+    let taken = sqlx::query_scalar!(
+        r#"
+        with offered as (
+            insert into call_leases (call_sid, organization_id, agent_id, direction, from_number, to_number,
+                                     fencing_token, stream_token_sha256, node, offered_at, claimed_at, heartbeat_at)
+            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, case when $11::timestamptz is not null then now() end)
+            on conflict (call_sid) do update
+            set agent_id = excluded.agent_id,
+                stream_token_sha256 = excluded.stream_token_sha256,
+                node = coalesce(excluded.node, call_leases.node),
+                offered_at = excluded.offered_at,
+                claimed_at = coalesce(excluded.claimed_at, call_leases.claimed_at),
+                heartbeat_at = coalesce(excluded.heartbeat_at, call_leases.heartbeat_at)
+            where call_leases.organization_id = excluded.organization_id
+              and call_leases.fencing_token = excluded.fencing_token
+              and (call_leases.stream_token_sha256 = excluded.stream_token_sha256
+                   or (call_leases.claimed_at is null and call_leases.ended_at is null))
+            returning call_sid, fencing_token, organization_id, node, offered_at, claimed_at
+        )
+        insert into call_streams (call_sid, fencing_token, organization_id, node, offered_at, claimed_at)
+        select call_sid, fencing_token, organization_id, node, offered_at, claimed_at
+        from offered
+        on conflict (call_sid, fencing_token) do update
+        set node = excluded.node,
+            offered_at = excluded.offered_at,
+            claimed_at = excluded.claimed_at
+        returning true as "taken!"
+        "#,
+        offer.call_sid.as_str(),
+        offer.organization.0,
+        offer.agent.0,
+        offer.direction.as_deref().map(storable),
+        offer.from.as_deref().map(storable),
+        offer.to.as_deref().map(storable),
+        TOKEN.0,
+        &offer.token_sha256,
+        offer.claimed_at.map(|_| offer.node.as_str()),
+        offer.offered_at.to_sqlx() as _,
+        offer.claimed_at.map(|at| at.to_sqlx()) as _,
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    Ok(taken.is_some())
+}

@@ -1,0 +1,178 @@
+//! A call whose right is lost, a turn that is refused, and calls that come while the database is away.
+
+use serde_json::{Value, json};
+use voicebridge::simulate::caller::{CallerOptions, run_call};
+use voicebridge::simulate::model::ModelOptions;
+use voicebridge::simulate::model::script::When;
+use voicebridge::simulate::scenario::Step;
+
+use crate::line::Line;
+use crate::look::until;
+use crate::records::{Cable, rows};
+use crate::tools::asking;
+use crate::world::World;
+use crate::{brief, listen, only_stream, rule, say, scenario, tone};
+
+const PCMU: (&str, &str) = ("AUDIO_FORMAT", "pcmu");
+
+/// What another node does when it takes a call over.
+const TAKE_OVER: &str = "
+    with taken as (
+        update call_leases
+        set fencing_token = fencing_token + 1, stream_token_sha256 = sha256('theirs'), offered_at = now(), node = 'other'
+        where call_sid = 'CA1'
+        returning call_sid, fencing_token, organization_id, offered_at
+    )
+    insert into call_streams (call_sid, fencing_token, organization_id, offered_at)
+    select call_sid, fencing_token, organization_id, offered_at from taken";
+
+#[tokio::test]
+async fn a_node_that_has_lost_a_call_writes_nothing_more_of_it_and_lets_go() {
+    let world = World::start(ModelOptions { script: brief([]), ..ModelOptions::default() }, &[PCMU]).await;
+    let mut line = world.line("CA1").await;
+    line.hear("mark").await;
+    line.type_in("1").await;
+    until("the key is on record", async || keys(&world, "CA1").await == ["1#"]).await;
+    let before = events(&world, "CA1").await;
+    sqlx::raw_sql(TAKE_OVER).execute(world.running.store.pool()).await.unwrap();
+    line.type_in("2").await;
+    line.closed().await;
+    world.settled().await;
+    until("nothing of it waits", async || world.metric("spool_records") == 0).await;
+    assert_eq!(
+        keys(&world, "CA1").await,
+        ["1#"],
+        "what came after the other offer is not the truth any more"
+    );
+    assert_eq!(events(&world, "CA1").await, before);
+    let untouched = "select count(*) from call_leases
+                     where call_sid = 'CA1' and node = 'other' and ended_at is null and next_action is null
+                       and disconnect_reason is null";
+    assert_eq!(world.value::<i64>(untouched).await, 1, "the call is the other's");
+    assert_eq!(world.metric(r#"calls_ended_total{reason="lease_lost"}"#), 1);
+    assert!(world.metric("spool_late_total") >= 1);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_said_before_a_call_was_lost_is_put_on_record_all_the_same() {
+    let world = World::start(ModelOptions { script: brief([]), ..ModelOptions::default() }, &[PCMU]).await;
+    let mut line = world.line("CA1").await;
+    line.hear("mark").await;
+    line.type_in("1").await;
+    until("the key is on record", async || keys(&world, "CA1").await == ["1#"]).await;
+    // The other node's clock: it takes the call over a minute from now, and yet before we write.
+    let later = TAKE_OVER.replace("offered_at = now()", "offered_at = now() + interval '1 minute'");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(later)).execute(world.running.store.pool()).await.unwrap();
+    line.type_in("2").await;
+    line.closed().await;
+    until("what was said in time is on record", async || keys(&world, "CA1").await == ["1#", "2#"]).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_turn_that_is_refused_takes_no_other_turn_of_its_call_along() {
+    let world = World::start(ModelOptions { script: brief([]), ..ModelOptions::default() }, &[PCMU]).await;
+    let faults = "
+        create function wait_for_the_test() returns trigger language plpgsql
+        as $$ begin perform pg_advisory_xact_lock_shared(1); return new; end $$;
+        create trigger locked before insert on conversation_transcripts
+        for each row when (new.content like '%1#%') execute function wait_for_the_test();
+        alter table conversation_transcripts add constraint refused check (content not like '%3#%')";
+    let pool = world.running.store.pool();
+    sqlx::raw_sql(faults).execute(pool).await.unwrap();
+    let mut holder = pool.acquire().await.unwrap();
+    sqlx::raw_sql("select pg_advisory_lock(1)").execute(&mut *holder).await.unwrap();
+    let mut line = world.line("CA1").await;
+    line.hear("mark").await;
+    line.type_in("1").await;
+    let waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'advisory'";
+    until("the first key is being written", async || world.value::<i64>(waits).await == 1).await;
+    for key in ["2", "3", "4"] {
+        line.type_in(key).await;
+    }
+    until("all have been heard", async || world.metric("spool_records") >= 4).await;
+    sqlx::raw_sql("select pg_advisory_unlock(1)").execute(&mut *holder).await.unwrap();
+    drop(holder);
+    until("its neighbours are on record", async || keys(&world, "CA1").await == ["1#", "2#", "4#"]).await;
+    until("it is set aside", async || world.metric("spool_refused_total") == 1).await;
+    line.stop().await;
+    world.reason("CA1").await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_that_comes_while_the_database_is_away_is_answered_and_put_on_record_later() {
+    let cable = Cable::plug_in().await;
+    let goodbye = asking("goodbye", tone(400, "Goodbye."), &[("end_call", r#"{"reason":"done"}"#)]);
+    let script = brief([goodbye, rule(When::Heard("address-question".into()), [tone(400, "Mill Street.")])]);
+    let settings = [PCMU, ("DATABASE_URL", secrecy::ExposeSecret::expose_secret(&cable.url))];
+    let world = World::start(ModelOptions { script, ..ModelOptions::default() }, &settings).await;
+    let call = |sid: &str, last: Vec<Step>| {
+        let steps = scenario([listen(), say("hello"), listen()].into_iter().chain(last));
+        run_call(CallerOptions { call_sid: Some(sid.into()), ..world.call(steps) })
+    };
+    call("CA1", vec![Step::HangUp]).await;
+    world.reason("CA1").await;
+    world.settled().await;
+    cable.unplug();
+    let called = call("CA2", vec![say("address-question"), listen(), Step::HangUp]).await;
+    only_stream(&called);
+    assert!(called.utterances.iter().all(|said| said.answered_ms.is_some()), "{:?}", called.utterances);
+    // Once the database is known to be away, the caller does not wait for it.
+    let again = call("CA3", vec![Step::Drop]).await;
+    assert!(again.webhook_ms < 5_000.0, "{} ms until the call was answered", again.webhook_ms);
+    assert_eq!(again.followed.first().map(String::as_str), Some("Connect"), "{again:?}");
+    let ended = call("CA4", vec![say("goodbye")]).await;
+    assert_eq!(ended.followed, ["Connect", "Hangup"], "what the call has decided is remembered: {ended:?}");
+
+    cable.plug_in_again();
+    until("nothing waits any more", async || world.metric("spool_records") == 0).await;
+    let turns = ["Good day.", "Hello?", "Hello to you.", "And what is your address?", "Mill Street."];
+    assert_eq!(world.reason("CA4").await, "agent_ended");
+    for (call, expected, reason) in
+        [("CA2", &turns[..], "caller_hung_up"), ("CA3", &turns[..3], "stream_lost")]
+    {
+        let rows = rows(&world, call).await;
+        let contents: Vec<&str> = rows.iter().map(|row| row["content"].as_str().unwrap()).collect();
+        assert_eq!(contents, expected, "{call}");
+        let types = events(&world, call).await;
+        assert_eq!(types[..3], ["incoming_call", "stream_started", "connected"], "{call}");
+        assert_eq!(types.len(), 4, "{types:?}");
+        assert_eq!(world.reason(call).await, reason);
+        let of_call = |query: &str| format!("{query} where call_sid = '{call}'");
+        let lease = of_call(
+            "select fencing_token = 1 and claimed_at is not null and node is not null from call_leases",
+        );
+        assert!(world.value::<bool>(&lease).await);
+        assert_eq!(world.value::<i64>(&of_call("select count(*) from call_streams")).await, 1);
+        let ringing = of_call("select count(*) filter (where call_status = 'ringing') from call_events");
+        assert_eq!(world.value::<i64>(&ringing).await, 1);
+    }
+    world.settled().await;
+    world.stop().await;
+}
+
+impl Line {
+    /// Keys that are a turn at once.
+    async fn type_in(&mut self, digit: &str) {
+        for digit in [digit, "#"] {
+            let dtmf = json!({"track": "inbound_track", "digit": digit});
+            self.text(json!({"event": "dtmf", "streamSid": "MZ1", "dtmf": dtmf}).to_string()).await;
+        }
+    }
+}
+
+/// What the caller has typed, in order.
+async fn keys(world: &World, call: &str) -> Vec<String> {
+    let rows = rows(world, call).await;
+    let typed = rows.iter().filter(|row| row["role"] == "user");
+    let keys = |row: &Value| Some(row["content"].as_str()?.split(' ').nth(3)?.to_owned());
+    typed.filter_map(keys).collect()
+}
+
+async fn events(world: &World, call: &str) -> Vec<String> {
+    let query = format!("select event_sequence::text from calls where call_sid = '{call}'");
+    let events: Value = serde_json::from_str(&world.value::<String>(&query).await).unwrap();
+    events.as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap().to_owned()).collect()
+}

@@ -45,7 +45,7 @@ pub struct CallerArgs {
     /// Account the calls belong to.
     #[arg(long, env = "TWILIO_ACCOUNT_SID", default_value = "AC00000000000000000000000000000001")]
     account_sid: String,
-    /// What the caller does: demo, short, interrupt, keypad, person, silent, random, or a .json or .toml file.
+    /// What the caller does: demo, short, interrupt, agree, keypad, person, silent, random, or a .json or .toml file.
     #[arg(long, default_value = "demo")]
     scenario: String,
     /// Play this WAV file (mono, 16-bit PCM or mu-law, any rate) after the greeting, instead of a scenario.

@@ -102,6 +102,21 @@ pub enum Utterance {
     Phrase(String),
     /// A WAV file: mono, 16-bit PCM or mu-law, any rate.
     File(PathBuf),
+    /// One of the recordings, louder or quieter.
+    Adjusted {
+        /// The recording.
+        phrase: String,
+        /// Decibels to add.
+        gain_db: i32,
+    },
+    /// A cough: two bursts of noise, no words.
+    Cough {
+        /// How long.
+        ms: u64,
+        /// Decibels to add; without any it peaks as high as the recordings.
+        #[serde(default)]
+        gain_db: i32,
+    },
 }
 
 fn default_within() -> u64 {
@@ -148,7 +163,7 @@ pub enum ScenarioError {
 }
 
 /// Names that [`Scenario::named`] knows, `random` beside them.
-pub const BUILT_IN: [&str; 6] = ["demo", "short", "interrupt", "keypad", "person", "silent"];
+pub const BUILT_IN: [&str; 7] = ["demo", "short", "interrupt", "agree", "keypad", "person", "silent"];
 
 impl Scenario {
     /// Reads JSON and checks it.
@@ -208,6 +223,15 @@ impl Scenario {
                     Step::HangUp,
                 ]
             }
+            // Only signs of listening: the agent is to go on.
+            "agree" => vec![
+                listen(),
+                say("hours-question"),
+                interrupt(1500, "mm-hm"),
+                interrupt(2000, "okay"),
+                listen(),
+                Step::HangUp,
+            ],
             "keypad" => vec![listen(), Step::Press { digits: "42#".into() }, listen(), Step::HangUp],
             "person" => vec![listen(), say("person-please")],
             "silent" => vec![listen()],
@@ -277,14 +301,38 @@ impl Step {
     /// What makes this step impossible, if anything.
     fn problem(&self, voice: &str) -> Option<String> {
         match self {
-            Self::Say(Utterance::Phrase(id)) | Self::InterruptAfter { say: Utterance::Phrase(id), .. } => {
-                speech::caller_phrase(id, voice).is_none().then(|| format!("there is no recording `{id}`"))
-            }
+            Self::Say(utterance) | Self::InterruptAfter { say: utterance, .. } => utterance.problem(voice),
             Self::Press { digits } => {
                 let bad = digits.chars().find(|digit| !digit.is_ascii_digit() && !"*#ABCD".contains(*digit));
                 bad.map(|digit| format!("`{digit}` is not a key"))
             }
             _ => None,
+        }
+    }
+}
+
+impl Utterance {
+    /// What makes it impossible to say, if anything.
+    fn problem(&self, voice: &str) -> Option<String> {
+        match self {
+            Self::Phrase(id) | Self::Adjusted { phrase: id, .. } => {
+                speech::caller_phrase(id, voice).is_none().then(|| format!("there is no recording `{id}`"))
+            }
+            Self::Cough { ms, .. } => {
+                (!(50..=2_000).contains(ms)).then(|| format!("nobody coughs for {ms} ms"))
+            }
+            Self::File(_) => None,
+        }
+    }
+
+    /// For reports.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Phrase(id) => id.clone(),
+            Self::File(path) => path.display().to_string(),
+            Self::Adjusted { phrase, gain_db } => format!("{phrase} {gain_db:+} dB"),
+            Self::Cough { ms, gain_db } => format!("cough of {ms} ms {gain_db:+} dB"),
         }
     }
 }
@@ -311,6 +359,8 @@ mod tests {
             {"do": "wait_for_agent", "heard_ms": 300},
             {"do": "say", "phrase": "hello"},
             {"do": "interrupt_after", "heard_ms": 900, "say": {"file": "a.wav"}, "within_ms": 10},
+            {"do": "say", "cough": {"ms": 300}},
+            {"do": "say", "adjusted": {"phrase": "okay", "gain_db": -3}},
             {"do": "press", "digits": "12#"}, {"do": "hang_up"}]}"#;
         let toml = r#"
             name = "mine"
@@ -319,6 +369,8 @@ mod tests {
                 { do = "wait_for_agent", heard_ms = 300 },
                 { do = "say", phrase = "hello" },
                 { do = "interrupt_after", heard_ms = 900, say = { file = "a.wav" }, within_ms = 10 },
+                { do = "say", cough = { ms = 300 } },
+                { do = "say", adjusted = { phrase = "okay", gain_db = -3 } },
                 { do = "press", digits = "12#" },
                 { do = "hang_up" },
             ]"#;
@@ -326,6 +378,8 @@ mod tests {
             Step::WaitForAgent { heard_ms: 300, within_ms: DEFAULT_WITHIN_MS },
             Step::Say(Utterance::Phrase("hello".into())),
             Step::InterruptAfter { heard_ms: 900, within_ms: 10, say: Utterance::File("a.wav".into()) },
+            Step::Say(Utterance::Cough { ms: 300, gain_db: 0 }),
+            Step::Say(Utterance::Adjusted { phrase: "okay".into(), gain_db: -3 }),
             Step::Press { digits: "12#".into() },
             Step::HangUp,
         ];
@@ -343,6 +397,10 @@ mod tests {
         assert_eq!(
             error(r#"{"do": "hang_up"}, {"do": "say", "phrase": "poem"}"#),
             "step 2 of the scenario: there is no recording `poem`"
+        );
+        assert_eq!(
+            error(r#"{"do": "say", "cough": {"ms": 9000}}"#),
+            "step 1 of the scenario: nobody coughs for 9000 ms"
         );
         assert_eq!(error(r#"{"do": "press", "digits": "1x"}"#), "step 1 of the scenario: `x` is not a key");
     }

@@ -4,7 +4,9 @@
 
 use std::sync::OnceLock;
 
+use super::random::Random;
 use super::wav::{Wav, WavError};
+use crate::audio::g711;
 
 /// Whose phrase it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +74,24 @@ pub static PHRASES: &[Phrase] = &[
     caller!("ben", "person-please", "I would like to speak to a person, please."),
     caller!("anna", "mm-hm", "Mm hm."),
     caller!("ben", "mm-hm", "Mm hm."),
+    caller!("anna", "uh-huh", "Uh huh."),
+    caller!("ben", "uh-huh", "Uh huh."),
+    caller!("anna", "yeah", "Yeah."),
+    caller!("ben", "yeah", "Yeah."),
+    caller!("anna", "okay", "Okay."),
+    caller!("ben", "okay", "Okay."),
+    caller!("anna", "right", "Right."),
+    caller!("ben", "right", "Right."),
+    caller!("anna", "i-see", "I see."),
+    caller!("ben", "i-see", "I see."),
+    caller!("anna", "stop", "Stop, please."),
+    caller!("ben", "stop", "Stop, please."),
+    caller!("anna", "wait", "Wait a moment."),
+    caller!("ben", "wait", "Wait a moment."),
+    caller!("anna", "wrong", "No, that's wrong."),
+    caller!("ben", "wrong", "No, that's wrong."),
+    caller!("anna", "excuse-me", "Excuse me."),
+    caller!("ben", "excuse-me", "Excuse me."),
     caller!("anna", "still-here", "Yes, I am still here."),
     caller!("ben", "still-here", "Yes, I am still here."),
     caller!("anna", "goodbye", "Thank you, that is all. Goodbye."),
@@ -138,9 +158,39 @@ pub fn caller_voices() -> &'static [&'static str] {
     })
 }
 
+/// mu-law at another level. What becomes too loud is clipped, as on a line.
+#[must_use]
+pub fn louder(ulaw: &[u8], gain_db: i32) -> Vec<u8> {
+    let factor = 10_f64.powf(f64::from(gain_db) / 20.0);
+    ulaw.iter().map(|&code| g711::encode((f64::from(g711::decode(code)) * factor) as i16)).collect()
+}
+
+/// A cough in mu-law: two bursts of dull noise that die away. Each length sounds a little different.
+#[must_use]
+pub fn cough(ms: u64) -> Vec<u8> {
+    // A peak as high as that of the recordings: 4 dB below full scale.
+    const PEAK: f64 = 20_600.0;
+    let samples = ms * 8;
+    let mut random = Random::new(ms);
+    let mut dull = 0.0;
+    let burst = |at: f64, begins: f64| {
+        let since = at - begins;
+        if since < 0.0 { 0.0 } else { (since / 0.03).min(1.0) * (-since / 0.14).exp() }
+    };
+    let sound = (0..samples).map(|sample| {
+        let at = sample as f64 / samples as f64;
+        let noise = random.between(0, 2_000) as f64 / 1_000.0 - 1.0;
+        dull += 0.5 * (noise - dull);
+        let level = burst(at, 0.0) + 0.7 * burst(at, 0.5);
+        g711::encode((dull * level * PEAK * 1.6).clamp(-PEAK, PEAK) as i16)
+    });
+    sound.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audio::level::Decibels;
 
     #[test]
     fn the_table_is_what_the_recordings_were_made_from() {
@@ -179,6 +229,28 @@ mod tests {
     #[test]
     fn the_long_answer_is_long_enough_to_be_interrupted() {
         assert!(agent_phrase("hours-answer").unwrap().ulaw().unwrap().len() > 8 * 8000);
+    }
+
+    #[test]
+    fn a_cough_is_as_loud_as_a_word_and_dies_away() {
+        for ms in [150, 400, 800] {
+            let cough = cough(ms);
+            assert_eq!(cough.len() as u64, ms * 8);
+            let Decibels(level) = Decibels::of_ulaw(&cough);
+            assert!((-26.0..-12.0).contains(&level), "{level} of {ms} ms");
+            let Decibels(end) = Decibels::of_ulaw(&cough[cough.len() * 9 / 10..]);
+            assert!(end < level - 6.0, "{end}");
+        }
+    }
+
+    #[test]
+    fn a_recording_at_another_level_is_the_same_recording() {
+        let word = caller_phrase("okay", "ben").unwrap().ulaw().unwrap();
+        for gain_db in [-12, -3, 0] {
+            let Decibels(change) =
+                Decibels(Decibels::of_ulaw(&louder(&word, gain_db)).0 - Decibels::of_ulaw(&word).0);
+            assert!((change - gain_db as f32).abs() < 0.3, "{change} for {gain_db}");
+        }
     }
 
     #[test]

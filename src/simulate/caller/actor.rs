@@ -101,6 +101,11 @@ fn load(utterance: &Utterance, voice: &str) -> Result<Vec<u8>, PrepareError> {
             let phrase = speech::caller_phrase(id, voice).ok_or_else(|| PrepareError::Phrase(id.clone()))?;
             phrase.ulaw().map_err(|source| PrepareError::Wav { path: id.clone(), source })
         }
+        Utterance::Adjusted { phrase, gain_db } => {
+            let recording = load(&Utterance::Phrase(phrase.clone()), voice)?;
+            Ok(speech::louder(&recording, *gain_db))
+        }
+        Utterance::Cough { ms, gain_db } => Ok(speech::louder(&speech::cough(*ms), *gain_db)),
         Utterance::File(path) => {
             let shown = path.display().to_string();
             let file =
@@ -246,11 +251,7 @@ impl Actor {
     }
 
     fn begin_to_say(&mut self, utterance: &Utterance, clip: Option<Arc<Vec<u8>>>, now: Duration, ear: &Ear) {
-        let what = match utterance {
-            Utterance::Phrase(id) => id.clone(),
-            Utterance::File(path) => path.display().to_string(),
-        };
-        self.note(what, now, ear);
+        self.note(utterance.name(), now, ear);
         self.speaking = clip.map(|clip| (clip, 0));
     }
 

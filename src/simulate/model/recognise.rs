@@ -44,6 +44,9 @@ const LENGTH_FRAMES: i32 = 8;
 /// How much louder or quieter a turn may be. Conversions change far less; misread codes change more.
 const GAIN_DB: f32 = 4.0;
 
+/// Too short and too alike to be told apart by their loudness: of these only the length is written down.
+const TOO_ALIKE: [&str; 5] = ["uh-huh", "yeah", "okay", "right", "i-see"];
+
 /// Recognises a turn from its levels, one per 10 ms.
 pub(super) fn recognise(levels: &[f32]) -> Heard {
     let heard = profile(levels);
@@ -71,8 +74,9 @@ pub(super) fn describe(ms: u64) -> String {
 fn templates() -> &'static [Template] {
     static TEMPLATES: OnceLock<Vec<Template>> = OnceLock::new();
     TEMPLATES.get_or_init(|| {
-        let callers = PHRASES.iter().filter(|phrase| phrase.speaker == Speaker::Caller);
-        callers
+        PHRASES
+            .iter()
+            .filter(|phrase| phrase.speaker == Speaker::Caller && !TOO_ALIKE.contains(&phrase.id))
             .filter_map(|phrase| {
                 let mut levels = Vec::new();
                 Levels::default().push(Format::Ulaw, &phrase.ulaw().ok()?, |level| levels.push(level));
@@ -141,7 +145,7 @@ mod tests {
     use crate::simulate::random::Random;
 
     fn callers() -> impl Iterator<Item = &'static Phrase> {
-        PHRASES.iter().filter(|phrase| phrase.speaker == Speaker::Caller)
+        templates().iter().map(|template| template.phrase)
     }
 
     /// Recognises mu-law audio with padding as turn detection leaves it.
@@ -238,6 +242,15 @@ mod tests {
                 );
                 assert!(heard.text.ends_with("s of speech)"), "{}", heard.text);
             }
+        }
+    }
+
+    #[test]
+    fn recordings_that_are_too_alike_are_not_guessed() {
+        let alike = PHRASES.iter().filter(|phrase| TOO_ALIKE.contains(&phrase.id));
+        for phrase in alike {
+            let heard = hear_ulaw(&phrase.ulaw().unwrap());
+            assert_eq!(heard.phrase, None, "{} by {}: {:?}", phrase.id, phrase.voice, heard.score);
         }
     }
 

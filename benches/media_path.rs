@@ -11,7 +11,7 @@ use voicebridge::call::settings::Settings;
 use voicebridge::call::{Call, Input};
 use voicebridge::clock::CallTime;
 use voicebridge::ids::{ResponseId, StreamSid};
-use voicebridge::wire::model::{ModelEvent, SessionConfig, TurnDetection};
+use voicebridge::wire::model::{ModelEvent, SessionConfig, TurnDetection, TurnTaking};
 use voicebridge::wire::{openai, payload, twilio};
 
 #[global_allocator]
@@ -74,6 +74,7 @@ impl Path {
             format,
             transcription: None,
             turn_detection: TurnDetection::default(),
+            turn_taking: TurnTaking::ByModel,
             tools: Vec::new(),
             max_output_tokens: None,
             reasoning_effort: None,

@@ -137,6 +137,12 @@ struct OutcomeLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct JudgementLabel {
+    verdict: &'static str,
+    why: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
 }
@@ -170,6 +176,10 @@ pub struct Counters {
     pub twilio_messages_ignored: Counter,
     /// Times a caller spoke over the agent.
     pub barge_ins: Counter,
+    /// Times the agent was paused because of a sound over it.
+    pub pauses: Counter,
+    /// Seconds the agent was paused until it was known what the sound was.
+    pub pause_seconds: Histogram,
     /// Times unheard audio was taken out of the model's memory.
     pub truncations: Counter,
     /// Times a model session was replaced during a call.
@@ -214,6 +224,7 @@ pub struct Counters {
     tool_calls: Family<OutcomeLabel, Counter>,
     model_sessions: Family<SessionLabel, Counter>,
     model_breakers: Family<EndpointLabel, Gauge>,
+    judgements: Family<JudgementLabel, Counter>,
     registry: Registry,
 }
 
@@ -255,6 +266,13 @@ impl Metrics {
                 "Twilio messages that were malformed or unknown",
             ),
             barge_ins: counter(&mut registry, "barge_ins", "Times a caller spoke over the agent"),
+            pauses: counter(&mut registry, "pauses", "Times the agent was paused because of a sound over it"),
+            pause_seconds: seconds(
+                &mut registry,
+                "pause",
+                "Time the agent was paused until it was known what the sound was",
+                &WAITING_S,
+            ),
             truncations: counter(
                 &mut registry,
                 "truncations",
@@ -335,6 +353,11 @@ impl Metrics {
                 "model_breaker",
                 "Whether an endpoint is asked (0), tested (1) or left alone (2)",
             ),
+            judgements: family(
+                &mut registry,
+                "sounds_judged",
+                "Sounds over the agent, by what they were taken for and why",
+            ),
             registry,
         };
         Self(Arc::new(counters))
@@ -348,6 +371,14 @@ impl Metrics {
     /// Counts a frame that was not passed on.
     pub fn frame_dropped(&self, why: FrameDrop) {
         self.frames_dropped.get_or_create(&WhyLabel { why }).inc();
+    }
+
+    /// Counts a sound over the agent. `verdict` and `why` are of closed lists.
+    pub fn judged(&self, verdict: &'static str, why: &'static str, pause: Option<Duration>) {
+        self.judgements.get_or_create(&JudgementLabel { verdict, why }).inc();
+        if let Some(pause) = pause {
+            self.pause_seconds.observe_duration(pause);
+        }
     }
 
     /// Counts a function the model called.
@@ -524,6 +555,7 @@ mod tests {
             "frames_total{direction=\"agent\"} 0",
             "twilio_messages_ignored_total 0",
             "barge_ins_total 0",
+            "pauses_total 0",
             "truncations_total 0",
             "reconnects_total 0",
             "renewals_total 0",

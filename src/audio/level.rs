@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::g711;
+
 /// A level relative to full scale (dBFS). 0 is the root mean square of a full-scale square wave; a full-scale sine has -3.01.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub struct Decibels(pub f32);
@@ -14,6 +16,15 @@ impl Decibels {
     #[must_use]
     pub fn of(pcm: &[i16]) -> Self {
         Self::of_mean(energy(pcm) / pcm.len().max(1) as f64)
+    }
+
+    /// The same of mu-law. Allocates nothing.
+    #[must_use]
+    pub fn of_ulaw(ulaw: &[u8]) -> Self {
+        let square = |&code: &u8| u64::from(i32::from(g711::decode(code)).unsigned_abs().pow(2));
+        // 2^34 of the loudest samples fit.
+        let energy: u64 = ulaw.iter().map(square).sum();
+        Self::of_mean(energy as f64 / ulaw.len().max(1) as f64)
     }
 
     /// Level of a mean square of samples.
@@ -173,6 +184,17 @@ mod tests {
         assert_eq!(Decibels::of(&[0; 80]), Decibels::SILENCE);
         assert_eq!(Decibels::of(&[]), Decibels::SILENCE);
         assert_eq!(Decibels(-12.345).to_string(), "-12.3 dBFS");
+    }
+
+    #[test]
+    fn mu_law_is_as_loud_as_what_it_stands_for() {
+        let pcm = sine(3_000.0, 160);
+        let mut ulaw = vec![0; 160];
+        g711::encode_ulaw(&pcm, &mut ulaw);
+        let (Decibels(coded), Decibels(linear)) = (Decibels::of_ulaw(&ulaw), Decibels::of(&pcm));
+        assert!((coded - linear).abs() < 0.2, "{coded} is not {linear}");
+        assert_eq!(Decibels::of_ulaw(&[g711::SILENCE; 160]), Decibels::SILENCE);
+        assert_eq!(Decibels::of_ulaw(&[]), Decibels::SILENCE);
     }
 
     #[test]

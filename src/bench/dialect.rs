@@ -157,6 +157,11 @@ pub(super) fn speech_stopped(item: &str, previous: Option<&str>, audio_end_ms: u
     ]
 }
 
+/// Words that are written along. The last one is complete.
+pub(super) fn user_words(item: &str, words: &str) -> Value {
+    json!({"type": "conversation.item.input_audio_transcription.delta", "event_id": "event_17", "item_id": item, "content_index": 0, "delta": words})
+}
+
 pub(super) fn user_text(item: &str, text: &str) -> Value {
     json!({"type": "conversation.item.input_audio_transcription.completed", "event_id": "event_14", "item_id": item, "content_index": 0, "transcript": text})
 }

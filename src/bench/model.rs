@@ -414,8 +414,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             return;
         }
+        // With a word of it, so that a bridge need not wait to know that this is no sign of listening.
         let started = dialect::speech_started(&self.user_item, self.heard_ms());
-        self.say(&[started]);
+        let words = dialect::user_words(&self.user_item, "question ");
+        self.say(&[started, words]);
     }
 
     fn speech_stopped(&mut self) {

@@ -323,6 +323,13 @@ where
                     }
                     Ok(())
                 }
+                Output::Judged(judgement) => {
+                    let (verdict, why) = (judgement.verdict.as_str(), judgement.why.as_str());
+                    let pause = judgement.paused.is_some().then(|| judgement.pause());
+                    self.metrics.judged(verdict, why, pause);
+                    debug!(verdict, why, ?pause, voice = ?judgement.voice, "a sound over the agent was judged");
+                    Ok(())
+                }
                 Output::Note(note) => {
                     count(&self.metrics, note);
                     match note {
@@ -444,6 +451,9 @@ fn count(metrics: &Metrics, note: Note) {
         }
         Note::BargeIn => {
             metrics.barge_ins.inc();
+        }
+        Note::Paused => {
+            metrics.pauses.inc();
         }
         Note::Truncated => {
             metrics.truncations.inc();

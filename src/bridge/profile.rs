@@ -7,7 +7,8 @@ use crate::audio::AudioFormat;
 use crate::call::settings::Settings;
 use crate::call::tools::built_in;
 use crate::store::agents::Agent;
-use crate::wire::model::{SessionConfig, ToolSpec, Transcription, TurnDetection};
+use crate::wire::model::{Capabilities, SessionConfig, ToolSpec, Transcription, TurnDetection, TurnTaking};
+use crate::wire::openai;
 
 /// What agents use that name nothing of their own.
 #[derive(Debug, Clone)]
@@ -32,11 +33,17 @@ pub(super) fn bare_session(defaults: &Defaults) -> SessionConfig {
             keywords: Vec::new(),
         }),
         turn_detection: TurnDetection::default(),
+        turn_taking: TurnTaking::ByModel,
         tools: Vec::new(),
         max_output_tokens: None,
         reasoning_effort: None,
         noise_reduction: None,
     }
+}
+
+/// A sound can only be thought over where the model leaves it to us what follows from it.
+fn turn_taking(agent: &Agent, model: Capabilities) -> TurnTaking {
+    if agent.reversible_barge_in && model.yields_turns { TurnTaking::ByUs } else { TurnTaking::ByModel }
 }
 
 /// The settings of a call that this agent answers, and the model to open.
@@ -61,6 +68,7 @@ pub fn settings(agent: &Agent, defaults: &Defaults) -> (String, Settings) {
         format: agent.audio_format.unwrap_or(defaults.audio_format),
         transcription: Some(transcription),
         turn_detection: agent.turn_detection.clone().unwrap_or_default(),
+        turn_taking: turn_taking(agent, openai::CAPABILITIES),
         tools,
         ..bare_session(defaults)
     };

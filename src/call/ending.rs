@@ -76,6 +76,9 @@ impl Call {
     /// Ends the call once the last words have been heard.
     pub(super) fn leave_when_said(&mut self, now: CallTime) {
         let Some(leaving) = &self.leaving else { return };
+        if self.playout.is_paused() {
+            return; // The caller may be taking the goodbye back.
+        }
         let said = !self.turns.response_runs() && self.playout.is_drained();
         if said && self.tools.is_idle_but_for(&leaving.tool) {
             self.leave(now);
@@ -113,10 +116,11 @@ impl Call {
         self.record_interruption(now, &rest);
         self.outbox.push(Output::EndStream(reason));
         self.cancel_tools(now);
-        if ready && self.model_open && self.turns.caller_speaks() {
+        if ready && self.model_open && (self.turns.caller_speaks() || self.is_spoken_over()) {
             let event_id = self.event_id("commit");
             self.outbox.model(ModelCommand::CommitAudio { event_id });
         }
+        self.barge_in = None; // There is nobody any more who could be interrupted.
         if let Some(response) =
             self.turns.running().cloned().filter(|_| self.model_open && self.capabilities.can_cancel)
         {

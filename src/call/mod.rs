@@ -14,6 +14,9 @@ mod timers;
 mod caller_audio;
 mod playout;
 mod turns;
+mod words;
+mod barge_in;
+mod over_agent;
 pub mod outbox;
 mod model_side;
 pub mod recovery;
@@ -25,9 +28,10 @@ use crate::audio::g711::SILENCE;
 use crate::audio::resample::{Downlink, Uplink};
 use crate::clock::CallTime;
 use crate::ids::ItemId;
-use crate::wire::model::{Capabilities, ModelCommand, ModelEvent, NewItem, Purpose};
+use crate::wire::model::{Capabilities, ModelCommand, ModelEvent, NewItem, Purpose, TurnTaking};
 use crate::wire::{payload, twilio};
 
+use barge_in::BargeIn;
 use caller_audio::{CallerAudio, Taken};
 use end::EndReason;
 use ending::{Leaving, Phase};
@@ -135,6 +139,8 @@ pub struct Call {
     heard_so_far: Vec<(ItemId, u64)>,
     playout: Playout,
     turns: Turns,
+    /// `None`: the model stops by itself at any sound.
+    barge_in: Option<BargeIn>,
     recovery: Recovery,
     renewal: Renewal,
     pulse: Pulse,
@@ -159,8 +165,11 @@ pub struct Call {
 impl Call {
     /// A call whose media stream has just started and whose model is not ready yet.
     #[must_use]
-    pub fn new(settings: Settings, capabilities: Capabilities) -> Self {
+    pub fn new(settings: Settings, mut capabilities: Capabilities) -> Self {
         let format = settings.session.format;
+        let by_us = capabilities.yields_turns && settings.session.turn_taking == TurnTaking::ByUs;
+        capabilities.owns_turns &= !by_us;
+        let lead = settings.playout_lead;
         let mut call = Self {
             capabilities,
             phase: Phase::Connecting,
@@ -174,8 +183,9 @@ impl Call {
             downlink: Downlink::new(format),
             arriving: None,
             heard_so_far: Vec::new(),
-            playout: Playout::new(settings.playout_lead),
+            playout: if by_us { Playout::pausing(lead) } else { Playout::new(lead) },
             turns: Turns::new(),
+            barge_in: by_us.then(BargeIn::default),
             recovery: Recovery::new(settings.seed),
             renewal: Renewal::new(),
             pulse: Pulse::default(),
@@ -300,6 +310,7 @@ impl Call {
                     self.uplink.push(&self.received, &mut self.converted);
                     self.append_converted();
                 }
+                self.measure_caller(now);
             }
         }
     }
@@ -374,6 +385,7 @@ impl Call {
                 self.outbox.note(Note::GapFilled);
                 self.append_silence(ms);
             }
+            Timer::Pause => self.on_pause_due(now),
             Timer::ModelReady => self.give_up_model(now),
             Timer::OpenModel => self.try_again(),
             Timer::Pulse => self.on_quiet_model(now),
@@ -467,8 +479,10 @@ impl Call {
         let connecting = self.phase == Phase::Connecting;
         let live = |at: Option<CallTime>| at.filter(|_| talking || connecting);
         let settings = &self.settings;
-        let stalls_at = self.caller_audio.stalls_at().filter(|_| self.turns.caller_speaks());
-        let quiet = self.turns.is_idle() && self.tools.is_idle();
+        let speaks = self.turns.caller_speaks() || self.is_spoken_over();
+        let stalls_at = self.caller_audio.stalls_at().filter(|_| speaks);
+        let quiet = self.turns.is_idle() && self.tools.is_idle() && !self.is_spoken_over();
+        let pause_due = self.barge_in.as_ref().and_then(BargeIn::due);
         let dead_air = self.last_activity.max(self.playout.quiet_at()) + settings.nudge_after;
         let ready_by = self.recovery.give_up_at(settings);
         let in_talk = |at: Option<CallTime>| at.filter(|_| talking);
@@ -476,6 +490,7 @@ impl Call {
             (Timer::SendAudio, live(self.playout.next_send())),
             (Timer::FinishItem, live(self.playout.finish_at())),
             (Timer::FillStall, in_talk(stalls_at)),
+            (Timer::Pause, in_talk(pause_due)),
             (Timer::ModelReady, connecting.then_some(ready_by)),
             (Timer::OpenModel, self.recovery.try_at().filter(|_| connecting)),
             (Timer::Pulse, in_talk(Some(self.pulse.due()).filter(|_| self.model_open))),
@@ -510,7 +525,7 @@ impl Call {
 mod tests {
     use super::*;
     use crate::audio::AudioFormat;
-    use crate::wire::model::{SessionConfig, TurnDetection};
+    use crate::wire::model::{SessionConfig, TurnDetection, TurnTaking};
 
     pub(super) fn session() -> SessionConfig {
         SessionConfig {
@@ -519,6 +534,7 @@ mod tests {
             format: AudioFormat::Pcm24k,
             transcription: None,
             turn_detection: TurnDetection::default(),
+            turn_taking: TurnTaking::ByModel,
             tools: Vec::new(),
             max_output_tokens: None,
             reasoning_effort: None,
@@ -528,7 +544,8 @@ mod tests {
 
     #[test]
     fn a_large_message_leaves_no_large_buffers_behind() {
-        let able = Capabilities { can_truncate: true, can_cancel: true, owns_turns: true };
+        let able =
+            Capabilities { can_truncate: true, can_cancel: true, owns_turns: true, yields_turns: true };
         let mut call = Call::new(Settings::new(session()), able);
         call.handle_input(CallTime::ZERO, Input::ModelReady { expires: CallTime::FAR });
         let payload = "/".repeat(64 * 1024);

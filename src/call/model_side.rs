@@ -77,12 +77,19 @@ impl Call {
                 self.open_turn = None;
                 let text_due = now + self.settings.transcript_within;
                 self.transcript.committed(now, &item, previous, text_due);
+                self.on_turn_complete(&item);
             }
             ModelEvent::ItemPlaced { item, kind, previous } => {
                 self.transcript.place(now, &item, Some(kind), previous);
             }
-            ModelEvent::UserTranscriptDelta { item, text } => self.transcript.user_delta(now, &item, &text),
-            ModelEvent::UserTranscript { item, text } => self.transcript.user_text(now, &item, Some(&text)),
+            ModelEvent::UserTranscriptDelta { item, text } => {
+                self.transcript.user_delta(now, &item, &text);
+                self.read_words(now, &item, &text, false);
+            }
+            ModelEvent::UserTranscript { item, text } => {
+                self.transcript.user_text(now, &item, Some(&text));
+                self.read_words(now, &item, &text, true);
+            }
             ModelEvent::UserTranscriptFailed { item, .. } => self.transcript.user_text(now, &item, None),
             ModelEvent::ResponseStarted { response } => self.on_response_started(now, response),
             ModelEvent::ToolCall { response, item, call, name, arguments } => {
@@ -158,30 +165,23 @@ impl Call {
         let at = self.caller_audio.stream_time(audio_start_ms);
         self.transcript.speech_started(now, &item, at);
         self.caller_audio.turn_began(at);
-        self.open_turn = Some(item);
         self.last_activity = now;
         self.nudges = 0;
-        self.timing.caller_started();
-        let running = self.turns.caller_started();
-        if self.phase.is_over() {
-            return;
+        let over_agent = self.may_be_over_agent(now, &item);
+        self.open_turn = Some(item);
+        if !over_agent {
+            self.interrupt_agent(now);
         }
-        self.barge_in(now);
-        if let (Some(response), false, true) =
-            (running, self.capabilities.owns_turns, self.capabilities.can_cancel)
-        {
-            let event_id = self.event_id("cancel");
-            self.outbox.model(ModelCommand::CancelResponse { event_id, response });
-        }
-        self.stay(now);
     }
 
     /// Stops what the caller is not to hear any more: first the queue, then Twilio's buffer, then the model's memory.
-    fn barge_in(&mut self, now: CallTime) {
+    pub(super) fn barge_in(&mut self, now: CallTime) {
         self.drop_arriving();
         let found = self.playout.interrupt(now);
         if found.unheard {
             self.outbox.note(Note::BargeIn);
+        }
+        if found.must_clear {
             self.outbox.clear();
         }
         self.heard_so_far.clear();
@@ -231,11 +231,15 @@ impl Call {
         self.caller_audio.turn_ended(at);
         let text_due = now + self.settings.transcript_within;
         self.transcript.speech_stopped(now, item, at, text_due);
-        self.timing.caller_stopped(self.caller_audio.arrival_time(at));
         self.last_activity = now;
+        let heard_at = self.caller_audio.arrival_time(at);
+        if self.was_over_agent(now, heard_at) {
+            return;
+        }
+        self.timing.caller_stopped(heard_at);
         self.turns.caller_stopped(now);
-        if !self.capabilities.owns_turns {
-            self.turns.answer_is_missing();
+        if self.open_turn.is_none() {
+            self.on_turn_complete(item); // It is in the conversation already.
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::end::EndReason;
-use super::timing::Turn;
+use super::timing::{Judgement, Turn};
 use super::tools::{ToolRequest, Transfer};
 use super::transcript::Entry;
 use crate::ids::ToolCallId;
@@ -42,6 +42,8 @@ pub enum Output<'a> {
     Transfer(Transfer),
     /// How long an answer took.
     Measured(Turn),
+    /// A sound over the agent was judged.
+    Judged(Judgement),
     /// Something worth counting.
     Note(Note),
     /// Record what comes after the stream, then close it. The call itself may linger for the last texts.
@@ -61,6 +63,8 @@ pub enum Note {
     ModelRenewed,
     /// The caller spoke over audio that had not been heard.
     BargeIn,
+    /// Somebody made a sound over the agent, who waits to learn what it is.
+    Paused,
     /// Unheard audio was taken out of the model's memory.
     Truncated,
     /// A message of the stream could not be read or is not known.

@@ -6,6 +6,8 @@
 //! Network delay cancels out: audio starts later by the way there, and `clear` takes effect later by the same way.
 //! A start that was held up does not. So each start is preceded by a mark, which comes back at once because nothing is
 //! being played: that is the network alone. Marks that take longer tell how much later than the clock Twilio plays.
+//!
+//! Playing can be paused: what was sent and not heard is taken back into the queue, and goes out again afterwards.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -39,6 +41,9 @@ const MAX_MARKS: usize = 256;
 const MAX_FINISHED: usize = 8;
 /// A queue of this size is kept when it is empty: half a second.
 const KEPT_BYTES: usize = 4 * 1024;
+/// Of what was sent last so much can be taken back: the usual lead, and as much again of a player that is late. Of a later
+/// one some is lost.
+const PUT_BACK_BYTES: usize = 500 * BYTES_PER_MS as usize;
 /// Ten minutes are what Twilio buffers; a queue longer than that is a model gone astray.
 const MAX_QUEUED_BYTES: usize = 10 * 60 * 1000 * BYTES_PER_MS as usize;
 
@@ -70,12 +75,23 @@ pub(super) struct Cut {
 /// What an interruption found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Interruption {
-    /// Something was queued at Twilio or here that the caller had not heard: it must be cleared.
+    /// Something was queued at Twilio or here that the caller had not heard.
     pub(super) unheard: bool,
+    /// Twilio may still hold some of it: it must be cleared.
+    pub(super) must_clear: bool,
     /// Complete items, heard to the end.
     pub(super) heard: Vec<Heard>,
     /// All others; heard in full so far where `heard_ms` equals `received_ms`.
     pub(super) cuts: Vec<Cut>,
+}
+
+/// What a pause found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Pause {
+    /// Twilio holds something that the caller has not heard: it must be cleared, and will be sent again.
+    pub(super) must_clear: bool,
+    /// Complete items, heard to the end.
+    pub(super) heard: Vec<Heard>,
 }
 
 /// A stretch of one item's audio. Positions count bytes from the start of the generation.
@@ -131,6 +147,8 @@ pub(super) struct Playout {
     probes: u32,
     /// The network was measured for the audio that is sent next.
     probed: bool,
+    /// Nothing is sent; how we know where the caller stopped hearing.
+    paused: Option<Evidence>,
     mark_name: String,
 }
 
@@ -140,6 +158,8 @@ struct Queue {
     bytes: Vec<u8>,
     /// Before this all has been taken.
     from: usize,
+    /// So much of what was taken last is kept, to be put back.
+    kept_bytes: usize,
 }
 
 impl Queue {
@@ -148,12 +168,32 @@ impl Queue {
     }
 
     fn push(&mut self, bytes: &[u8]) {
-        if self.from == self.bytes.len() {
-            self.clear();
-        } else if self.from > self.bytes.len() / 2 {
-            self.bytes.drain(..std::mem::take(&mut self.from));
+        if self.len() == 0 {
+            self.let_go();
+        }
+        let spent = self.from.saturating_sub(self.kept_bytes);
+        if spent > self.bytes.len() / 2 {
+            self.bytes.drain(..spent);
+            self.from -= spent;
         }
         self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Puts back what was taken last. Returns how much of it was still there.
+    fn put_back(&mut self, bytes: usize) -> usize {
+        let back = bytes.min(self.from);
+        self.from -= back;
+        back
+    }
+
+    /// Nothing waits: drops what cannot be put back any more.
+    fn let_go(&mut self) {
+        if self.kept_bytes == 0 {
+            self.clear();
+        } else if self.bytes.capacity() > KEPT_BYTES + 4 * self.kept_bytes {
+            self.bytes = self.bytes.split_off(self.from.saturating_sub(self.kept_bytes));
+            self.from = self.bytes.len();
+        }
     }
 
     fn take(&mut self, bytes: usize) -> &[u8] {
@@ -176,6 +216,7 @@ impl Playout {
     pub(super) fn new(lead: Duration) -> Self {
         Self {
             lead: lead.max(duration(FRAME_BYTES as u64)),
+            paused: None,
             generation: 0,
             queue: Queue::default(),
             segments: VecDeque::new(),
@@ -192,6 +233,12 @@ impl Playout {
             probed: false,
             mark_name: String::new(),
         }
+    }
+
+    /// The same for a call that pauses.
+    pub(super) fn pausing(lead: Duration) -> Self {
+        let queue = Queue { kept_bytes: PUT_BACK_BYTES, ..Queue::default() };
+        Self { queue, ..Self::new(lead) }
     }
 
     /// Queues audio of an item. False: the queue is full and the audio was not taken.
@@ -239,8 +286,14 @@ impl Playout {
 
     /// What to send now; ask again until there is nothing.
     pub(super) fn poll(&mut self, now: CallTime) -> Option<Step<'_>> {
+        if self.is_paused() {
+            return None;
+        }
         if self.queue.len() == 0 {
-            self.queue.clear(); // The last piece could not go while it was being handed out.
+            self.queue.let_go(); // The last piece could not go while it was being handed out.
+            if self.segments.is_empty() {
+                self.queue.clear();
+            }
         }
         if self.mark_is_due() {
             return Some(self.take_mark());
@@ -263,7 +316,7 @@ impl Playout {
 
     /// When to call [`Self::poll`] again if nothing else happens.
     pub(super) fn next_send(&self) -> Option<CallTime> {
-        self.next_message().map(|(_, at)| at)
+        self.next_message().map(|(_, at)| at).filter(|_| !self.is_paused())
     }
 
     /// A mark came back. False: it is of an older generation, or unknown.
@@ -317,13 +370,83 @@ impl Playout {
         })
     }
 
+    /// Stops sending. What was sent and not heard is taken back, to be sent again from where the caller's ear stopped.
+    pub(super) fn pause(&mut self, now: CallTime) -> Pause {
+        let (heard_to, evidence) = self.heard_to(now);
+        let at_twilio = (self.sent - heard_to) as usize;
+        let unheard = self.queued_to() - heard_to > HEARD_TOLERANCE_BYTES;
+        self.paused = Some(evidence);
+        if at_twilio == 0 || !unheard {
+            return Pause::default(); // It will be heard before the caller has taken a breath.
+        }
+        let heard_to = self.sent - self.queue.put_back(at_twilio) as u64;
+        let mut found = Pause { must_clear: true, heard: Vec::new() };
+        while let Some(first) = self.segments.front().filter(|s| s.complete && s.end <= heard_to) {
+            let (item, heard_ms) = (first.item.clone(), first.item_ms_at(first.end));
+            let bytes = first.item_offset + first.end - first.start;
+            self.segments.pop_front();
+            self.remember(&item, bytes);
+            if self.segments.iter().all(|later| later.item != item) {
+                found.heard.push(Heard { item, heard_ms, evidence });
+            }
+        }
+        for segment in &mut self.segments {
+            segment.item_offset += heard_to.clamp(segment.start, segment.end) - segment.start;
+            segment.start = segment.start.saturating_sub(heard_to);
+            segment.end = segment.end.saturating_sub(heard_to);
+        }
+        self.begin_generation(now);
+        found
+    }
+
+    /// Goes on where [`Self::pause`] stopped.
+    pub(super) fn resume(&mut self) {
+        self.paused = None;
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.is_some()
+    }
+
+    /// There is audio that the caller has not heard and would notice the end of.
+    pub(super) fn has_unheard(&self, now: CallTime) -> bool {
+        self.queued_to() - self.heard_to(now).0 > HEARD_TOLERANCE_BYTES
+    }
+
+    /// How much of it there is.
+    pub(super) fn unheard(&self, now: CallTime) -> Duration {
+        duration(self.queued_to() - self.heard_to(now).0)
+    }
+
+    /// Until when an echo of what was sent so far can come back to us.
+    pub(super) fn echoes_until(&self) -> CallTime {
+        self.play_end + self.correction() + self.round_trip.unwrap_or_default()
+    }
+
+    /// Marks of the one before mean nothing any more; Twilio starts from an empty buffer.
+    fn begin_generation(&mut self, now: CallTime) {
+        self.generation += 1;
+        self.marks.clear();
+        (self.sent, self.acknowledged, self.marked) = (0, 0, 0);
+        self.play_end = now;
+        self.run += 1;
+        self.lags.clear();
+    }
+
     /// Stops everything: what has not been heard is dropped and reported.
     pub(super) fn interrupt(&mut self, now: CallTime) -> Interruption {
-        let (heard_to, evidence) = self.heard_to(now);
+        let (heard_to, mut evidence) = self.heard_to(now);
         let unheard = self.queued_to() - heard_to > HEARD_TOLERANCE_BYTES;
         // What was sent will be heard before the caller has taken a breath; what was not sent will not.
         let heard_to = if unheard { heard_to } else { self.sent };
-        let mut found = Interruption { unheard, ..Interruption::default() };
+        let at_pause = self.paused.take();
+        let was_paused = at_pause.is_some();
+        if let Some(at_pause) = at_pause.filter(|_| self.sent == 0) {
+            evidence = at_pause; // Nothing was heard since.
+        }
+        // What a pause took back is not at Twilio any more.
+        let must_clear = unheard && !(was_paused && self.sent == 0);
+        let mut found = Interruption { unheard, must_clear, ..Interruption::default() };
         for segment in std::mem::take(&mut self.segments) {
             let (item, received_ms) = (segment.item.clone(), segment.item_ms_at(segment.end));
             let heard_ms = segment.item_ms_at(heard_to);
@@ -337,14 +460,13 @@ impl Playout {
             }
         }
         // A new generation even when nothing was unheard: late marks and leftovers of this one mean nothing any more.
-        self.generation += 1;
         self.queue.clear();
-        self.marks.clear();
-        (self.sent, self.acknowledged, self.marked) = (0, 0, 0);
         if unheard {
-            self.play_end = now;
-            self.run += 1;
-            self.lags.clear(); // Twilio starts from an empty buffer.
+            self.begin_generation(now);
+        } else {
+            self.generation += 1;
+            self.marks.clear();
+            (self.sent, self.acknowledged, self.marked) = (0, 0, 0);
         }
         found
     }
@@ -367,6 +489,11 @@ impl Playout {
     /// The item has audio that the caller may still come to hear.
     pub(super) fn holds(&self, item: &ItemId) -> bool {
         self.segments.iter().any(|segment| segment.item == *item)
+    }
+
+    /// The same of any item.
+    pub(super) fn holds_any(&self) -> bool {
+        !self.segments.is_empty()
     }
 
     /// The caller heard silence until now, or what Twilio plays late; from now on the clock counts again.

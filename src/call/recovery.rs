@@ -156,6 +156,7 @@ impl Call {
     /// closed.
     pub(super) fn leave_session(&mut self, now: CallTime, again: Duration) {
         self.model_open = false;
+        self.forget_sounds(now);
         let cut_off = self.arriving.clone();
         self.complete_arriving();
         self.playout.complete_all();

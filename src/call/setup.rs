@@ -3,7 +3,9 @@
 //! A socket that opened is not a session: only when our configuration has been echoed as asked may audio flow. Until
 //! then the provider's own defaults are in force, and telephone audio would be noise to it.
 
-use crate::wire::model::{ErrorClass, ModelError, ModelEvent, SessionConfig, SessionEcho, TurnDetection};
+use crate::wire::model::{
+    ErrorClass, ModelError, ModelEvent, SessionConfig, SessionEcho, TurnDetection, TurnTaking,
+};
 
 /// What the caller's words are written down with when the provider refuses the configured model.
 const FALLBACK_TRANSCRIPTION: &str = "gpt-4o-mini-transcribe";
@@ -141,6 +143,10 @@ impl Setup {
             "noise_reduction"
         } else if about("max_output_tokens") && config.max_output_tokens.take().is_some() {
             "max_output_tokens"
+        } else if about("_response") && config.turn_taking == TurnTaking::ByUs {
+            // `create_response` or `interrupt_response`: it must answer by itself then.
+            config.turn_taking = TurnTaking::ByModel;
+            "turn_taking"
         } else if about("turn_detection") && config.turn_detection != TurnDetection::default() {
             config.turn_detection = TurnDetection::default();
             "turn_detection"

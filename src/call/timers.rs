@@ -12,6 +12,8 @@ pub(super) enum Timer {
     FinishItem,
     /// When to give a stalled caller's turn silence, so that the model can close it.
     FillStall,
+    /// When to let the agent go on although it is not clear what somebody said over it.
+    Pause,
     /// When to give up on the model's session.
     ModelReady,
     /// When to try again to open one.
@@ -46,10 +48,11 @@ pub(super) enum Timer {
     Linger,
 }
 
-const ALL: [Timer; 19] = [
+const ALL: [Timer; 20] = [
     Timer::SendAudio,
     Timer::FinishItem,
     Timer::FillStall,
+    Timer::Pause,
     Timer::ModelReady,
     Timer::OpenModel,
     Timer::Pulse,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::audio::level::Decibels;
 use crate::clock::CallTime;
 use crate::ids::ItemId;
 
@@ -23,6 +24,87 @@ impl Turn {
     #[must_use]
     pub fn response_latency(&self) -> Option<Duration> {
         self.caller_stopped.map(|stopped| self.first_sent.since(stopped))
+    }
+}
+
+/// A sound over the agent, and what it was taken for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judgement {
+    /// The caller's turn.
+    pub item: ItemId,
+    /// When the model said that somebody speaks.
+    pub noticed: CallTime,
+    /// When the agent was paused; `None` when it was not.
+    pub paused: Option<CallTime>,
+    /// When it was judged.
+    pub judged: CallTime,
+    /// What it was taken for.
+    pub verdict: Verdict,
+    /// By what.
+    pub why: Why,
+    /// Voice of the caller that was measured until then.
+    pub voice: Duration,
+    /// The loudest 20 ms of it.
+    pub loudest: Decibels,
+}
+
+impl Judgement {
+    /// How long the agent was held up.
+    #[must_use]
+    pub fn pause(&self) -> Duration {
+        self.paused.map_or(Duration::ZERO, |paused| self.judged.since(paused))
+    }
+}
+
+/// What a sound over the agent was taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Nothing to stop for: the agent goes on from where it was paused.
+    Resumed,
+    /// An interruption: the agent's answer is over.
+    Confirmed,
+}
+
+impl Verdict {
+    /// The stored word, and a label's.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Resumed => "resumed",
+            Self::Confirmed => "confirmed",
+        }
+    }
+}
+
+/// What a sound over the agent was judged by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// It was over soon.
+    Short,
+    /// It went on.
+    Length,
+    /// Its words are more than a sign of listening.
+    Words,
+    /// It was as quiet as an echo of ours.
+    Echo,
+    /// There was time enough, and it was neither.
+    Unclear,
+    /// The model's session was lost, and with it whatever it would have said of it.
+    ModelLost,
+}
+
+impl Why {
+    /// The stored word, and a label's.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Short => "short",
+            Self::Length => "length",
+            Self::Words => "words",
+            Self::Echo => "echo",
+            Self::Unclear => "unclear",
+            Self::ModelLost => "model_lost",
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::wire::model::Purpose;
 /// How long the model may leave a finished turn unanswered before it is asked to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Requests that wait for the slot. One of each purpose is enough, because a response answers all that came before.
-const MAX_WAITING: usize = 5;
+const MAX_WAITING: usize = 7;
 /// So many responses in a row that failed are too many.
 const MAX_FAILURES: u32 = 4;
 /// Interrupted responses whose late audio is still recognised; more than two at a time do not happen.
@@ -89,6 +89,8 @@ pub(super) struct Turns {
     /// What the response that was over last had been asked for.
     last_asked: Option<Request>,
     caller_speaks: bool,
+    /// Somebody may be speaking: nothing is asked for until that is known.
+    held: bool,
     /// The model owes an answer to a finished turn, until then.
     owed_until: Option<CallTime>,
     /// The response that runs has been heard or has called a function.
@@ -108,6 +110,7 @@ impl Turns {
             known: VecDeque::new(),
             last_asked: None,
             caller_speaks: false,
+            held: false,
             owed_until: None,
             productive: false,
             failures: 0,
@@ -165,6 +168,7 @@ impl Turns {
     ) -> Option<(Request, String)> {
         if self.slot != Slot::Free
             || self.caller_speaks
+            || self.held
             || self.owed_until.is_some()
             || self.retry_at.is_some()
         {
@@ -257,8 +261,10 @@ impl Turns {
             Slot::Active { asked, .. } => asked.take_if(|(_, own)| names(own)).map(|(request, _)| request),
             Slot::Requested { .. } | Slot::Free | Slot::Unseen => None,
         };
-        // Nobody needs to be asked whether they are there while somebody speaks.
-        if let Some(request) = request.filter(|request| request.purpose != Purpose::Nudge) {
+        // Nobody needs to be asked whether they are there while somebody speaks. A turn that the model answers by itself,
+        // although it was told not to, is not to be answered twice.
+        let served = |request: &Request| matches!(request.purpose, Purpose::Nudge | Purpose::Turn);
+        if let Some(request) = request.filter(|request| !served(request)) {
             self.ask_first(request);
         }
     }
@@ -301,9 +307,15 @@ impl Turns {
         true
     }
 
+    /// Somebody may be speaking, or it turned out that nobody does.
+    pub(super) const fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
     /// The caller began to speak: the running response is void.
     pub(super) fn caller_started(&mut self) -> Option<ResponseId> {
         self.caller_speaks = true;
+        self.held = false;
         self.owed_until = None;
         for (response, over) in std::mem::take(&mut self.known) {
             self.discard(response, over);
@@ -319,6 +331,18 @@ impl Turns {
     pub(super) fn caller_stopped(&mut self, now: CallTime) {
         self.caller_speaks = false;
         self.owed_until = Some(now + ANSWER_WITHIN);
+    }
+
+    /// The caller's turn is in the conversation and is ours to have answered.
+    pub(super) fn turn_is_complete(&mut self) {
+        if self.owed_until.take().is_some() {
+            self.want_turn();
+        }
+    }
+
+    /// A turn is to be answered.
+    pub(super) fn want_turn(&mut self) {
+        self.want(Purpose::Turn, None);
     }
 
     /// The model did not answer: we ask it to.
@@ -419,7 +443,8 @@ impl Turns {
 
     /// Nobody speaks and nothing is on its way.
     pub(super) fn is_idle(&self) -> bool {
-        self.slot == Slot::Free && !self.caller_speaks && self.owed_until.is_none() && self.waiting.is_empty()
+        let nobody_speaks = !self.caller_speaks && !self.held;
+        self.slot == Slot::Free && nobody_speaks && self.owed_until.is_none() && self.waiting.is_empty()
     }
 
     /// The response that runs and is wanted.

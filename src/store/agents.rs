@@ -52,6 +52,8 @@ pub struct Agent {
     pub nudge_after: Duration,
     /// How often it asks before the call is ended.
     pub max_nudges: u32,
+    /// A sound over it pauses it, and only an interruption stops it; else any sound does.
+    pub reversible_barge_in: bool,
 }
 
 /// A function of the agent that an HTTP server answers.
@@ -123,7 +125,8 @@ pub async fn agent(store: &Store, id: AgentId) -> sqlx::Result<Option<Agent>> {
         select id, organization_id, name, enabled, instructions, greeting, voice, model,
                transcription_model, languages, keywords, audio_format,
                turn_detection as "turn_detection: Json<TurnDetection>", tools as "tools: Json<Vec<HttpTool>>",
-               transfer_number, fallback_sentence, max_duration_s, nudge_after_s, max_nudges
+               transfer_number, fallback_sentence, max_duration_s, nudge_after_s, max_nudges,
+               reversible_barge_in
         from agents
         where id = $1
         "#,
@@ -155,6 +158,7 @@ struct Row {
     max_duration_s: i32,
     nudge_after_s: i32,
     max_nudges: i32,
+    reversible_barge_in: bool,
 }
 
 impl TryFrom<Row> for Agent {
@@ -189,6 +193,7 @@ impl TryFrom<Row> for Agent {
             max_duration: seconds(row.max_duration_s),
             nudge_after: seconds(row.nudge_after_s),
             max_nudges: row.max_nudges.unsigned_abs(),
+            reversible_barge_in: row.reversible_barge_in,
         })
     }
 }

@@ -9,6 +9,10 @@ use crate::ids::{ItemId, ResponseId, ToolCallId};
 
 /// What a provider can do, so that the call decides by ability and not by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one thing that a provider can do or not, in any combination"
+)]
 pub struct Capabilities {
     /// Audio that was not heard can be taken out of the model's memory.
     pub can_truncate: bool,
@@ -16,6 +20,19 @@ pub struct Capabilities {
     pub can_cancel: bool,
     /// The model decides itself when a caller's turn ends and answers it.
     pub owns_turns: bool,
+    /// It can be told to leave answering and falling silent to us; see [`TurnTaking`].
+    pub yields_turns: bool,
+}
+
+/// Who decides that the model answers a turn, and that it stops when the caller speaks. Where turns begin and end the
+/// model says in either case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TurnTaking {
+    /// The model: any sound that it takes for speech stops its response, any end of it begins another.
+    #[default]
+    ByModel,
+    /// We do.
+    ByUs,
 }
 
 /// How the model notices that the caller has finished a turn.
@@ -102,6 +119,8 @@ pub struct SessionConfig {
     pub transcription: Option<Transcription>,
     /// How turns end.
     pub turn_detection: TurnDetection,
+    /// Who answers them.
+    pub turn_taking: TurnTaking,
     /// Functions on offer.
     pub tools: Vec<ToolSpec>,
     /// Bound of one response; `None` leaves it to the provider.
@@ -354,6 +373,8 @@ pub enum ModelEvent<'a> {
 pub enum Purpose {
     /// First words of the call.
     Greeting,
+    /// The caller has said something.
+    Turn,
     /// A function has answered.
     ToolResult,
     /// The caller pressed keys.
@@ -372,6 +393,7 @@ impl Purpose {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Greeting => "greeting",
+            Self::Turn => "turn",
             Self::ToolResult => "tool",
             Self::Keypad => "keypad",
             Self::Nudge => "nudge",

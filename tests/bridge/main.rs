@@ -11,6 +11,7 @@ mod line;
 mod look;
 mod models;
 mod outages;
+mod over_agent;
 mod records;
 mod streams;
 mod tools;

@@ -224,7 +224,8 @@ fn late_audio_of_a_response_that_was_done_is_dropped_after_an_interruption() {
 
 #[test]
 fn a_model_that_cannot_truncate_or_cancel_is_not_asked_to() {
-    let capabilities = Capabilities { can_truncate: false, can_cancel: false, owns_turns: true };
+    let capabilities =
+        Capabilities { can_truncate: false, can_cancel: false, owns_turns: true, yields_turns: true };
     let mut call = TestCall::new(settings(AudioFormat::Pcmu), capabilities);
     call.at(0, model_ready());
     call.at(0, response_started("resp_1"));
@@ -236,7 +237,8 @@ fn a_model_that_cannot_truncate_or_cancel_is_not_asked_to() {
 
 #[test]
 fn a_model_that_leaves_turns_to_us_is_cancelled_and_asked() {
-    let capabilities = Capabilities { can_truncate: true, can_cancel: true, owns_turns: false };
+    let capabilities =
+        Capabilities { can_truncate: true, can_cancel: true, owns_turns: false, yields_turns: true };
     let mut call = TestCall::new(settings(AudioFormat::Pcmu), capabilities);
     call.at(0, model_ready());
     call.at(0, response_started("resp_1"));
@@ -244,13 +246,14 @@ fn a_model_that_leaves_turns_to_us_is_cancelled_and_asked() {
     call.at(550, speech_started());
     call.at(560, response_cancelled("resp_1"));
     call.at(900, speech_stops("user_9", 800));
+    call.at(901, committed("user_9", Some("item_1")));
     call.expect_after(
         500,
         "
         0.550s twilio clear
         0.550s model truncate item_1 at 550ms
         0.550s model cancel resp_1
-        0.900s model respond retry [resp-retry-3]
+        0.901s model respond turn [resp-turn-3]
     ",
     );
 }

@@ -7,6 +7,7 @@ mod barge_in;
 mod endings;
 mod errors;
 mod hostile;
+mod over_agent;
 mod player;
 mod playout;
 mod properties;

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use voicebridge::audio::AudioFormat;
+use voicebridge::call::settings::Settings;
 use voicebridge::clock::CallTime;
+use voicebridge::wire::model::TurnTaking;
 
 use crate::support::*;
 
@@ -18,6 +20,9 @@ struct Player {
     /// Up to when it has played.
     clock_us: u64,
     played: u64,
+    /// Where in all audio that was sent what is at the front of the queue begins, and what was played of it.
+    arrived: u64,
+    ranges: Vec<(u64, u64)>,
     echoes: Vec<(u64, String)>,
 }
 
@@ -28,6 +33,8 @@ impl Player {
                 Sent::Media(left) => {
                     let bytes = (*left as u64).min((to_us - self.clock_us) / BYTE_US);
                     self.played += bytes;
+                    self.ranges.push((self.arrived, bytes));
+                    self.arrived += bytes;
                     self.clock_us += bytes * BYTE_US;
                     *left -= bytes as usize;
                     if *left > 0 {
@@ -46,8 +53,10 @@ impl Player {
         self.advance(now_us);
         if message == Sent::Clear {
             for waiting in self.queue.drain(..) {
-                if let Sent::Mark(name) = waiting {
-                    self.echoes.push((now_us, name));
+                match waiting {
+                    Sent::Mark(name) => self.echoes.push((now_us, name)),
+                    Sent::Media(bytes) => self.arrived += bytes as u64,
+                    Sent::Clear => {}
                 }
             }
             self.clock_us = now_us;
@@ -95,7 +104,11 @@ struct World {
 
 impl World {
     fn new(format: AudioFormat, delay_us: u64, jitter_us: u64, seed: u64) -> Self {
-        let mut call = TestCall::new(settings(format), ABLE);
+        Self::with(settings(format), delay_us, jitter_us, seed)
+    }
+
+    fn with(settings: Settings, delay_us: u64, jitter_us: u64, seed: u64) -> Self {
+        let mut call = TestCall::new(settings, ABLE);
         call.at(0, model_ready());
         Self {
             call,
@@ -245,5 +258,67 @@ fn an_uninterrupted_answer_is_heard_to_its_last_byte_and_known_to_be() {
         world.run_until(4_000_000);
         assert_eq!(world.player.played, 20_003);
         world.call.expect_saved(r#"1r1 assistant "Hello." heard 2500ms by mark"#);
+    }
+}
+
+/// How many milliseconds of an answer the caller's ear missed or had twice, at each of the pauses in it.
+fn slips_at_pauses(delay_us: u64, jitter_us: u64, seed: u64) -> Vec<u64> {
+    let mut settings = settings(AudioFormat::Pcmu);
+    settings.session.turn_taking = TurnTaking::ByUs;
+    let mut world = World::with(settings, delay_us, jitter_us, seed);
+    let said: Vec<u8> = (0..20_000 * 8).map(|_| world.dice.below(256) as u8).collect();
+    world.at(1_000_000, response_started("resp_1"));
+    world.at(1_000_000, audio_bytes("resp_1", "item_1", said.clone()));
+    world.at(1_000_000, audio_done("item_1"));
+    world.at(1_000_000, response_done("resp_1"));
+    let mut now = 2_000_000;
+    for n in 0..6 {
+        now += 500_000 + world.dice.below(1_500_000);
+        let id = format!("user_{n}");
+        world.at(now, speech_starts(&id, 0)); // Nobody can be measured on this line: that is believed.
+        now += 300_000 + world.dice.below(1_000_000);
+        world.at(now, speech_stops(&id, 0));
+    }
+    world.run_until(60_000_000);
+    assert_eq!(world.call.count("note Paused"), 6);
+    let heard: Vec<u8> = world
+        .player
+        .ranges
+        .iter()
+        .flat_map(|(from, bytes)| &world.call.media[*from as usize..(from + bytes) as usize])
+        .copied()
+        .collect();
+    // What is heard is what was said, but for a jump at each pause.
+    let (mut at, mut slips) = (0, Vec::new());
+    for byte in 0..heard.len() {
+        if at < said.len() && heard[byte] == said[at] {
+            at += 1;
+            continue;
+        }
+        let piece = &heard[byte..heard.len().min(byte + 64)];
+        let near = at.saturating_sub(800)..(at + 800).min(said.len());
+        let found = near.clone().find(|place| said[*place..].starts_with(piece));
+        let place =
+            found.unwrap_or_else(|| panic!("at byte {byte} of the ear is something else than around {at}"));
+        slips.push(place.abs_diff(at) as u64 / 8);
+        at = place + 1;
+    }
+    assert_eq!(at, said.len(), "it is heard to its end");
+    slips
+}
+
+#[test]
+fn a_pause_loses_and_doubles_nothing_at_the_ear_on_a_steady_network() {
+    for n in 0..8 {
+        let slips = slips_at_pauses(n * 15_000, 0, n + 1);
+        assert!(slips.iter().all(|ms| *ms <= 1), "{slips:?} ms with {} ms of network", n * 15);
+    }
+}
+
+#[test]
+fn a_pause_loses_or_doubles_no_more_than_the_jitter_of_an_unsteady_network() {
+    for n in 0..8 {
+        let slips = slips_at_pauses(n * 15_000, 20_000, n + 1);
+        assert!(slips.iter().all(|ms| *ms <= 40), "{slips:?} ms with {} ms of network", n * 15);
     }
 }

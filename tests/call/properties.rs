@@ -6,7 +6,7 @@ use voicebridge::audio::AudioFormat;
 use voicebridge::audio::resample::Downlink;
 use voicebridge::call::{Input, Unavailable};
 use voicebridge::clock::CallTime;
-use voicebridge::wire::model::{ErrorClass, ItemKind, ModelEvent, ResponseStatus};
+use voicebridge::wire::model::{ErrorClass, ItemKind, ModelEvent, ResponseStatus, TurnTaking};
 
 use crate::support::*;
 
@@ -17,6 +17,10 @@ fn format() -> impl Strategy<Value = AudioFormat> {
 /// Mostly close together, as on the wire; sometimes long apart, so that every timer gets its turn.
 fn delay() -> impl Strategy<Value = u64> {
     prop_oneof![4 => Just(0), 6 => 0..60_u64, 4 => 0..500_u64, 1 => 0..9_000_u64, 1 => 0..30_000_u64]
+}
+
+fn turn_taking() -> impl Strategy<Value = TurnTaking> {
+    prop_oneof![Just(TurnTaking::ByModel), Just(TurnTaking::ByUs)]
 }
 
 fn response_id() -> impl Strategy<Value = String> {
@@ -80,7 +84,7 @@ fn agent() -> impl Strategy<Value = Event> {
         2 => (class(), prop_oneof![
             Just(None),
             Just(Some(String::new())),
-            (prop_oneof!["greeting", "tool", "keypad", "nudge", "retry"], 1..12)
+            (prop_oneof!["greeting", "turn", "tool", "keypad", "nudge", "retry"], 1..12)
                 .prop_map(|(purpose, n)| Some(format!("resp-{purpose}-{n}"))),
             (1..12).prop_map(|n| Some(format!("commit-{n}"))),
         ])
@@ -96,13 +100,20 @@ fn caller() -> impl Strategy<Value = Event> {
             .prop_map(|(id, previous)| committed(&id, previous.as_deref())),
         2 => (any_item(), proptest::option::of(any_item()))
             .prop_map(|(id, previous)| placed(&id, ItemKind::Assistant, previous.as_deref())),
-        2 => (any_item(), "[a-z ]{0,20}").prop_map(|(id, text)| user_said(&id, &text)),
+        2 => (any_item(), prop_oneof!["[a-z ]{0,20}", Just("mm hm".to_owned())])
+            .prop_map(|(id, text)| user_said(&id, &text)),
+        1 => (user_id(), prop_oneof!["[a-z ]{0,9}", Just("yes ".to_owned())])
+            .prop_map(|(id, text)| user_writes(&id, &text)),
         1 => any_item().prop_map(|id| model(ModelEvent::UserTranscriptFailed {
             item: item(&id),
             code: "x".into(),
         })),
-        4 => (0..60_000_u64, 0..400_usize)
-            .prop_map(|(timestamp_ms, bytes)| Event::CallerAudio { timestamp_ms, ulaw: vec![0x55; bytes] }),
+        // A voice, something as quiet as an echo, nothing: from a frame to half a second of it.
+        8 => (0..60_000_u64, 0..4_000_usize, prop_oneof![Just(0x55_u8), Just(0x65), Just(0xFF)])
+            .prop_map(|(timestamp_ms, bytes, code)| Event::CallerAudio {
+                timestamp_ms,
+                ulaw: vec![code; bytes],
+            }),
         1 => any::<u64>().prop_map(caller_frame),
         2 => prop_oneof![Just('1'), Just('#')].prop_map(key),
         5 => Just(Event::AllMarks),
@@ -137,8 +148,15 @@ fn events() -> impl Strategy<Value = Vec<(u64, Event)>> {
 }
 
 /// Plays the list, hangs up, and waits for the end.
-fn play(format: AudioFormat, ready: bool, greets: bool, events: &[(u64, Event)]) -> TestCall {
+fn play(
+    format: AudioFormat,
+    turn_taking: TurnTaking,
+    ready: bool,
+    greets: bool,
+    events: &[(u64, Event)],
+) -> TestCall {
     let mut settings = settings(format);
+    settings.session.turn_taking = turn_taking;
     settings.greeting = greets.then(|| "Greet.".into());
     let mut call = TestCall::new(settings, ABLE);
     let mut now = 0;
@@ -159,9 +177,10 @@ proptest! {
 
     #[test]
     fn whatever_happens_the_rules_hold_and_the_call_ends(
-        format in format(), ready in prop::bool::weighted(0.95), greets: bool, events in events(),
+        format in format(), turn_taking in turn_taking(), ready in prop::bool::weighted(0.95), greets: bool,
+        events in events(),
     ) {
-        let call = play(format, ready, greets, &events);
+        let call = play(format, turn_taking, ready, greets, &events);
         prop_assert_eq!(call.count("ended "), 1);
         prop_assert!(call.lines.last().unwrap().text.starts_with("ended "));
         let conversation = call.conversation();
@@ -175,8 +194,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_same_inputs_have_the_same_outputs(format in format(), events in events()) {
-        let (one, two) = (play(format, true, true, &events), play(format, true, true, &events));
+    fn the_same_inputs_have_the_same_outputs(
+        format in format(), turn_taking in turn_taking(), events in events(),
+    ) {
+        let play = || play(format, turn_taking, true, true, &events);
+        let (one, two) = (play(), play());
         prop_assert_eq!(one.lines, two.lines);
         prop_assert_eq!(one.media, two.media);
     }

@@ -8,12 +8,16 @@ use voicebridge::call::Input;
 use voicebridge::call::end::EndReason;
 use voicebridge::call::outbox::{Note, Output};
 use voicebridge::call::settings::Settings;
+use voicebridge::call::timing::Verdict;
 use voicebridge::clock::CallTime;
 use voicebridge::ids::{ItemId, ResponseId};
-use voicebridge::wire::model::{ErrorClass, ModelCommand, ModelEvent};
+use voicebridge::wire::model::{ErrorClass, ModelCommand, ModelEvent, TurnTaking};
 use voicebridge::wire::twilio;
 
 use crate::support::Event;
+
+/// No sound holds the agent up for longer, whatever it turns out to be.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The response slot, as the model sees it.
 #[derive(Debug, PartialEq)]
@@ -25,6 +29,7 @@ enum Slot {
 
 /// An observer that knows only what crosses the call's border.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that was seen or not")]
 pub struct Rules {
     lead: Duration,
     linger: Duration,
@@ -52,7 +57,16 @@ pub struct Rules {
     /// Responses heard of before the caller spoke last, and since.
     spoken_over: BTreeSet<String>,
     heard_of: BTreeSet<String>,
+    /// Responses heard of before or during a turn that may have been an interruption.
+    doubtful: BTreeSet<String>,
     caller_speaks: bool,
+    /// The model has said that somebody speaks, and not that nobody does any more.
+    turn_open: bool,
+    /// Sounds over the agent are judged before it is stopped.
+    judges: bool,
+    paused: Option<CallTime>,
+    /// An interruption has just been confirmed: a `clear` would be its own.
+    confirmed: bool,
     patience: Duration,
     revisions: BTreeMap<ItemId, u32>,
     hung_up_at: Option<CallTime>,
@@ -82,7 +96,12 @@ impl Rules {
             over: BTreeSet::new(),
             spoken_over: BTreeSet::new(),
             heard_of: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
             caller_speaks: false,
+            turn_open: false,
+            judges: settings.session.turn_taking == TurnTaking::ByUs,
+            paused: None,
+            confirmed: false,
             patience: settings.response_within,
             revisions: BTreeMap::new(),
             hung_up_at: None,
@@ -93,6 +112,7 @@ impl Rules {
 
     /// An event is about to be handed in.
     pub fn before(&mut self, now: CallTime, event: &Event) {
+        self.confirmed = false;
         match event {
             Event::AgentAudio { response, item, audio } => {
                 *self.received.entry(item.clone()).or_default() += audio.len();
@@ -138,13 +158,14 @@ impl Rules {
                 }
             }
             ModelEvent::SpeechStarted { .. } => {
-                self.caller_speaks = true;
-                self.spoken_over.append(&mut self.heard_of);
-                if let Slot::Runs { interrupted, .. } = &mut self.slot {
-                    *interrupted = true;
+                self.turn_open = true;
+                if self.judges {
+                    self.doubtful.extend(self.heard_of.iter().cloned());
+                } else {
+                    self.interrupt();
                 }
             }
-            ModelEvent::SpeechStopped { .. } => self.caller_speaks = false,
+            ModelEvent::SpeechStopped { .. } => (self.turn_open, self.caller_speaks) = (false, false),
             ModelEvent::Error(error) => {
                 let about = error.event_id.as_deref().unwrap_or_default();
                 let ours =
@@ -157,11 +178,24 @@ impl Rules {
         }
     }
 
-    /// True when the caller spoke over the response, or does so.
+    /// The caller takes the turn.
+    fn interrupt(&mut self) {
+        self.caller_speaks = true;
+        self.spoken_over.append(&mut self.heard_of);
+        if let Slot::Runs { interrupted, .. } = &mut self.slot {
+            *interrupted = true;
+        }
+    }
+
+    /// True when the caller spoke over the response, or does so, or may do so.
     fn hear_of(&mut self, response: &str) -> bool {
         let known = if self.caller_speaks { &mut self.spoken_over } else { &mut self.heard_of };
         known.insert(response.to_owned());
-        self.spoken_over.contains(response)
+        // Of a call that judges, only the call knows whether a turn that is open is an interruption.
+        if self.judges && self.turn_open {
+            self.doubtful.insert(response.to_owned());
+        }
+        self.spoken_over.contains(response) || self.doubtful.contains(response)
     }
 
     pub fn mark_back(&mut self, name: &str) {
@@ -188,6 +222,22 @@ impl Rules {
                 );
                 assert!(heard <= self.sent as u64 / 8, "heard more than was sent: {entry:?}");
             }
+            Output::Note(Note::Paused) => {
+                assert!(self.judges, "the model stops by itself");
+                assert_eq!(self.paused.replace(now), None, "paused twice");
+                self.caller_speaks = true;
+            }
+            Output::Judged(judgement) => {
+                assert_eq!(judgement.paused, self.paused.take(), "{judgement:?}");
+                assert!(judgement.pause() <= LONGEST_PAUSE, "{judgement:?}");
+                self.caller_speaks = false;
+                if judgement.verdict == Verdict::Confirmed {
+                    self.interrupt();
+                    self.caller_speaks = self.turn_open;
+                    self.silence();
+                    self.confirmed = true;
+                }
+            }
             Output::OpenNextModel => {
                 assert_eq!(self.next.replace(false), None, "there are at most two sessions at a time");
             }
@@ -196,6 +246,8 @@ impl Rules {
             }
             Output::OpenModel => assert_eq!(self.next, None, "there is a session that could be used"),
             Output::Note(Note::ModelLost | Note::ModelRenewed) => {
+                self.turn_open = false;
+                self.doubtful.clear();
                 // Whatever ran in the session that is left, and whoever spoke, is not known to the next one.
                 (self.ready, self.slot, self.caller_speaks) = (false, Slot::Free, false);
                 self.over.clear();
@@ -204,6 +256,7 @@ impl Rules {
                 self.silenced = [false; 256];
             }
             Output::EndStream(reason) => {
+                self.paused = None;
                 assert_eq!(self.stream_ended.replace(*reason), None, "the stream ends once");
             }
             Output::Ended(reason) => {
@@ -221,8 +274,16 @@ impl Rules {
         }
     }
 
+    /// What has come so far is not to be heard any more.
+    fn silence(&mut self) {
+        for (silenced, heard) in self.silenced.iter_mut().zip(&mut self.sounds) {
+            *silenced |= std::mem::take(heard);
+        }
+    }
+
     fn twilio(&mut self, now: CallTime, message: &twilio::Outbound<'_>) {
         assert_eq!(self.stream_ended, None, "{message:?} after the end of the stream");
+        assert_eq!(self.paused, None, "{message:?} while the agent is paused, at {now}");
         match message {
             twilio::Outbound::Media { ulaw } => {
                 assert!(!ulaw.is_empty());
@@ -246,10 +307,12 @@ impl Rules {
             twilio::Outbound::Clear => {
                 assert!(self.fresh > self.acknowledged, "clear at {now} although everything was heard");
                 assert!(self.fresh > 0);
-                for (silenced, heard) in self.silenced.iter_mut().zip(&mut self.sounds) {
-                    *silenced |= std::mem::take(heard);
+                // Before a pause, what was not heard will be sent again.
+                if !self.judges || std::mem::take(&mut self.confirmed) {
+                    self.silence();
+                    self.fresh = 0;
                 }
-                (self.fresh, self.sent_since_clear, self.acknowledged, self.marked) = (0, 0, 0, 0);
+                (self.sent_since_clear, self.acknowledged, self.marked) = (0, 0, 0);
                 self.marks.clear();
                 self.play_end = now;
             }
@@ -271,6 +334,12 @@ impl Rules {
                 assert!(!self.caller_speaks, "{event_id} was asked for while the caller speaks");
                 assert_eq!(self.stream_ended, None, "{event_id} was asked for after the stream");
                 self.slot = Slot::Asked { event_id: event_id.clone() };
+            }
+            ModelCommand::CancelResponse { response, .. } => {
+                assert_eq!(self.paused, None, "{response} is cancelled before it is known why");
+                if let Slot::Runs { response: own, interrupted, .. } = &mut self.slot {
+                    *interrupted |= own == response;
+                }
             }
             ModelCommand::CreateItem { .. } | ModelCommand::AppendAudio(_) => {
                 assert_eq!(self.stream_ended, None, "{command:?} after the stream");

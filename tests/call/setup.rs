@@ -3,7 +3,7 @@
 use voicebridge::audio::AudioFormat;
 use voicebridge::call::setup::{Setup, SetupError, Step};
 use voicebridge::wire::model::{
-    ErrorClass, ModelError, ModelEvent, SessionConfig, SessionEcho, Transcription, TurnDetection,
+    ErrorClass, ModelError, ModelEvent, SessionConfig, SessionEcho, Transcription, TurnDetection, TurnTaking,
 };
 
 use crate::support::{ABLE, TestCall, caller_frame, model_ready, session, settings};
@@ -44,6 +44,7 @@ fn rich() -> SessionConfig {
             keywords: Vec::new(),
         }),
         turn_detection: TurnDetection::SemanticVad { eagerness: "low".into() },
+        turn_taking: TurnTaking::ByUs,
         max_output_tokens: Some(100),
         reasoning_effort: Some("low".into()),
         noise_reduction: Some("near_field".into()),
@@ -84,6 +85,7 @@ fn each_refused_member_is_left_out_once_and_named() {
         ("session.audio.input.noise_reduction.type", "noise_reduction"),
         ("session.max_output_tokens", "max_output_tokens"),
         ("session.audio.input.turn_detection.eagerness", "turn_detection"),
+        ("session.audio.input.turn_detection.create_response", "turn_taking"),
         ("session.tools[0].parameters", "tools"),
     ] {
         let mut setup = asked(rich());

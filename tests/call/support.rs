@@ -15,7 +15,7 @@ use voicebridge::clock::CallTime;
 use voicebridge::ids::{ItemId, ResponseId, ToolCallId};
 use voicebridge::wire::model::{
     AudioPayload, Capabilities, ErrorClass, ItemKind, ModelCommand, ModelError, ModelEvent, NewItem,
-    ResponseStatus, SessionConfig, TurnDetection,
+    ResponseStatus, SessionConfig, TurnDetection, TurnTaking,
 };
 use voicebridge::wire::{payload, twilio};
 
@@ -140,6 +140,10 @@ pub fn user_said(id: &str, text: &str) -> Event {
     model(ModelEvent::UserTranscript { item: item(id), text: Cow::Owned(text.into()) })
 }
 
+pub fn user_writes(id: &str, text: &str) -> Event {
+    model(ModelEvent::UserTranscriptDelta { item: item(id), text: Cow::Owned(text.into()) })
+}
+
 pub fn tool_call(id: &str, name: &str, arguments: &str) -> Event {
     tool_call_of("resp_1", id, name, arguments)
 }
@@ -225,6 +229,7 @@ pub fn session(format: AudioFormat) -> SessionConfig {
         format,
         transcription: None,
         turn_detection: TurnDetection::default(),
+        turn_taking: TurnTaking::ByModel,
         tools: built_in(),
         max_output_tokens: None,
         reasoning_effort: None,
@@ -242,7 +247,8 @@ pub fn settings(format: AudioFormat) -> Settings {
     }
 }
 
-pub const ABLE: Capabilities = Capabilities { can_truncate: true, can_cancel: true, owns_turns: true };
+pub const ABLE: Capabilities =
+    Capabilities { can_truncate: true, can_cancel: true, owns_turns: true, yields_turns: true };
 
 /// One thing the call did.
 #[derive(Debug, Clone, PartialEq)]
@@ -308,6 +314,11 @@ impl TestCall {
         let mut call = Self::new(settings, ABLE);
         call.at(0, model_ready());
         call
+    }
+
+    /// The same for an agent that is paused first when somebody speaks over it.
+    pub fn judging() -> Self {
+        Self::connected_with(|settings| settings.session.turn_taking = TurnTaking::ByUs)
     }
 
     /// The same with a response that has begun.
@@ -447,7 +458,7 @@ impl TestCall {
     #[track_caller]
     pub fn expect_after(&self, ms: u64, expected: &str) {
         let after = CallTime::from_millis(ms);
-        let quiet = ["save", "note", "measured", "model append", "twilio mark"];
+        let quiet = ["save", "note", "measured", "judged", "model append", "twilio mark"];
         let log = self.select(|line| line.at > after && !quiet.iter().any(|q| line.text.starts_with(q)));
         assert_same(&log, expected);
     }
@@ -548,6 +559,10 @@ fn describe(output: &Output<'_>) -> String {
         Output::Measured(turn) => {
             let latency = turn.response_latency().map_or("-".into(), |latency| format!("{latency:?}"));
             format!("measured {} {latency}", turn.item)
+        }
+        Output::Judged(judgement) => {
+            let (verdict, why) = (judgement.verdict.as_str(), judgement.why.as_str());
+            format!("judged {} {verdict} by {why} after {:?}", judgement.item, judgement.pause())
         }
         Output::Note(note) => format!("note {note:?}"),
         Output::EndStream(reason) => format!("end stream {reason}"),

@@ -42,6 +42,9 @@ async fn interrupt_many(format: &str) -> Vec<f64> {
     // Not as fast as the real one: what is generated at once is also resampled at once, without optimisation here.
     let model = ModelOptions { replies, think_ms: 100, speed: 2.5, ..ModelOptions::default() };
     let world = World::start(model, &[("AUDIO_FORMAT", format)]).await;
+    // A "hello" is to stop the agent as soon as it is noticed: what is tested is how far it had come.
+    let at_once = "update agents set reversible_barge_in = false";
+    sqlx::query(at_once).execute(world.running.store.pool()).await.expect("agents can be changed");
     let mut calls = JoinSet::new();
     for seed in 0..CALLS {
         let mut random = Random::for_part(seed, 0x1A7E);

@@ -148,9 +148,11 @@ async fn an_agent_is_found_by_id_by_number_and_by_default() {
 async fn everything_an_agent_can_be_told_is_read_back() {
     let store = support::store(1).await;
     let agent = default_agent(&store).await;
+    assert!(agent.reversible_barge_in, "unless it is told otherwise");
     sqlx::query(
         r#"update agents set
             audio_format = 'pcmu', transfer_number = '+15005550009', max_duration_s = 60, languages = '{de,en}',
+            reversible_barge_in = false,
             turn_detection = '{"type": "semantic_vad", "eagerness": "low"}',
             tools = '[{"name": "weather", "description": "Looks outside.", "parameters": {"type": "object"},
                        "url": "https://example.com/weather", "timeout_ms": 1500,
@@ -164,6 +166,7 @@ async fn everything_an_agent_can_be_told_is_read_back() {
     assert_eq!(agent.transfer_number.clone().unwrap().expose(), "+15005550009");
     assert_eq!(agent.max_duration.as_secs(), 60);
     assert_eq!(agent.languages, ["de", "en"]);
+    assert!(!agent.reversible_barge_in);
     assert!(matches!(
         agent.turn_detection,
         Some(voicebridge::wire::model::TurnDetection::SemanticVad { .. })

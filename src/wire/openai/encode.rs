@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::wire::json::push_string;
 use crate::wire::model::{
-    AudioFormat, AudioPayload, ModelCommand, NewItem, SessionConfig, Transcription, TurnDetection,
+    AudioFormat, AudioPayload, ModelCommand, NewItem, SessionConfig, Transcription, TurnDetection, TurnTaking,
 };
 use crate::wire::payload;
 
@@ -87,7 +87,7 @@ fn session(config: &SessionConfig) -> Value {
                 "format": format(config.format),
                 "noise_reduction": config.noise_reduction.as_ref().map(|kind| json!({"type": kind})),
                 "transcription": config.transcription.as_ref().map(transcription),
-                "turn_detection": turn_detection(&config.turn_detection),
+                "turn_detection": turn_detection(&config.turn_detection, config.turn_taking),
             },
             "output": {"format": format(config.format), "voice": voice(&config.voice)},
         },
@@ -118,7 +118,7 @@ fn voice(voice: &str) -> Value {
     if voice.starts_with("voice_") { json!({"id": voice}) } else { json!(voice) }
 }
 
-fn turn_detection(detection: &TurnDetection) -> Value {
+fn turn_detection(detection: &TurnDetection, taking: TurnTaking) -> Value {
     let mut value = match detection {
         TurnDetection::ServerVad { threshold, prefix_padding_ms, silence_duration_ms } => json!({
             "type": "server_vad",
@@ -129,8 +129,11 @@ fn turn_detection(detection: &TurnDetection) -> Value {
         }),
         TurnDetection::SemanticVad { eagerness } => json!({"type": "semantic_vad", "eagerness": eagerness}),
     };
-    value["create_response"] = json!(true);
-    value["interrupt_response"] = json!(true);
+    // One without the other is a trap: a response that speech has cancelled and nobody begins again, or a turn that ends
+    // while a response runs and gets no answer. OpenAI dossier, 2.4.
+    let by_model = taking == TurnTaking::ByModel;
+    value["create_response"] = json!(by_model);
+    value["interrupt_response"] = json!(by_model);
     value
 }
 
@@ -221,6 +224,25 @@ mod tests {
         let turn_detection =
             TurnDetection::ServerVad { threshold: 0.6, prefix_padding_ms: 300, silence_duration_ms: 200 };
         assert!(update(&SessionConfig { turn_detection, ..config() }).contains(r#""threshold":0.6"#));
+    }
+
+    #[test]
+    fn who_takes_turns_is_said_of_answering_and_of_stopping_alike() {
+        for eagerness in [None, Some("auto")] {
+            let turn_detection = eagerness.map_or_else(TurnDetection::default, |eagerness| {
+                TurnDetection::SemanticVad { eagerness: eagerness.into() }
+            });
+            for (turn_taking, itself) in [(TurnTaking::ByModel, true), (TurnTaking::ByUs, false)] {
+                let turn_detection = turn_detection.clone();
+                let event = update(&SessionConfig { turn_detection, turn_taking, ..config() });
+                let event: Value = serde_json::from_str(&event).unwrap();
+                let said = &event["session"]["audio"]["input"]["turn_detection"];
+                assert_eq!(
+                    (&said["create_response"], &said["interrupt_response"]),
+                    (&json!(itself), &json!(itself))
+                );
+            }
+        }
     }
 
     #[test]
@@ -344,6 +366,7 @@ mod tests {
             format: AudioFormat::Pcmu,
             transcription: None,
             turn_detection: TurnDetection::default(),
+            turn_taking: TurnTaking::ByModel,
             tools: Vec::new(),
             max_output_tokens: None,
             reasoning_effort: None,

@@ -18,7 +18,7 @@ pub use errors::classify;
 
 /// What an OpenAI Realtime session can do.
 pub const CAPABILITIES: Capabilities =
-    Capabilities { can_truncate: true, can_cancel: true, owns_turns: true };
+    Capabilities { can_truncate: true, can_cancel: true, owns_turns: true, yields_turns: true };
 
 /// Address of a session with this model. `base` may have a query of its own.
 #[must_use]

@@ -212,7 +212,7 @@ impl Engine {
     /// Stops the running response, if there is one.
     pub(super) fn cancel(&mut self, reason: &str) {
         let Some(mut running) = self.running.take() else { return };
-        let late = if reason == "turn_detected" { self.options.faults.late_deltas as usize } else { 0 };
+        let late = self.options.faults.late_deltas as usize;
         let open = running.items.len().checked_sub(1).filter(|number| !running.items[*number].1);
         let deltas: Vec<_> = std::mem::take(&mut running.steps)
             .into_iter()

@@ -17,4 +17,5 @@ pub mod api;
 pub mod config;
 pub mod app;
 pub mod demo;
+pub mod score;
 pub mod bench;

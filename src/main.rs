@@ -12,6 +12,7 @@ use voicebridge::app::{self, App, Signals, check};
 use voicebridge::bench::{self, cli::BenchOptions, floor::RelayOptions};
 use voicebridge::config::{Config, Need, VARIABLES};
 use voicebridge::demo::{self, DemoOptions};
+use voicebridge::score::{self, ScoreOptions};
 use voicebridge::simulate::cli::SimulateCommand;
 use voicebridge::telemetry::LogFormat;
 use voicebridge::{api, simulate, telemetry};
@@ -37,6 +38,8 @@ enum Command {
     Check,
     /// A whole call on this machine with simulated far ends, checked.
     Demo(DemoOptions),
+    /// How well signs of listening ("mm-hm") and coughs over the agent are told from interruptions, counted.
+    Score(ScoreOptions),
     /// The far ends by themselves: a caller as Twilio brings one, a model as `OpenAI` offers one.
     #[command(subcommand)]
     Simulate(Box<SimulateCommand>),
@@ -107,6 +110,11 @@ async fn run(CommandLine { config, command }: CommandLine) -> anyhow::Result<Exi
             } else {
                 ExitCode::FAILURE
             });
+        }
+        Command::Score(options) => {
+            telemetry::init_logging(LogFormat::Text, "error")?;
+            let good = Box::pin(score::run(options)).await?;
+            return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Simulate(command) => {
             telemetry::init_logging(LogFormat::Text, "warn")?;

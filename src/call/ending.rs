@@ -95,7 +95,7 @@ impl Call {
     /// Between two turns.
     fn is_at_a_pause(&self) -> bool {
         let quiet = self.turns.is_idle() && self.tools.is_idle() && self.playout.is_drained();
-        quiet && self.keys.is_empty() && !self.transcript.awaits_text()
+        quiet && !self.is_spoken_over() && self.keys.is_empty() && !self.transcript.awaits_text()
     }
 
     /// Ends the call for the reason the agent gave.

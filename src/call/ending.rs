@@ -87,15 +87,10 @@ impl Call {
 
     /// Leaves this server when nobody would notice: nothing is being said, asked for or done, and all of it is on record.
     pub(super) fn move_at_a_pause(&mut self, now: CallTime) {
-        if self.moving && self.phase == Phase::Talking && self.leaving.is_none() && self.is_at_a_pause() {
+        let may_move = self.moving && self.phase == Phase::Talking && self.leaving.is_none();
+        if may_move && self.nothing_is_open() && self.playout.is_drained() {
             self.end(now, EndReason::Moved);
         }
-    }
-
-    /// Between two turns.
-    fn is_at_a_pause(&self) -> bool {
-        let quiet = self.turns.is_idle() && self.tools.is_idle() && self.playout.is_drained();
-        quiet && !self.is_spoken_over() && self.keys.is_empty() && !self.transcript.awaits_text()
     }
 
     /// Ends the call for the reason the agent gave.

@@ -172,8 +172,9 @@ impl Call {
     }
 
     /// Nobody speaks or owes anything, and every word is written down.
-    fn nothing_is_open(&self) -> bool {
+    pub(super) fn nothing_is_open(&self) -> bool {
         self.turns.is_idle()
+            && !self.is_spoken_over()
             && self.tools.is_idle()
             && self.arriving.is_none()
             && self.keys.is_empty()

@@ -245,6 +245,7 @@ impl Default for Metrics {
 impl Metrics {
     /// All numbers at zero, in a registry of their own.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "one entry for each number")]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("voicebridge");
         let added_latency: Family<DirectionLabel, FrameLatency> = Family::default();

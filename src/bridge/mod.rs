@@ -231,6 +231,7 @@ impl Bridge {
 
     /// As [`Bridge::prepare`], for a call that comes while the database is away: the stream with this token is let in
     /// without it. False: too many are being set up already.
+    #[must_use]
     pub fn prepare_without_database(&self, token: &str, arrival: Arrival) -> bool {
         let (call_sid, agent) = (arrival.callback.call_sid.clone(), Arc::clone(&arrival.agent));
         let shared = &self.0;
@@ -251,6 +252,7 @@ impl Bridge {
 
     /// Twilio asks how a call goes on after its stream. The server may stop when it has been told. Returns what the call
     /// has decided, if it was carried here, once.
+    #[must_use]
     pub fn asked_after(&self, call_sid: &CallSid) -> Option<Decided> {
         self.0.afterwards.asked(call_sid)
     }

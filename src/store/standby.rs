@@ -1,7 +1,7 @@
 //! Offers that were made while the database was away, and are put on record when it is back.
 
 use jiff::Timestamp;
-use jiff_sqlx::ToSqlx as _;
+use jiff_sqlx::ToSqlx;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, CallSid, OrganizationId};
@@ -78,7 +78,7 @@ pub async fn record(store: &Store, offer: &LateOffer) -> sqlx::Result<bool> {
         &offer.token_sha256,
         offer.claimed_at.map(|_| offer.node.as_str()),
         offer.offered_at.to_sqlx() as _,
-        offer.claimed_at.map(|at| at.to_sqlx()) as _,
+        offer.claimed_at.map(ToSqlx::to_sqlx) as _,
     )
     .fetch_optional(&store.pool)
     .await?;

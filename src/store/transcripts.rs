@@ -103,6 +103,7 @@ struct Late {
     token: FencingToken,
 }
 
+#[expect(clippy::too_many_lines, reason = "one statement, whose columns are spelled out")]
 async fn write<T: Borrow<Turns> + Sync>(store: &Store, calls: &[T], fence: Fence) -> sqlx::Result<Vec<Late>> {
     // One statement may touch a row only once: of several revisions the newest is sent.
     let mut newest: BTreeMap<(OrganizationId, &str, &str), (&Turns, &Entry)> = BTreeMap::new();

@@ -33,8 +33,12 @@ async fn postgres_is_killed_for_half_a_minute_under_fifty_calls_and_no_call_and_
     let any = world.call(Scenario::named("short").unwrap());
     // Some end while nothing can be written, most after that.
     let options = CallerOptions { random_ms: Some(60_000), ..any };
-    let calls = tokio::spawn(async move { run_many(CALLS, Duration::from_millis(100), &options).await });
-    until("all calls are live", async || world.running.metrics.calls_live.get() == CALLS as i64).await;
+    let mut calls = JoinSet::new();
+    calls.spawn(async move { run_many(CALLS, Duration::from_millis(100), &options).await });
+    until("all calls are live", async || {
+        world.running.metrics.calls_live.get().unsigned_abs() == CALLS as u64
+    })
+    .await;
     sleep(Duration::from_secs(10)).await;
 
     postgres.kill().await;
@@ -51,7 +55,7 @@ async fn postgres_is_killed_for_half_a_minute_under_fifty_calls_and_no_call_and_
     println!("{waiting} records waited and {live} calls were live when the database came back");
     assert!(waiting > CALLS as u64, "{waiting} records waited");
 
-    let calls = calls.await.unwrap();
+    let calls = calls.join_next().await.unwrap().unwrap();
     until("nothing waits any more", async || metric(&world, "spool_records") == 0).await;
     until("every task has ended", async || world.running.tasks.running() == 0).await;
     let sessions = world.model.report().sessions;
@@ -126,7 +130,7 @@ async fn a_node_that_is_killed_while_postgres_is_away_puts_everything_on_record_
     let pool = PgPool::connect(&postgres.url()).await.unwrap();
     until("what was kept is on record", async || {
         let count = "select count(*) from conversation_transcripts";
-        sqlx::query_scalar::<_, i64>(count).fetch_one(&pool).await.unwrap() >= wanted as i64
+        sqlx::query_scalar::<_, i64>(count).fetch_one(&pool).await.unwrap().unsigned_abs() >= wanted as u64
     })
     .await;
     for finished in &finished {

@@ -284,16 +284,20 @@ async fn another_offer_of_a_call_waits_for_turns_that_are_being_written_and_a_he
         }
     };
 
-    let (writer, offerer) = (store.clone(), store.clone());
     let said = turns(organization, 1, [entry("item_1", 1, 1, "in time")]);
-    let saving = tokio::spawn(async move { save(&writer, &[said]).await.unwrap() });
-    until_one_waits_for("advisory").await;
-    let beat = leases::heartbeat(&store, &[(sid(1), FencingToken(1))]).await.unwrap();
-    assert_eq!(beat.len(), 1, "signs of life go on meanwhile");
-    let offering = tokio::spawn(async move { offer(&offerer, (organization, agent.id), 1).await });
-    until_one_waits_for("transactionid").await;
-    sqlx::raw_sql("select pg_advisory_unlock(1)").execute(&mut *holder).await.unwrap();
-    assert!(saving.await.unwrap().is_empty(), "it was written while the call was ours");
-    assert_eq!(offering.await.unwrap(), FencingToken(2));
+    let saving = async { save(&store, &[said]).await.unwrap() };
+    let meanwhile = async {
+        until_one_waits_for("advisory").await;
+        let beat = leases::heartbeat(&store, &[(sid(1), FencingToken(1))]).await.unwrap();
+        assert_eq!(beat.len(), 1, "signs of life go on meanwhile");
+        let release = async {
+            until_one_waits_for("transactionid").await;
+            sqlx::raw_sql("select pg_advisory_unlock(1)").execute(&mut *holder).await.unwrap();
+        };
+        tokio::join!(offer(&store, (organization, agent.id), 1), release).0
+    };
+    let (lost, token) = tokio::join!(saving, meanwhile);
+    assert!(lost.is_empty(), "it was written while the call was ours");
+    assert_eq!(token, FencingToken(2));
     assert_eq!(contents(&store, organization, 1).await, ["in time"]);
 }

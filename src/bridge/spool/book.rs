@@ -87,9 +87,9 @@ impl Book {
 
     fn count(&mut self) -> Result<(), redb::Error> {
         // Tables exist once they were opened for writing.
-        let writing = self.database.begin_write()?;
+        let transaction = self.database.begin_write()?;
         {
-            let waiting = writing.open_table(WAITING)?;
+            let waiting = transaction.open_table(WAITING)?;
             (self.rows, self.bytes, self.oldest) = (0, 0, None);
             for row in waiting.iter()? {
                 let (key, value) = row?;
@@ -97,10 +97,10 @@ impl Book {
                 self.bytes += value.value().len() as u64;
                 self.oldest.get_or_insert(key.value());
             }
-            let refused = writing.open_table(REFUSED)?;
+            let refused = transaction.open_table(REFUSED)?;
             self.refused = redb::ReadableTableMetadata::len(&refused)?;
         }
-        writing.commit()?;
+        transaction.commit()?;
         Ok(())
     }
 
@@ -166,9 +166,9 @@ impl Book {
     pub(super) fn write(&mut self, page: &Page) -> Result<(), redb::Error> {
         let (mut rows, mut bytes, mut set_aside) = (self.rows, self.bytes, self.refused);
         let oldest;
-        let writing = self.database.begin_write()?; // Durable at once, which is the default.
+        let transaction = self.database.begin_write()?; // Durable at once, which is the default.
         {
-            let mut waiting = writing.open_table(WAITING)?;
+            let mut waiting = transaction.open_table(WAITING)?;
             let taken_away = |old: Option<u64>, rows: &mut u64, bytes: &mut u64| {
                 if let Some(length) = old {
                     *rows -= 1;
@@ -186,7 +186,7 @@ impl Book {
                 taken_away(old, &mut rows, &mut bytes);
             }
             if !page.refuse.is_empty() {
-                let mut refused = writing.open_table(REFUSED)?;
+                let mut refused = transaction.open_table(REFUSED)?;
                 for (key, why) in &page.refuse {
                     let Some(old) = waiting.remove(key)?.map(|old| old.value().to_vec()) else { continue };
                     taken_away(Some(old.len() as u64), &mut rows, &mut bytes);
@@ -199,7 +199,7 @@ impl Book {
             }
             oldest = waiting.first()?.map(|(key, _)| key.value());
         }
-        writing.commit()?;
+        transaction.commit()?;
         (self.rows, self.bytes, self.oldest, self.refused) = (rows, bytes, oldest, set_aside);
         Ok(())
     }
@@ -221,8 +221,7 @@ fn open_file(path: &Path) -> Result<Option<Database>, BookError> {
         // Looks at every checksum: a file that was damaged is refused, instead of trusted.
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
-        let opened =
-            FileBackend::new(file).map_err(Into::into).and_then(|file| builder.create_with_backend(file));
+        let opened = FileBackend::new(file).and_then(|file| builder.create_with_backend(file));
         match opened {
             Ok(database) => return Ok(Some(database)),
             Err(DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch) => return Ok(None),

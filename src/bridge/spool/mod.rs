@@ -60,7 +60,7 @@ impl Drop for Leash {
 }
 
 /// A record that is kept; the microsecond of the wall clock in which it was, moved on where that was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct Ticket(u64);
 
 /// How the spool does.
@@ -107,12 +107,6 @@ struct Inbox {
     broken: bool,
     told_full: bool,
     closing: bool,
-}
-
-impl Default for Ticket {
-    fn default() -> Self {
-        Self(0)
-    }
 }
 
 #[derive(Debug)]

@@ -108,6 +108,7 @@ mod tests {
             transcription_model: None,
             languages: Vec::new(),
             keywords: Vec::new(),
+            reversible_barge_in: true,
             audio_format: None,
             turn_detection: None,
             tools: Vec::new(),

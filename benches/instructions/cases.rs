@@ -4,7 +4,6 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -95,7 +94,7 @@ impl Case {
         let mut ends = FarEnds::connect(server.addr, &listener, tls, self.format, WARM_UP);
         let frames = u64::from(FRAMES);
         server.count()?;
-        thread::sleep(FRAME * FRAMES);
+        ends.wait(FRAME * FRAMES);
         let background = server.count()? / frames;
         ends.caller_frames(FRAMES);
         let caller_frame = server.count()? / frames;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use voicebridge::audio::AudioFormat;
 use voicebridge::call::Input;
 use voicebridge::call::transcript::Remembered;
-use voicebridge::wire::model::ErrorClass;
+use voicebridge::wire::model::{ErrorClass, Transcription};
 use voicebridge::wire::openai;
 
 use crate::support::*;
@@ -98,7 +98,8 @@ fn a_call_moves_away_at_once_when_nobody_speaks() {
 
 #[test]
 fn a_call_does_not_move_away_before_the_answer_has_been_heard_and_written_down() {
-    let mut call = TestCall::connected();
+    let writer = Transcription { model: "writer".into(), languages: Vec::new(), keywords: Vec::new() };
+    let mut call = TestCall::connected_with(|settings| settings.session.transcription = Some(writer));
     call.at(0, speech_starts("user_1", 0));
     call.at(500, move_away());
     call.at(900, speech_stops("user_1", 900));

@@ -103,10 +103,15 @@ impl FarEnds {
         self.settle();
     }
 
+    /// Nobody says anything for a while.
+    pub(crate) fn wait(&mut self, time: Duration) {
+        self.model.wait(time);
+    }
+
     /// Waits until nothing is on its way any more.
     fn settle(&mut self) {
         self.caller.hear_the_rest();
-        thread::sleep(QUIET);
+        self.wait(QUIET);
     }
 }
 

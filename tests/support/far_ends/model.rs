@@ -1,14 +1,15 @@
 //! The model's side of a call.
 
-use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
+use tokio_tungstenite::tungstenite::{self, Error, Message, WebSocket};
 use voicebridge::audio::AudioFormat;
 
-use super::{encoded, noise, prepare, say};
+use super::{STUCK, encoded, noise, prepare, say, set_patience};
 
 const RESPONSE_ID: &str = "resp_C1a2b3c4d5e6f7g8h9i0j";
 const ITEM_ID: &str = "item_C1a2b3c4d5e6f7g8h9i0j";
@@ -16,6 +17,8 @@ const ITEM_ID: &str = "item_C1a2b3c4d5e6f7g8h9i0j";
 /// A session that is making one response.
 pub(super) struct Model {
     socket: WebSocket<Box<dyn Stream>>,
+    /// The same connection, for its patience.
+    tcp: TcpStream,
     deltas: u64,
     audio: String,
 }
@@ -32,6 +35,7 @@ impl Model {
     ) -> Self {
         let (stream, _) = listener.accept().expect("the server connects");
         prepare(&stream);
+        let tcp = stream.try_clone().expect("a connection has a second handle");
         let stream: Box<dyn Stream> = match tls {
             Some(config) => {
                 let connection = rustls::ServerConnection::new(config).expect("the configuration is good");
@@ -41,7 +45,8 @@ impl Model {
         };
         let socket = tungstenite::accept(stream).map_err(|error| error.to_string());
         let audio = encoded(&noise(20 * format.bytes_per_ms()));
-        let mut model = Self { socket: socket.expect("the server asks for a WebSocket"), deltas: 0, audio };
+        let socket = socket.expect("the server asks for a WebSocket");
+        let mut model = Self { socket, tcp, deltas: 0, audio };
         let created = json!({"type": "session.created", "event_id": "event_1", "session": {"id": "sess_1"}});
         say(&mut model.socket, &[created]);
         let update = model.wait_for("session.update");
@@ -92,6 +97,25 @@ impl Model {
         format!(
             r#"{{"type":"response.output_audio.delta","event_id":"event_{delta:021}","response_id":"{RESPONSE_ID}","item_id":"{ITEM_ID}","output_index":0,"content_index":0,"delta":"{audio}"}}"#
         )
+    }
+
+    /// Lets time pass. The server asks now and then whether there is still somebody, and reading answers it.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "there is no runtime on this thread whose clock could be paused"
+    )]
+    pub(super) fn wait(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            set_patience(&self.tcp, left);
+            match self.socket.read() {
+                Ok(_) => self.socket.flush().expect("the server reads"),
+                Err(Error::Io(error))
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) => panic!("the server goes on: {error}"),
+            }
+        }
+        set_patience(&self.tcp, STUCK);
     }
 
     /// Waits for audio.

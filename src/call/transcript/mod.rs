@@ -1,9 +1,10 @@
 //! What was said, in conversation order, cut to what was heard.
 
+mod entry;
+mod slot;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
 
 use super::heard_text;
 use super::recovery::SEED;
@@ -11,149 +12,11 @@ use crate::clock::CallTime;
 use crate::ids::{ItemId, ToolCallId};
 use crate::wire::model::ItemKind;
 
+pub use entry::{Entry, Evidence, Remembered, Role};
+use slot::{Slot, Sound, append};
+
 /// Items of one call; what a model adds beyond that is not recorded. An hour of quick turns has fewer.
 const MAX_ITEMS: usize = 2048;
-/// Longest text of one item; the rest of it is not recorded. An hour of speech is shorter.
-const MAX_TEXT_BYTES: usize = 64 * 1024;
-
-/// Whose words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// The caller.
-    User,
-    /// The agent.
-    Assistant,
-    /// We.
-    System,
-    /// A function.
-    Tool,
-}
-
-impl Role {
-    /// The stored word.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Assistant => "assistant",
-            Self::System => "system",
-            Self::Tool => "tool",
-        }
-    }
-}
-
-/// How we know where the caller stopped hearing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Evidence {
-    /// Twilio sent the mark back.
-    Mark,
-    /// Our own clock since the audio was sent.
-    Clock,
-}
-
-impl Evidence {
-    /// The stored word.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Mark => "mark",
-            Self::Clock => "clock",
-        }
-    }
-}
-
-/// One finished turn, or a newer revision of it. Rewriting replaces only an older revision of the same item.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// The item; unique within the call.
-    pub item: ItemId,
-    /// Place in the conversation, from 1.
-    pub sequence: u32,
-    /// From 1; higher replaces lower.
-    pub revision: u32,
-    /// Whose words.
-    pub role: Role,
-    /// What was heard.
-    pub content: String,
-    /// What was generated, where that is more than was heard. For a function: the arguments.
-    pub generated: Option<String>,
-    /// The caller spoke over it.
-    pub interrupted: bool,
-    /// False: there was sound but no text could be made of it.
-    pub transcribed: bool,
-    /// When the turn took its place, for its time stamp.
-    pub at: CallTime,
-    /// First sound, on the stream's clock.
-    pub audio_start: Option<CallTime>,
-    /// Last sound, on the stream's clock.
-    pub audio_end: Option<CallTime>,
-    /// Milliseconds of an agent's turn that were heard.
-    pub heard_until_ms: Option<u64>,
-    /// How we know.
-    pub evidence: Option<Evidence>,
-    /// From the caller's last sound to the first sound of this answer.
-    pub response_latency_ms: Option<u64>,
-    /// The function, for [`Role::Tool`].
-    pub tool_name: Option<String>,
-    /// The function's call, for [`Role::Tool`].
-    pub tool_call: Option<ToolCallId>,
-}
-
-/// Part of the conversation as another session is told it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Remembered {
-    /// The caller's words; empty when they could not be written down.
-    Caller(String),
-    /// What was heard of the agent.
-    Agent(String),
-    /// A function, and what it answered.
-    Function {
-        /// The model's id of it.
-        call: ToolCallId,
-        /// Its name.
-        name: String,
-        /// JSON.
-        arguments: String,
-        /// `None`: it still runs.
-        output: Option<String>,
-    },
-}
-
-/// What became of an item's sound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Sound {
-    /// Nothing was said of it yet.
-    #[default]
-    Pending,
-    /// Heard to the end.
-    Heard { ms: u64, evidence: Evidence },
-    /// The caller spoke over it.
-    Cut { heard_ms: u64, received_ms: u64, evidence: Evidence },
-}
-
-#[derive(Debug, Default)]
-struct Slot {
-    kind: Option<ItemKind>,
-    previous: Option<ItemId>,
-    announced: u32,
-    text: String,
-    text_final: bool,
-    sound: Sound,
-    /// Its session was lost before all of it had come.
-    broken: bool,
-    /// Its session is gone.
-    former: bool,
-    at: CallTime,
-    audio_start: Option<CallTime>,
-    audio_end: Option<CallTime>,
-    /// For a caller's turn: when to stop waiting for its text.
-    text_due: Option<CallTime>,
-    latency_ms: Option<u64>,
-    tool: Option<(String, ToolCallId, String)>,
-    written: Option<Entry>,
-}
 
 /// The conversation of one call. Items stand in the order the model keeps them in, whenever their text arrives.
 #[derive(Debug, Default)]
@@ -429,29 +292,7 @@ impl Transcript {
     /// The conversation so far, as it was heard. `received_ms` tells how much audio there is of an item that is still
     /// being played: all of it will be heard.
     pub(super) fn remembered(&self, received_ms: impl Fn(&ItemId) -> u64) -> Vec<Remembered> {
-        let remember = |item: &ItemId| {
-            let slot = self.slots.get(item)?;
-            let text = slot.text.trim();
-            match slot.kind? {
-                ItemKind::User => Some(Remembered::Caller(text.to_owned())),
-                ItemKind::Assistant => {
-                    let heard = match slot.sound {
-                        Sound::Heard { ms, .. } if slot.broken => heard_text::cut(text, ms, ms),
-                        Sound::Heard { .. } => text,
-                        Sound::Cut { heard_ms, received_ms, .. } => {
-                            heard_text::cut(text, heard_ms, received_ms)
-                        }
-                        Sound::Pending => heard_text::cut(text, received_ms(item), received_ms(item)),
-                    };
-                    (!heard.is_empty()).then(|| Remembered::Agent(heard.to_owned()))
-                }
-                ItemKind::FunctionCall => {
-                    let (name, call, arguments) = slot.tool.clone()?;
-                    Some(Remembered::Function { call, name, arguments, output: Some(slot.text.clone()) })
-                }
-                ItemKind::System | ItemKind::FunctionOutput | ItemKind::Other => None,
-            }
-        };
+        let remember = |item: &ItemId| self.slots.get(item)?.remembered(|| received_ms(item));
         self.order.iter().filter_map(remember).collect()
     }
 
@@ -560,71 +401,4 @@ impl Transcript {
 
 fn is_seed(item: &ItemId) -> bool {
     item.as_str().starts_with(SEED)
-}
-
-/// Adds to a text what it has room for.
-fn append(text: &mut String, more: &str) {
-    let room = MAX_TEXT_BYTES.saturating_sub(text.len());
-    text.push_str(&more[..more.floor_char_boundary(room)]);
-}
-
-impl Slot {
-    fn entry(&self, item: &ItemId, sequence: u32) -> Option<Entry> {
-        if !self.text_final {
-            return None;
-        }
-        let mut entry = Entry {
-            item: item.clone(),
-            sequence,
-            revision: 1,
-            role: Role::User,
-            content: self.text.trim().to_owned(),
-            generated: None,
-            interrupted: false,
-            transcribed: !self.text.trim().is_empty(),
-            at: self.at,
-            audio_start: self.audio_start,
-            audio_end: self.audio_end,
-            heard_until_ms: None,
-            evidence: None,
-            response_latency_ms: self.latency_ms,
-            tool_name: None,
-            tool_call: None,
-        };
-        match self.kind? {
-            ItemKind::User => {}
-            ItemKind::Assistant => self.describe_agent(&mut entry)?,
-            ItemKind::FunctionCall => {
-                let (name, call, arguments) = self.tool.clone()?;
-                entry.role = Role::Tool;
-                (entry.tool_name, entry.tool_call, entry.generated) =
-                    (Some(name), Some(call), Some(arguments));
-                entry.transcribed = true;
-            }
-            ItemKind::System | ItemKind::FunctionOutput | ItemKind::Other => return None,
-        }
-        Some(entry)
-    }
-
-    fn describe_agent(&self, entry: &mut Entry) -> Option<()> {
-        entry.role = Role::Assistant;
-        match self.sound {
-            // Words without sound were not heard: they are recorded once it is certain that no sound comes.
-            Sound::Pending => return None,
-            Sound::Heard { ms, evidence } => {
-                if self.broken {
-                    heard_text::cut(self.text.trim(), ms, ms).clone_into(&mut entry.content);
-                    entry.generated = Some(self.text.trim().to_owned());
-                }
-                (entry.heard_until_ms, entry.evidence) = (Some(ms), Some(evidence));
-            }
-            Sound::Cut { heard_ms, received_ms, evidence } => {
-                entry.interrupted = true;
-                heard_text::cut(self.text.trim(), heard_ms, received_ms).clone_into(&mut entry.content);
-                entry.generated = Some(self.text.trim().to_owned());
-                (entry.heard_until_ms, entry.evidence) = (Some(heard_ms), Some(evidence));
-            }
-        }
-        Some(())
-    }
 }

@@ -69,17 +69,21 @@ async fn fifty_calls_whose_sessions_break_five_times_each_at_random_moments_go_o
     assert_eq!(asked.len(), requests.len(), "a function was run twice");
 
     let owners = owners(&report);
-    let mut greeted = 0;
+    let (mut greeted, mut asked_in_all) = (0, 0);
     for call in &calls {
         let rows = world.transcript(&call.call_sid).await;
         let functions = rows.iter().filter(|row| row["role"] == "tool").count();
         let ran = requests.iter().filter(|body| body["call_sid"] == call.call_sid.as_str()).count();
         assert_eq!(functions, ran, "{rows:#?}");
         let questions = call.utterances.len();
-        assert!(ran <= questions && ran * 2 >= questions, "{ran} functions for {questions} questions");
+        assert!(ran <= questions, "{ran} functions for {questions} questions");
+        asked_in_all += questions;
         greeted += check_transcript(call, &rows, &report, &owners);
     }
     assert_eq!(greeted, CALLS, "nobody is greeted twice");
+    // Of some the words are lost with the session that was writing them down, so that the answer needs no function.
+    let ran = requests.len();
+    assert!(ran * 2 >= asked_in_all, "{ran} functions for {asked_in_all} questions");
     world.stop().await;
 }
 

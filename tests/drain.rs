@@ -5,19 +5,17 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Output;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::join;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use voicebridge::app::install_tls;
+use voicebridge::app::process::{ProcessOptions, ServerProcess};
 use voicebridge::simulate::caller::{CallReport, CallerOptions, EndedBy, StreamEnd, run_call};
 use voicebridge::simulate::model::{ModelOptions, ModelServer, SessionReport};
 use voicebridge::simulate::network::Network;
@@ -126,7 +124,7 @@ async fn mistakes_in_the_configuration_are_told_all_at_once_and_nothing_is_start
 
 /// The program with a model of ours.
 struct Server {
-    process: Child,
+    process: ServerProcess,
     url: String,
     model: ModelServer,
     data: TempDir,
@@ -145,28 +143,16 @@ impl Server {
         install_tls();
         let model = ModelServer::bind(ModelOptions::default(), ([127, 0, 0, 1], 0).into()).await.unwrap();
         let data = data_dir();
-        let mut process = voicebridge(data.path())
-            .env("VOICEBRIDGE_LISTEN", "127.0.0.1:0")
-            .env("VOICEBRIDGE_LOG_FORMAT", "json")
-            .env("OPENAI_REALTIME_URL", model.url())
-            .env("OPENAI_API_KEY", "the-key")
-            .env("TWILIO_AUTH_TOKEN", TOKEN)
-            .env("AUDIO_FORMAT", "pcmu")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let address = timeout(SOON, async {
-            loop {
-                let line = lines.next_line().await.unwrap().expect("the server starts");
-                let entry: Value = serde_json::from_str(&line).unwrap_or_default();
-                if entry.to_string().contains("ready for calls") {
-                    return entry["addr"].as_str().or(entry["fields"]["addr"].as_str()).unwrap().to_owned();
-                }
-            }
-        });
-        let url = format!("http://{}", address.await.unwrap());
-        process.stderr = Some(lines.into_inner().into_inner());
+        let settings = vec![
+            ("OPENAI_REALTIME_URL", model.url()),
+            ("OPENAI_API_KEY", "the-key".into()),
+            ("TWILIO_AUTH_TOKEN", TOKEN.into()),
+            ("AUDIO_FORMAT", "pcmu".into()),
+        ];
+        let program = env!("CARGO_BIN_EXE_voicebridge").into();
+        let options = ProcessOptions { program, data_dir: data.path().into(), settings, echo: false };
+        let process = ServerProcess::start(options).await.unwrap();
+        let url = format!("http://{}", process.addr);
         Self { process, url, model, data, http: reqwest::Client::new() }
     }
 
@@ -187,9 +173,7 @@ impl Server {
     }
 
     async fn signal(&self, name: &str) {
-        let id = self.process.id().expect("it still runs").to_string();
-        let sent = Command::new("kill").args(["-s", name, &id]).status().await.unwrap();
-        assert!(sent.success());
+        self.process.signal(name).await.unwrap();
     }
 
     async fn status(&self, path: &str) -> u16 {
@@ -208,11 +192,8 @@ impl Server {
 
     /// Waits for the end of the process; looks at what it left.
     async fn ended(&mut self, call: &CallReport) -> (Output, Records) {
-        let mut log = String::new();
-        let mut stderr = self.process.stderr.take().unwrap();
-        let reading = tokio::io::AsyncReadExt::read_to_string(&mut stderr, &mut log);
-        let waiting = async { timeout(SOON, self.process.wait()).await.expect("it ends").unwrap() };
-        let (status, _) = join!(waiting, reading);
+        let status = self.process.ended(SOON).await.unwrap();
+        let log = self.process.log();
         let postgres = reachable_dir(&self.data.path().join("postgres")).unwrap();
         assert!(postgres.join("data/PG_VERSION").exists(), "the records are here");
         assert!(!postgres.join("data/postmaster.pid").exists(), "no PostgreSQL was left behind: {log}");

@@ -4,6 +4,7 @@
 //! PostgreSQL stops last. HTTP goes on while calls finish, because Twilio asks what to do after each stream.
 
 pub mod check;
+pub mod process;
 mod upkeep;
 
 use std::future::Future;

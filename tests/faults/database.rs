@@ -14,7 +14,7 @@ use voicebridge::simulate::model::{ItemReport, ModelOptions, ModelServer, Replie
 use voicebridge::simulate::scenario::{Scenario, Step, Utterance};
 
 use crate::ALONE;
-use crate::node::{Node, Settings, TOKEN, until};
+use crate::node::{Node, TOKEN, until};
 use crate::postgres::Postgres;
 use crate::world::World;
 
@@ -85,8 +85,7 @@ async fn a_node_that_is_killed_while_postgres_is_away_puts_everything_on_record_
     install_tls();
     let mut postgres = Postgres::start().await;
     let model = ModelServer::bind(ModelOptions::default(), ([127, 0, 0, 1], 0).into()).await.unwrap();
-    let settings = Settings { public_url: None, database_url: postgres.url(), model_url: model.url() };
-    let mut node = Node::start(&settings).await;
+    let mut node = Node::start(None, postgres.url(), model.url()).await;
     let mut calls = JoinSet::new();
     for number in 0..5 {
         let listen = || Step::Listen { silence_ms: 500, within_ms: 30_000 };
@@ -101,7 +100,7 @@ async fn a_node_that_is_killed_while_postgres_is_away_puts_everything_on_record_
             listen(),
         ];
         let scenario = Scenario { name: "faults".into(), voice: "anna".into(), steps };
-        let webhook = format!("http://{}/media-stream-twiml", node.addr);
+        let webhook = format!("http://{}/media-stream-twiml", node.server.addr);
         let options = CallerOptions::new(webhook, Some(SecretString::from(TOKEN)), scenario).numbered(number);
         calls.spawn(run_call(CallerOptions { call_sid: Some(format!("CA{number}")), ..options }));
     }
@@ -121,11 +120,11 @@ async fn a_node_that_is_killed_while_postgres_is_away_puts_everything_on_record_
     // A turn is durable within a moment of its end.
     let finished = turns(&model);
     sleep(Duration::from_secs(1)).await;
-    node.kill().await;
+    node.server.kill().await.unwrap();
     calls.shutdown().await;
 
     postgres.come_back().await;
-    node.start_again().await;
+    node.server.start_again().await.unwrap();
     let wanted: usize = finished.iter().map(|turns| turns.len() - 1).sum();
     let pool = PgPool::connect(&postgres.url()).await.unwrap();
     until("what was kept is on record", async || {
@@ -143,7 +142,7 @@ async fn a_node_that_is_killed_while_postgres_is_away_puts_everything_on_record_
         assert_eq!(rows[..certain], finished[..certain], "once and in order");
         assert_eq!(events(&pool, &sid).await, ["incoming_call", "stream_started", "connected"]);
     }
-    assert_eq!(node.metric("spool_refused_total").await, 0);
+    assert_eq!(node.server.metric("spool_refused_total").await.unwrap() as u64, 0);
     node.stop().await;
     model.stop().await;
 }

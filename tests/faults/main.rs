@@ -10,11 +10,11 @@ mod support;
 #[path = "../support/world.rs"]
 mod world;
 
-mod balancer;
 mod database;
 mod node;
 mod nodes;
 mod postgres;
+mod stale;
 
 /// Whoever holds it runs alone.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use sqlx::{ConnectOptions as _, PgPool};
+use sqlx::PgPool;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use voicebridge::app::install_tls;
+use voicebridge::simulate::balancer::Balancer;
 use voicebridge::simulate::caller::{CallReport, CallerOptions, EndedBy, MarkReturn, StreamEnd, run_many};
 use voicebridge::simulate::model::{ItemReport, ModelOptions, ModelServer, Replies, SessionReport};
 use voicebridge::simulate::scenario::{Scenario, Step, Utterance};
 use voicebridge::store::Store;
 use voicebridge::store::cluster::PrivateCluster;
 
-use crate::balancer::Balancer;
-use crate::node::{Node, Settings, TOKEN, until};
+use crate::node::{Node, SOON, TOKEN, until};
 
 const CALLS: usize = 50;
 /// Between two calls that begin, so that they are not all in the same word.
@@ -26,9 +26,9 @@ const DURABLE_WITHIN_MS: f64 = 300.0;
 const FAULT_AFTER: Duration = Duration::from_secs(9);
 
 /// Two nodes behind a balancer, with one database and one model.
-struct Pair {
-    balancer: Balancer,
-    nodes: [Node; 2],
+pub(crate) struct Pair {
+    pub(crate) balancer: Balancer,
+    pub(crate) nodes: [Node; 2],
     model: ModelServer,
     pool: PgPool,
     cluster: PrivateCluster,
@@ -44,7 +44,7 @@ struct Row {
 }
 
 impl Pair {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         install_tls();
         let replies = Replies::Tones { min_ms: 1000, max_ms: 4000 };
         let model = ModelOptions { replies, ..ModelOptions::default() };
@@ -54,22 +54,20 @@ impl Pair {
         let store = Store::connect(options.clone(), 2).await.unwrap();
         store.migrate().await.unwrap();
         store.close().await;
-        let balancer = Balancer::start().await;
-        let settings = Settings {
-            public_url: Some(format!("http://{}", balancer.addr)),
-            database_url: options.to_url_lossy().to_string(),
-            model_url: model.url(),
+        let balancer = Balancer::start().await.unwrap();
+        let node = async || {
+            let public_url = format!("http://{}", balancer.addr());
+            let node = Node::start(Some(public_url), cluster.url(), model.url()).await;
+            balancer.add(node.server.addr);
+            node
         };
-        let nodes = [Node::start(&settings).await, Node::start(&settings).await];
-        for node in &nodes {
-            balancer.add(node.addr);
-        }
+        let nodes = [node().await, node().await];
         let pool = PgPool::connect_with(options).await.unwrap();
         Self { balancer, nodes, model, pool, cluster }
     }
 
-    /// Fifty calls of half a minute.
-    fn calls(&self) -> impl Future<Output = Vec<CallReport>> + use<> {
+    /// Calls of half a minute.
+    pub(crate) fn calls(&self, number: usize) -> impl Future<Output = Vec<CallReport>> + use<> {
         let listen = || Step::Listen { silence_ms: 600, within_ms: 20_000 };
         let say = |phrase: &str| Step::Say(Utterance::Phrase(phrase.into()));
         let turns = ["address-question", "hello", "address-question", "hello", "address-question"];
@@ -77,9 +75,9 @@ impl Pair {
         steps.extend(turns.iter().flat_map(|phrase| [say(phrase), listen()]));
         steps.push(Step::HangUp);
         let scenario = Scenario { name: "survives".into(), voice: "anna".into(), steps };
-        let url = format!("http://{}/media-stream-twiml", self.balancer.addr);
+        let url = format!("http://{}/media-stream-twiml", self.balancer.addr());
         let options = CallerOptions::new(url, Some(SecretString::from(TOKEN)), scenario);
-        async move { run_many(CALLS, APART, &options).await }
+        async move { run_many(number, APART, &options).await }
     }
 
     async fn rows(&self, call: &str) -> Vec<Row> {
@@ -90,12 +88,29 @@ impl Pair {
             .unwrap()
     }
 
-    async fn count(&self, query: &'static str) -> i64 {
+    pub(crate) async fn count(&self, query: &'static str) -> i64 {
+        sqlx::query_scalar(query).fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// What was put on record by nodes that had calls first and lost them: call, words, and whether the turn began before
+    /// it was offered to another node. In the order in which they were written.
+    pub(crate) async fn turns_of_first_streams(&self) -> Vec<(String, String, bool)> {
+        let query = r#"select turn.call_sid, content, turn."timestamp" < next.offered_at
+            from conversation_transcripts turn
+            join call_streams next on next.call_sid = turn.call_sid and next.fencing_token = 2
+            where sequence < 10000
+            order by turn.id"#;
+        sqlx::query_as(query).fetch_all(&self.pool).await.unwrap()
+    }
+
+    /// What the calls went through, by the nodes' reports.
+    pub(crate) async fn events(&self) -> String {
+        let query = "select string_agg(event_sequence::text, E'\n' order by call_sid) from calls";
         sqlx::query_scalar(query).fetch_one(&self.pool).await.unwrap()
     }
 
     /// Waits until all that the calls leave is on record.
-    async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         until("every call is over", async || {
             self.count("select count(*) from call_leases where ended_at is null").await == 0
         })
@@ -111,7 +126,7 @@ impl Pair {
         .await;
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         for node in self.nodes {
             node.stop().await;
         }
@@ -125,16 +140,16 @@ impl Pair {
 async fn when_one_of_two_nodes_is_killed_its_calls_speak_again_within_three_seconds_and_no_turn_is_lost() {
     let _alone = crate::ALONE.lock().await;
     let mut pair = Pair::start().await;
-    let mut calls = JoinSet::from_iter([pair.calls()]);
+    let mut calls = JoinSet::from_iter([pair.calls(CALLS)]);
     sleep(FAULT_AFTER).await;
-    let live = pair.nodes[0].metric("calls_live").await;
+    let live = pair.nodes[0].calls_live().await;
     assert!(live >= CALLS as u64 / 4, "the calls are spread over the nodes: {live}");
     let before_kill = Instant::now();
-    pair.balancer.remove(pair.nodes[0].addr);
-    pair.nodes[0].kill().await;
+    pair.balancer.remove(pair.nodes[0].server.addr);
+    pair.nodes[0].server.kill().await.unwrap();
     eprintln!("killed within {:?}", before_kill.elapsed());
     let calls = calls.join_next().await.unwrap().unwrap();
-    pair.nodes[0].start_again().await; // What it had not yet told the database, it tells now.
+    pair.nodes[0].server.start_again().await.unwrap(); // What it had not yet told the database, it tells now.
     pair.settled().await;
 
     let sessions = pair.model.report().sessions;
@@ -166,18 +181,19 @@ async fn when_one_of_two_nodes_is_killed_its_calls_speak_again_within_three_seco
 async fn when_one_of_two_nodes_is_stopped_its_calls_move_at_a_pause_and_the_caller_is_told_nothing() {
     let _alone = crate::ALONE.lock().await;
     let mut pair = Pair::start().await;
-    let mut calls = JoinSet::from_iter([pair.calls()]);
+    let mut calls = JoinSet::from_iter([pair.calls(CALLS)]);
     sleep(FAULT_AFTER).await;
-    let live = pair.nodes[0].metric("calls_live").await;
-    pair.balancer.remove(pair.nodes[0].addr);
-    pair.nodes[0].signal("TERM").await;
-    let node = &pair.nodes[0];
-    until("its calls have left", async || node.calls_live().await.unwrap_or(0) == 0).await;
+    let live = pair.nodes[0].calls_live().await;
+    pair.balancer.remove(pair.nodes[0].server.addr);
+    let node = &mut pair.nodes[0].server;
+    node.signal("TERM").await.unwrap();
+    // It may have ended before it is asked.
+    until("its calls have left", async || node.metric("calls_live").await.unwrap_or(0.0) == 0.0).await;
     assert!(calls.try_join_next().is_none(), "before they were over");
     // Streams that were offered by it and came to the other one are waited for a while.
-    assert!(pair.nodes[0].ended().await.success());
+    assert!(node.ended(SOON).await.unwrap().success());
     let calls = calls.join_next().await.unwrap().unwrap();
-    pair.nodes[0].start_again().await;
+    pair.nodes[0].server.start_again().await.unwrap();
     pair.settled().await;
 
     let sessions = pair.model.report().sessions;

@@ -192,6 +192,12 @@ impl PrivateCluster {
         self.options_for(DATABASE)
     }
 
+    /// The same as a URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.connect_options().to_url_lossy().to_string()
+    }
+
     /// How to connect to another database on it.
     #[must_use]
     pub fn options_for(&self, database: &str) -> PgConnectOptions {

@@ -224,6 +224,14 @@ fn data_dir() -> TempDir {
     dir
 }
 
+#[test]
+fn the_demo_of_faults_shows_a_call_that_goes_on_and_all_it_claims_is_true() {
+    let output = run(&mut voicebridge(&["demo", "--faults"]));
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(told.contains("is killed (SIGKILL)") && told.ends_with("All of it is true.\n"), "{told}");
+}
+
 async fn get(url: &str) -> reqwest::Response {
     install_tls();
     reqwest::Client::new().get(url).send().await.unwrap()

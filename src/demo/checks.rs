@@ -117,7 +117,7 @@ fn whole(row: &Row) -> &str {
 }
 
 /// The words of a recording; a text that is none stands for itself.
-fn words<'a>(role: &str, id: &'a str) -> &'a str {
+pub(super) fn words<'a>(role: &str, id: &'a str) -> &'a str {
     let phrase = if role == "user" { speech::caller_phrase(id, "") } else { speech::agent_phrase(id) };
     phrase.map_or(id, |phrase| phrase.text)
 }

@@ -5,7 +5,6 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::app::Running;
 use crate::ids::CallSid;
 
 /// One row of a transcript, as the API gives it.
@@ -38,9 +37,9 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(running: &Running) -> anyhow::Result<Self> {
+    pub(super) fn new(base: String, key: SecretString) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().no_proxy().build().context("cannot make an HTTP client")?;
-        Ok(Self { http, base: running.public_url.as_str().to_owned(), key: running.admin_key.clone() })
+        Ok(Self { http, base, key })
     }
 
     pub(super) async fn create_lead(&self, name: &str, phone: &str) -> anyhow::Result<i64> {

@@ -5,6 +5,7 @@
 
 mod checks;
 mod client;
+mod faults;
 mod show;
 
 use std::ffi::OsString;
@@ -42,6 +43,9 @@ pub struct DemoOptions {
     /// Leaves the server running afterwards and says what to open.
     #[arg(long)]
     pub keep: bool,
+    /// A call that survives a broken model session and a killed server: two servers behind a balancer.
+    #[arg(long, conflicts_with_all = ["keep", "port"])]
+    pub faults: bool,
     /// Port of the server; any free one when 0.
     #[arg(long, default_value_t = 0)]
     pub port: u16,
@@ -50,7 +54,11 @@ pub struct DemoOptions {
 /// Runs the demo. False: something was not true.
 pub async fn run(options: DemoOptions) -> anyhow::Result<bool> {
     let data_dir = std::env::temp_dir().join(format!("voicebridge-demo-{}", std::process::id()));
-    let result = Box::pin(in_dir(&options, &data_dir)).await;
+    let result = if options.faults {
+        Box::pin(faults::run(&options, &data_dir)).await
+    } else {
+        Box::pin(in_dir(&options, &data_dir)).await
+    };
     if data_dir.exists() {
         std::fs::remove_dir_all(&data_dir)
             .with_context(|| format!("cannot remove {}", data_dir.display()))?;
@@ -64,7 +72,7 @@ async fn in_dir(options: &DemoOptions, data_dir: &Path) -> anyhow::Result<bool> 
         ModelServer::bind(ModelOptions::default(), any_port()).await.context("cannot start the model")?;
     let twilio_token = SecretString::from(Uuid::new_v4().simple().to_string());
     let running = App::start(config(options, data_dir, &model.url(), &twilio_token)?).await?;
-    let client = Client::new(&running)?;
+    let client = Client::new(running.public_url.as_str().to_owned(), running.admin_key.clone())?;
     println!("  server   {}", running.public_url.as_str());
     println!("  model    {} (simulated)", model.url());
 
@@ -107,7 +115,7 @@ async fn place_call(running: &Running, client: &Client, token: &SecretString) ->
     let caller = loop {
         tokio::select! {
             caller = &mut call => break caller,
-            () = sleep(LOOK_EVERY) => watch.show(&client.transcripts(&call_sid).await?),
+            () = sleep(LOOK_EVERY) => drop(watch.show(&client.transcripts(&call_sid).await?)),
         }
     };
     let rows_while_live = watch.rows();
@@ -135,20 +143,7 @@ async fn report(
     };
     show::interruption(&truth);
     show::latencies(&truth);
-    let checks = checks::all(&truth);
-    println!("\nChecked:\n");
-    for check in &checks {
-        println!("  {} {}", if check.holds { "ok    " } else { "UNTRUE" }, check.claim);
-        if !check.holds {
-            println!("         {}", check.found);
-        }
-    }
-    let untrue = checks.iter().filter(|check| !check.holds).count();
-    match untrue {
-        0 => println!("\nAll of it is true."),
-        n => println!("\n{n} of {} claims are untrue.", checks.len()),
-    }
-    Ok(untrue == 0)
+    Ok(show::checks(&checks::all(&truth)))
 }
 
 /// The server's configuration: as a user would write it, apart from the environment of whoever runs the demo.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 
-use super::checks::Truth;
+use super::checks::{Check, Truth};
 use super::client::Row;
 use crate::app::Running;
 
@@ -14,13 +14,17 @@ use crate::app::Running;
 pub(super) struct Watch(BTreeMap<String, i32>);
 
 impl Watch {
-    pub(super) fn show(&mut self, rows: &[Row]) {
+    /// True when something was new.
+    pub(super) fn show(&mut self, rows: &[Row]) -> bool {
+        let mut news = false;
         for row in rows {
             let seen = self.0.insert(row.item_id.clone(), row.revision);
             if seen.is_none_or(|revision| revision < row.revision) {
-                println!("  {:>2}  {:<9}  {}", row.sequence, speaker(row), line(row));
+                println!("  {:>5}  {:<9}  {}", row.sequence, speaker(row), line(row));
+                news = true;
             }
         }
+        news
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -46,6 +50,23 @@ fn line(row: &Row) -> String {
     }
     let cut = if row.interrupted { " — interrupted" } else { "" };
     format!("{}{cut}", row.content)
+}
+
+/// What is claimed and whether it holds. True when all of it does.
+pub(super) fn checks(checks: &[Check]) -> bool {
+    println!("\nChecked:\n");
+    for check in checks {
+        println!("  {} {}", if check.holds { "ok    " } else { "UNTRUE" }, check.claim);
+        if !check.holds {
+            println!("         {}", check.found);
+        }
+    }
+    let untrue = checks.iter().filter(|check| !check.holds).count();
+    match untrue {
+        0 => println!("\nAll of it is true."),
+        n => println!("\n{n} of {} claims are untrue.", checks.len()),
+    }
+    untrue == 0
 }
 
 pub(super) fn interruption(truth: &Truth) {

@@ -108,6 +108,7 @@ pub static PHRASES: &[Phrase] = &[
     agent!("address-answer", "You find us at twelve Mill Street, next to the bridge."),
     agent!("transfer", "I will put you through to a colleague."),
     agent!("still-there", "Are you still there?"),
+    agent!("line-broke", "Sorry, the line broke for a moment."),
     agent!("generic", "I see. Is there anything else I can do for you?"),
     agent!("goodbye", "Thank you for calling. Goodbye."),
 ];
@@ -139,7 +140,12 @@ pub fn caller_phrase(id: &str, voice: &str) -> Option<&'static Phrase> {
 /// What the agent says.
 #[must_use]
 pub fn agent_phrase(id: &str) -> Option<&'static Phrase> {
-    PHRASES.iter().find(|phrase| phrase.speaker == Speaker::Agent && phrase.id == id)
+    agent_phrases().find(|phrase| phrase.id == id)
+}
+
+/// All that the agent says.
+pub fn agent_phrases() -> impl Iterator<Item = &'static Phrase> {
+    PHRASES.iter().filter(|phrase| phrase.speaker == Speaker::Agent)
 }
 
 /// Voices that callers have.

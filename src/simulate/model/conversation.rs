@@ -162,6 +162,12 @@ impl Conversation {
         self.items.iter().rev().find(|item| !item.deleted).map(|item| item.id.clone())
     }
 
+    /// What the agent said last, as far as the model knows; empty when somebody has spoken since.
+    pub(super) fn last_words_of_agent(&self) -> &str {
+        let last = self.items.iter().rev().find(|item| !item.deleted && item.kind == "message");
+        last.filter(|item| item.role == Some("assistant")).map_or("", |item| &item.text)
+    }
+
     /// Puts an item at the end; the id of the one before it comes back.
     pub(super) fn append(&mut self, item: Item) -> Option<String> {
         let previous = self.last_id();

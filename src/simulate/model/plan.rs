@@ -149,15 +149,27 @@ fn audio_pieces(
     pieces
 }
 
-/// The sound of something said, in the session's format.
-pub(super) fn sound(speech: &Speech, format: Format) -> (String, Arc<[u8]>) {
+/// The words and the sound of something said, in the session's format. `before`: what the agent said last.
+pub(super) fn sound(speech: &Speech, before: &str, format: Format) -> Option<(String, Arc<[u8]>)> {
     match speech {
         Speech::Phrase(id) => match speech::agent_phrase(id) {
-            Some(phrase) => (phrase.text.into(), recording(phrase, format)),
-            None => (format!("(no recording `{id}`)"), tone(300, format)),
+            Some(phrase) => Some((phrase.text.into(), recording(phrase, format))),
+            None => Some((format!("(no recording `{id}`)"), tone(300, format))),
         },
-        Speech::Tone { ms, text } => (text.clone(), tone(*ms, format)),
+        Speech::Tone { ms, text } => Some((text.clone(), tone(*ms, format))),
+        Speech::Rest => rest_of(before, format),
+        Speech::Answer => None,
     }
+}
+
+/// What follows these words in the recording that they begin, as if it were spoken evenly.
+fn rest_of(before: &str, format: Format) -> Option<(String, Arc<[u8]>)> {
+    let before = before.trim();
+    let begins = |phrase: &&speech::Phrase| phrase.text.starts_with(before) && phrase.text != before;
+    let phrase = speech::agent_phrases().filter(|_| !before.is_empty()).find(begins)?;
+    let audio = recording(phrase, format);
+    let from = (audio.len() * before.len() / phrase.text.len()) & !1; // At a whole sample.
+    Some((phrase.text[before.len()..].trim().into(), audio[from..].into()))
 }
 
 fn recording(phrase: &speech::Phrase, format: Format) -> Arc<[u8]> {

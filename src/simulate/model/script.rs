@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::simulate::speech;
+
 /// Rules in order; the first that fits decides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -40,6 +42,9 @@ pub enum When {
     FunctionOutput(String),
     /// A response was asked for with instructions, nothing was said yet.
     Greeting,
+    /// A response was asked for with instructions that contain this (not looking at case). Goes before what waits for an
+    /// answer, which [`Speech::Answer`] gives.
+    Asked(String),
     /// A response was asked for with instructions in the middle of the call, and nothing waits for an answer.
     Nudge,
     /// Nobody spoke for as long as the session's `idle_timeout_ms`.
@@ -73,6 +78,10 @@ pub enum Speech {
         /// The words it stands for.
         text: String,
     },
+    /// What is left of the recording that the agent's last message breaks off in; nothing when it does not.
+    Rest,
+    /// What is said and asked for in answer to what waits for one; nothing when nothing does.
+    Answer,
 }
 
 /// A function the model asks for.
@@ -107,6 +116,8 @@ pub enum Prompt {
     Text(String),
     /// The function of this name answered.
     FunctionOutput(String),
+    /// Asked for with these instructions, for which there is a rule of their own.
+    Asked(String),
     /// Asked for with instructions before anything was said.
     Greeting,
     /// Asked for with instructions later.
@@ -120,7 +131,9 @@ pub enum Prompt {
 impl Default for Script {
     /// A bakery's telephone.
     fn default() -> Self {
-        let say = |id: &str| Reply { say: vec![Speech::Phrase(id.into())], ..Reply::default() };
+        let phrase = |id: &str| Speech::Phrase(id.into());
+        let say_all = |say: Vec<Speech>| Reply { say, ..Reply::default() };
+        let say = |id: &str| say_all(vec![phrase(id)]);
         let then = |reply: Reply, tool: &str, arguments: &str| Reply {
             call: vec![FunctionCall { tool: tool.into(), arguments: arguments.into() }],
             ..reply
@@ -133,6 +146,9 @@ impl Default for Script {
         let heard = |id: &str| When::Heard(id.into());
         Self {
             rules: vec![
+                // As a real one would understand what the bridge asks when a call comes back, or an answer broke off.
+                rule(When::Asked("line broke".into()), say_all(vec![phrase("line-broke"), Speech::Answer])),
+                rule(When::Asked("go on from exactly there".into()), say_all(vec![Speech::Rest])),
                 rule(When::Greeting, say("greeting")),
                 rule(heard("hello"), say("generic")),
                 rule(heard("hours-question"), say("hours-answer")),
@@ -173,6 +189,12 @@ impl Script {
         self
     }
 
+    /// Whether there is a rule for such instructions.
+    #[must_use]
+    pub fn has_rule_for(&self, instructions: &str) -> bool {
+        self.rules.iter().any(|rule| matches!(&rule.when, When::Asked(part) if contains(instructions, part)))
+    }
+
     /// The rule that answers `prompt`, given the offered functions and how often each rule was used before.
     #[must_use]
     pub fn choose(&self, prompt: &Prompt, tools: &[String], used: &[u32]) -> Option<(usize, &Reply)> {
@@ -192,7 +214,13 @@ impl When {
     fn fits(&self, prompt: &Prompt) -> bool {
         match (self, prompt) {
             (Self::Heard(id), Prompt::Heard(Some(heard))) => id == heard,
-            (Self::Text(part), Prompt::Text(text)) => text.to_lowercase().contains(&part.to_lowercase()),
+            // Somebody told the model what was said before it came.
+            (Self::Heard(id), Prompt::Text(text)) => {
+                speech::caller_phrase(id, "").is_some_and(|phrase| phrase.text == text)
+            }
+            (Self::Text(part), Prompt::Text(text)) | (Self::Asked(part), Prompt::Asked(text)) => {
+                contains(text, part)
+            }
             (Self::FunctionOutput(part), Prompt::FunctionOutput(name)) => name.contains(part.as_str()),
             (Self::HeardUnknown, Prompt::Heard(None))
             | (Self::Greeting, Prompt::Greeting)
@@ -204,6 +232,10 @@ impl When {
     }
 }
 
+fn contains(text: &str, part: &str) -> bool {
+    text.to_lowercase().contains(&part.to_lowercase())
+}
+
 /// The first offered function whose name contains `part`.
 #[must_use]
 pub fn offered<'a>(tools: &'a [String], part: &str) -> Option<&'a str> {
@@ -213,7 +245,6 @@ pub fn offered<'a>(tools: &'a [String], part: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulate::speech;
 
     fn answer(prompt: &Prompt, tools: &[&str]) -> Reply {
         let tools: Vec<String> = tools.iter().map(ToString::to_string).collect();
@@ -224,8 +255,11 @@ mod tests {
     fn the_default_script_has_an_answer_to_everything_in_recordings_that_exist() {
         for rule in Script::default().rules {
             for speech in rule.reply.say {
-                let Speech::Phrase(id) = speech else { panic!("a tone in the default script") };
-                assert!(speech::agent_phrase(&id).is_some(), "{id}");
+                match speech {
+                    Speech::Phrase(id) => assert!(speech::agent_phrase(&id).is_some(), "{id}"),
+                    Speech::Rest | Speech::Answer => {}
+                    Speech::Tone { .. } => panic!("a tone in the default script"),
+                }
             }
             if let When::Heard(id) = rule.when {
                 assert!(speech::caller_phrase(&id, "").is_some(), "{id}");
@@ -242,6 +276,12 @@ mod tests {
         let goodbye = Prompt::Heard(Some("goodbye".into()));
         assert_eq!(answer(&goodbye, &["end_call"]).call[0].tool, "end_call");
         assert_eq!(answer(&goodbye, &["transfer_to_human"]).call, []);
+    }
+
+    #[test]
+    fn a_question_that_is_told_in_writing_is_answered_like_one_that_was_heard() {
+        let told = Prompt::Text("And what is your address?".into());
+        assert_eq!(answer(&told, &[]).say, [Speech::Phrase("address-answer".into())]);
     }
 
     #[test]

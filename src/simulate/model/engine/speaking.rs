@@ -79,11 +79,14 @@ impl Engine {
     fn respond(&mut self, wish: Wish) {
         self.idle_at = None;
         let answers = std::mem::take(&mut self.unanswered);
-        let prompt = answers.last().cloned().unwrap_or(match (&wish, self.conversation.items()) {
-            (_, []) => Prompt::Greeting,
-            (Wish { instructions: true, .. }, _) => Prompt::Nudge,
-            _ => Prompt::Nothing,
-        });
+        let waiting = answers.last();
+        let prompt = match (wish.instructions, waiting, self.conversation.items()) {
+            (Some(asked), ..) if self.options.script.has_rule_for(&asked) => Prompt::Asked(asked),
+            (_, Some(waiting), _) => waiting.clone(),
+            (.., []) => Prompt::Greeting,
+            (Some(_), ..) => Prompt::Nudge,
+            (None, ..) => Prompt::Nothing,
+        };
         let pcm_anyway = self.options.faults.echo_pcm_output;
         let format = if pcm_anyway {
             Format::Pcm
@@ -95,7 +98,7 @@ impl Engine {
             None if self.session.json["tool_choice"] == "none" => Vec::new(),
             None => self.session.tools(),
         };
-        let (parts, end) = self.compose(&prompt, &tools, format);
+        let (parts, end) = self.compose(&prompt, waiting, &tools, format);
         let running = Running {
             id: self.fresh_id("resp"),
             number: self.responses.len(),
@@ -122,7 +125,13 @@ impl Engine {
     }
 
     /// What is said and asked for, and how it ends.
-    fn compose(&mut self, prompt: &Prompt, tools: &[String], format: Format) -> (Vec<Part>, End) {
+    fn compose(
+        &mut self,
+        prompt: &Prompt,
+        waiting: Option<&Prompt>,
+        tools: &[String],
+        format: Format,
+    ) -> (Vec<Part>, End) {
         let faults = &self.options.faults;
         if faults.fail_every > 0 && (self.responses.len() as u64 + 1).is_multiple_of(faults.fail_every) {
             let code = faults.fail_code.clone().unwrap_or_else(|| "rate_limit_exceeded".into());
@@ -136,27 +145,16 @@ impl Engine {
                     ..Reply::default()
                 }
             }
-            Replies::Speech => match self.options.script.choose(prompt, tools, &self.rule_uses) {
-                Some((rule, reply)) => {
-                    self.rule_uses[rule] += 1;
-                    reply.clone()
-                }
-                None => Reply::default(),
-            },
+            Replies::Speech => self.choose(prompt, waiting, tools),
         };
         let end = match reply.outcome {
             Outcome::Completed => End::Completed,
             Outcome::Failed(code) => return (Vec::new(), End::Failed(code)),
             Outcome::Incomplete(reason) => End::Incomplete(reason),
         };
-        let mut parts: Vec<Part> = reply
-            .say
-            .iter()
-            .map(|speech| {
-                let (text, audio) = sound(speech, format);
-                Part::Say { text, audio }
-            })
-            .collect();
+        let before = self.conversation.last_words_of_agent();
+        let said = reply.say.iter().filter_map(|speech| sound(speech, before, format));
+        let mut parts: Vec<Part> = said.map(|(text, audio)| Part::Say { text, audio }).collect();
         for call in reply.call {
             let Some(name) = offered(tools, &call.tool) else { continue };
             let arguments =
@@ -169,6 +167,21 @@ impl Engine {
             });
         }
         (parts, end)
+    }
+
+    /// The script's reply, with the answer to what waits for one in its place.
+    fn choose(&mut self, prompt: &Prompt, waiting: Option<&Prompt>, tools: &[String]) -> Reply {
+        let Some((rule, reply)) = self.options.script.choose(prompt, tools, &self.rule_uses) else {
+            return Reply::default();
+        };
+        let mut reply = reply.clone();
+        self.rule_uses[rule] += 1;
+        if let Some(place) = reply.say.iter().position(|speech| *speech == Speech::Answer) {
+            let answer = waiting.map(|waiting| self.choose(waiting, None, tools)).unwrap_or_default();
+            reply.say.splice(place..=place, answer.say);
+            reply.call.extend(answer.call);
+        }
+        reply
     }
 
     /// Sends the next piece of the running response.

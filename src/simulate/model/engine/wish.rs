@@ -12,7 +12,7 @@ use super::super::session::{
 #[derive(Debug, Default)]
 pub(super) struct Wish {
     pub(super) begun_by: &'static str,
-    pub(super) instructions: bool,
+    pub(super) instructions: Option<String>,
     pub(super) metadata: Value,
     pub(super) text_only: Option<bool>,
     pub(super) format: Option<Format>,
@@ -38,8 +38,7 @@ impl Wish {
         ])?;
         let mut wish = Self { begun_by: "client", ..Self::default() };
         if let Some(instructions) = at.member("instructions") {
-            instructions.text()?;
-            wish.instructions = true;
+            wish.instructions = Some(instructions.text()?.to_owned());
         }
         if let Some(modalities) = at.member("output_modalities") {
             check_modalities(&modalities)?;

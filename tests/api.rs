@@ -20,7 +20,7 @@ use voicebridge::bridge::profile::Defaults;
 use voicebridge::bridge::spool::Spool;
 use voicebridge::bridge::{self, Bridge};
 use voicebridge::call::end::{EndReason, NextStep};
-use voicebridge::call::transcript::{Entry, Role};
+use voicebridge::call::transcript::{Entry, Role, Status};
 use voicebridge::clock::CallTime;
 use voicebridge::ids::{CallSid, ItemId, OrganizationId, PhoneNumber};
 use voicebridge::shutdown::Tasks;
@@ -892,7 +892,7 @@ fn entry(sequence: u32, role: Role, content: &str) -> Entry {
         content: content.to_owned(),
         generated: None,
         interrupted: false,
-        transcribed: true,
+        status: Status::Final,
         at: CallTime::from_millis(u64::from(sequence) * 1000),
         audio_start: None,
         audio_end: None,

@@ -110,7 +110,7 @@ impl Call {
         let rest = self.playout.interrupt(now);
         self.record_interruption(now, &rest);
         self.outbox.push(Output::EndStream(reason));
-        self.cancel_tools(now);
+        self.cancel_tools();
         if ready && self.model_open && (self.turns.caller_speaks() || self.is_spoken_over()) {
             let event_id = self.event_id("commit");
             self.outbox.model(ModelCommand::CommitAudio { event_id });
@@ -130,16 +130,16 @@ impl Call {
         }
     }
 
-    fn cancel_tools(&mut self, now: CallTime) {
+    fn cancel_tools(&mut self) {
         let fulfilled = self.leaving.as_ref().map(|leaving| leaving.tool.clone());
         for call in self.tools.running() {
             if Some(&call) == fulfilled.as_ref() {
-                self.record_tool(now, &call, FULFILLED.into());
+                self.record_tool(&call, FULFILLED);
             } else {
                 if self.tools.is_outside(&call) {
                     self.outbox.push(Output::CancelTool(call.clone()));
                 }
-                self.record_tool(now, &call, super::tools::error("the call ended first"));
+                self.record_tool(&call, &super::tools::error("the call ended first"));
             }
         }
     }

@@ -93,7 +93,7 @@ impl Call {
             ModelEvent::UserTranscriptFailed { item, .. } => self.transcript.user_text(now, &item, None),
             ModelEvent::ResponseStarted { response } => self.on_response_started(now, response),
             ModelEvent::ToolCall { response, item, call, name, arguments } => {
-                self.on_tool_call(now, response, item, call, name, arguments);
+                self.on_tool_call(now, response, &item, &call, &name, &arguments);
             }
             ModelEvent::ResponseDone { response, status, .. } => {
                 self.on_response_done(now, &response, &status);
@@ -353,32 +353,36 @@ impl Call {
         &mut self,
         now: CallTime,
         response: ResponseId,
-        item: ItemId,
-        call: ToolCallId,
-        name: String,
-        arguments: String,
+        item: &ItemId,
+        call: &ToolCallId,
+        name: &str,
+        arguments: &str,
     ) {
         if self.phase.is_over() {
             return;
         }
         self.turns.on_progress(now, true);
         let void = self.turns.is_discarded(response.as_str());
-        match self.tools.ask(now, response, item, call.clone(), name, arguments) {
+        let asked = self.tools.ask(now, response, item.clone(), call.clone(), name, arguments);
+        if asked != Asked::Again {
+            self.transcript.function_asked(now, item, name, call, arguments);
+        }
+        match asked {
             Asked::Again => {}
-            _ if void => self.answer_tool(now, &call, super::tools::error(SPOKEN_OVER)),
+            _ if void => self.answer_tool(now, call, super::tools::error(SPOKEN_OVER)),
             Asked::EndCall if self.turns.caller_speaks() => {
-                self.answer_tool(now, &call, super::tools::error(SPOKEN_OVER));
+                self.answer_tool(now, call, super::tools::error(SPOKEN_OVER));
             }
             Asked::Run(request) => {
                 // One before it may have answered already; the model is asked to go on when all have.
                 self.turns.defer(Purpose::ToolResult);
                 self.outbox.push(Output::CallTool(request));
             }
-            Asked::Answer(output) => self.answer_tool(now, &call, output),
-            Asked::EndCall => self.want_to_leave(now, EndReason::AgentEnded, call),
+            Asked::Answer(output) => self.answer_tool(now, call, output),
+            Asked::EndCall => self.want_to_leave(now, EndReason::AgentEnded, call.clone()),
             Asked::Transfer(transfer) => {
                 self.outbox.push(Output::Transfer(transfer));
-                self.want_to_leave(now, EndReason::Transferred, call);
+                self.want_to_leave(now, EndReason::Transferred, call.clone());
             }
         }
     }
@@ -398,7 +402,7 @@ impl Call {
 
     /// Tells the model what a function answered; when it was the last of its response, the model is asked to go on.
     pub(super) fn answer_tool(&mut self, now: CallTime, call: &ToolCallId, output: String) {
-        let Some(last_of_response) = self.record_tool(now, call, output.clone()) else { return };
+        let Some(last_of_response) = self.record_tool(call, &output) else { return };
         if self.model_open {
             let event_id = self.event_id("tool");
             let Ok(id) = ItemId::parse(&event_id) else { return };
@@ -412,16 +416,9 @@ impl Call {
     }
 
     /// Writes a function's answer down. `None`: nobody waits for it.
-    pub(super) fn record_tool(&mut self, now: CallTime, call: &ToolCallId, output: String) -> Option<bool> {
-        let answered = self.tools.answer(call, output)?;
-        self.transcript.tool(
-            now,
-            &answered.item,
-            &answered.name,
-            call,
-            &answered.arguments,
-            &answered.output,
-        );
+    pub(super) fn record_tool(&mut self, call: &ToolCallId, output: &str) -> Option<bool> {
+        let answered = self.tools.answer(call)?;
+        self.transcript.function_answered(&answered.item, output);
         Some(answered.last_of_response)
     }
 }

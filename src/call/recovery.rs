@@ -31,6 +31,8 @@ pub(super) const SEED: &str = "seed-";
 
 /// What a caller's turn is to the next session when nobody could write it down.
 const LOST_WORDS: &str = "(The caller said something here that was lost on the way.)";
+/// What a function of an earlier stream is said to have answered when it had not: nobody is left who would hear it.
+const OUTCOME_UNKNOWN: &str = r#"{"error":"The line broke while this ran. It may have taken effect or not. Say so if it matters, and do not call it again unless the caller wants that."}"#;
 /// To the first session of a stream that goes on with a call whose stream was lost.
 const COME_BACK: &str = "The line broke for a moment and the caller is back on it. Begin with one short natural \
                          sentence that says so, then go on where the conversation stopped: answer what was asked last, \
@@ -236,9 +238,8 @@ impl Call {
     /// Tells the model what was said and heard, and which functions run.
     fn remember(&mut self) {
         let playout = &self.playout;
-        let mut remembered = self.settings.history.clone();
+        let mut remembered: Vec<_> = self.settings.history.iter().cloned().map(without_its_runner).collect();
         remembered.extend(self.transcript.remembered(|item| playout.received_ms(item)));
-        remembered.extend(self.tools.unanswered());
         let older = remembered.len().saturating_sub(MAX_REMEMBERED);
         for said in remembered.drain(older..) {
             match said {
@@ -274,6 +275,16 @@ impl Call {
         let event_id = format!("{SEED}{}", self.event_ids);
         let id = ItemId::parse(&event_id).expect("a word and a number are an id");
         self.outbox.model(ModelCommand::CreateItem { event_id, item: item(id) });
+    }
+}
+
+/// A function that ran when the stream before this one was lost.
+fn without_its_runner(said: Remembered) -> Remembered {
+    match said {
+        Remembered::Function { call, name, arguments, output: None } => {
+            Remembered::Function { call, name, arguments, output: Some(OUTCOME_UNKNOWN.to_owned()) }
+        }
+        said => said,
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::settings::{END_CALL, TRANSFER_TO_HUMAN};
-use super::transcript::Remembered;
 use crate::clock::CallTime;
 use crate::ids::{ItemId, ResponseId, ToolCallId};
 use crate::wire::model::ToolSpec;
@@ -88,19 +87,13 @@ pub(super) enum Asked {
 struct Running {
     item: ItemId,
     response: ResponseId,
-    name: String,
-    arguments: String,
     deadline: CallTime,
 }
 
-/// An answered function call, for the transcript and the model.
+/// An answered function call.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answered {
     pub(super) item: ItemId,
-    pub(super) call: ToolCallId,
-    pub(super) name: String,
-    pub(super) arguments: String,
-    pub(super) output: String,
     /// No other function of the same response is still running.
     pub(super) last_of_response: bool,
 }
@@ -125,14 +118,14 @@ impl Tools {
         response: ResponseId,
         item: ItemId,
         call: ToolCallId,
-        name: String,
-        arguments: String,
+        name: &str,
+        arguments: &str,
     ) -> Asked {
         if self.running.contains_key(&call) || self.answered.contains(&call) {
             return Asked::Again;
         }
-        let object = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&arguments);
-        let asked = match (name.as_str(), object) {
+        let object = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(arguments);
+        let asked = match (name, object) {
             (END_CALL, _) => Asked::EndCall,
             (TRANSFER_TO_HUMAN, object) => {
                 let object = object.unwrap_or_default();
@@ -150,37 +143,28 @@ impl Tools {
             _ if self.running.len() >= MAX_RUNNING => {
                 Asked::Answer(error("too many functions are running; try again later"))
             }
-            (name, Ok(_)) => Asked::Run(ToolRequest {
-                call: call.clone(),
-                name: name.into(),
-                arguments: arguments.clone(),
-            }),
+            (name, Ok(_)) => {
+                Asked::Run(ToolRequest { call: call.clone(), name: name.into(), arguments: arguments.into() })
+            }
         };
-        let timeout = self.allowed.get(&name).copied().unwrap_or_default();
+        let timeout = self.allowed.get(name).copied().unwrap_or_default();
         let deadline = match asked {
             Asked::Run(_) | Asked::Answer(_) => now + timeout + RUNNER_GRACE,
             Asked::EndCall | Asked::Transfer(_) | Asked::Again => CallTime::FAR,
         };
-        self.running.insert(call, Running { item, response, name, arguments, deadline });
+        self.running.insert(call, Running { item, response, deadline });
         asked
     }
 
     /// A function answered. `None`: nobody waits for it.
-    pub(super) fn answer(&mut self, call: &ToolCallId, output: String) -> Option<Answered> {
+    pub(super) fn answer(&mut self, call: &ToolCallId) -> Option<Answered> {
         let running = self.running.remove(call)?;
         if self.answered.len() == MAX_ANSWERED {
             self.answered.pop_front();
         }
         self.answered.push_back(call.clone());
         let last_of_response = self.running.values().all(|other| other.response != running.response);
-        Some(Answered {
-            item: running.item,
-            call: call.clone(),
-            name: running.name,
-            arguments: running.arguments,
-            output,
-            last_of_response,
-        })
+        Some(Answered { item: running.item, last_of_response })
     }
 
     /// When to take [`Self::overdue`].
@@ -199,16 +183,6 @@ impl Tools {
             .filter(|(_, running)| running.deadline <= now)
             .map(|(call, _)| call.clone())
             .collect()
-    }
-
-    /// What is running, as the next session is told it.
-    pub(super) fn unanswered(&self) -> impl Iterator<Item = Remembered> {
-        self.running.iter().map(|(call, running)| Remembered::Function {
-            call: call.clone(),
-            name: running.name.clone(),
-            arguments: running.arguments.clone(),
-            output: None,
-        })
     }
 
     /// Everything that is still running.

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use sqlx::types::Json;
 
-use crate::call::transcript::{Entry, Evidence, Remembered};
+use crate::call::transcript::{Entry, Evidence, Remembered, Status};
 use crate::clock::CallTime;
 use crate::ids::{CallSid, OrganizationId, ToolCallId};
 use crate::store::leases::FencingToken;
@@ -37,7 +37,7 @@ pub struct TranscriptRow {
     pub generated_content: Option<String>,
     /// The caller spoke over it.
     pub interrupted: bool,
-    /// `final` or `not_transcribed`.
+    /// `final`, `not_transcribed`, or `unanswered` for a function without an answer.
     pub status: String,
     /// First sound, in milliseconds since the stream started.
     pub audio_start_ms: Option<i64>,
@@ -220,7 +220,7 @@ pub async fn history(
 ) -> sqlx::Result<Vec<Remembered>> {
     let rows = sqlx::query!(
         r#"
-        select role, content, generated_content, tool_name, tool_call_id
+        select role, content, generated_content, status, tool_name, tool_call_id
         from conversation_transcripts
         where organization_id = $1 and call_sid = $2
         order by sequence desc, id desc
@@ -239,7 +239,7 @@ pub async fn history(
             call: ToolCallId::parse(&row.tool_call_id?).ok()?,
             name: row.tool_name?,
             arguments: row.generated_content?,
-            output: Some(row.content),
+            output: (row.status != Status::Unanswered.as_str()).then_some(row.content),
         }),
         _ => None,
     });
@@ -332,7 +332,7 @@ impl<'a> NewRow<'a> {
             content: storable(&entry.content),
             generated_content: entry.generated.as_deref().map(storable),
             interrupted: entry.interrupted,
-            status: if entry.transcribed { "final" } else { "not_transcribed" },
+            status: entry.status.as_str(),
             timestamp: wall_clock(turns.stream_started, entry.at),
             audio_start_ms: entry.audio_start.map(CallTime::as_millis),
             audio_end_ms: entry.audio_end.map(CallTime::as_millis),

@@ -56,6 +56,19 @@ fn a_call_that_lost_its_stream_is_told_what_was_heard_and_says_that_it_is_back()
 }
 
 #[test]
+fn nobody_knows_what_came_of_a_function_that_ran_when_the_stream_was_lost() {
+    let mut settings = settings(AudioFormat::Pcmu);
+    let (name, arguments) = ("book".to_owned(), "{}".to_owned());
+    settings.history = vec![Remembered::Function { call: tool("call_0"), name, arguments, output: None }];
+    settings.stream = 2;
+    let mut call = TestCall::new(settings, openai::CAPABILITIES);
+    call.at(10, model_ready());
+    let told = call.log();
+    assert!(told.contains(r#"answers call_0 {"error":"The line broke while this ran."#), "{told}");
+    assert_eq!(call.count("tool call_0"), 0, "nor is it run again by us");
+}
+
+#[test]
 fn a_call_that_was_moved_at_a_pause_has_nothing_to_explain() {
     let mut call = resumed(true);
     assert_eq!((call.count("model item seed-"), call.count("model respond")), (4, 0));

@@ -9,7 +9,7 @@ use voicebridge::audio::AudioFormat;
 use voicebridge::call::outbox::Output;
 use voicebridge::call::settings::{END_CALL, Settings, TRANSFER_TO_HUMAN};
 use voicebridge::call::tools::{ToolResult, built_in};
-use voicebridge::call::transcript::{Entry, Role};
+use voicebridge::call::transcript::{Entry, Role, Status};
 use voicebridge::call::{Call, Input, Unavailable};
 use voicebridge::clock::CallTime;
 use voicebridge::ids::{ItemId, ResponseId, ToolCallId};
@@ -611,7 +611,8 @@ fn describe_entry(entry: &Entry) -> String {
     if entry.role == Role::Tool {
         let name = entry.tool_name.as_deref().unwrap_or_default();
         let arguments = entry.generated.as_deref().unwrap_or_default();
-        write!(text, " {name} {arguments} -> {}", entry.content).unwrap();
+        let answered = entry.status != Status::Unanswered;
+        write!(text, " {name} {arguments} -> {}", if answered { &*entry.content } else { "…" }).unwrap();
         return text;
     }
     write!(text, " {:?}", entry.content).unwrap();
@@ -624,9 +625,10 @@ fn describe_entry(entry: &Entry) -> String {
     if entry.interrupted {
         text.push_str(" interrupted");
     }
-    if !entry.transcribed {
-        text.push_str(" not transcribed");
-    }
+    text.push_str(match entry.status {
+        Status::NotTranscribed => " not transcribed",
+        Status::Final | Status::Unanswered => "",
+    });
     text
 }
 

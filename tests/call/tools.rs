@@ -23,6 +23,15 @@ fn a_function_is_run_answered_and_the_model_asked_to_go_on_once_its_response_is_
 }
 
 #[test]
+fn a_function_is_on_record_from_the_moment_it_is_asked_for() {
+    let mut call = TestCall::answering();
+    call.at(10, tool_call("call_1", "look_up", "{}"));
+    call.expect_saved("1r1 tool look_up {} -> …");
+    call.at(20, tool_finished("call_1", "found"));
+    call.expect_saved("1r1 tool look_up {} -> …\n1r2 tool look_up {} -> found");
+}
+
+#[test]
 fn parallel_functions_are_followed_by_one_response() {
     let mut call = TestCall::answering();
     call.at(10, tool_call("call_1", "look_up", "{}"));

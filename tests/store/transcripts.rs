@@ -1,12 +1,12 @@
 //! Turns: each once, the newest revision, in conversation order.
 
 use jiff::Timestamp;
-use voicebridge::call::transcript::{Entry, Evidence, Role};
+use voicebridge::call::transcript::{Entry, Evidence, Remembered, Role, Status};
 use voicebridge::clock::CallTime;
 use voicebridge::ids::{AgentId, ItemId, OrganizationId, ToolCallId};
 use voicebridge::store::Store;
 use voicebridge::store::leases::{self, FencingToken, Offer};
-use voicebridge::store::transcripts::{Turns, by_call, replay, save};
+use voicebridge::store::transcripts::{Turns, by_call, history, replay, save};
 
 use crate::{default_agent, digest, other_tenant, sid, support};
 
@@ -19,7 +19,7 @@ fn entry(item: &str, sequence: u32, revision: u32, content: &str) -> Entry {
         content: content.into(),
         generated: None,
         interrupted: false,
-        transcribed: true,
+        status: Status::Final,
         at: CallTime::from_millis(1_500),
         audio_start: None,
         audio_end: None,
@@ -87,7 +87,7 @@ async fn every_part_of_a_turn_is_read_back() {
     };
     let tool = Entry {
         role: Role::Tool,
-        transcribed: false,
+        status: Status::Unanswered,
         tool_name: Some("weather".into()),
         tool_call: Some(ToolCallId::parse("call_1").unwrap()),
         evidence: Some(Evidence::Clock),
@@ -108,8 +108,43 @@ async fn every_part_of_a_turn_is_read_back() {
     );
     assert_eq!(row.response_latency_ms, Some(480));
     let row = &rows[1];
-    assert_eq!((row.role.as_str(), row.status.as_str()), ("tool", "not_transcribed"));
+    assert_eq!((row.role.as_str(), row.status.as_str()), ("tool", "unanswered"));
     assert_eq!((row.tool_name.as_deref(), row.tool_call_id.as_deref()), (Some("weather"), Some("call_1")));
+}
+
+#[tokio::test]
+async fn another_stream_is_told_the_last_turns_in_order_as_they_were_heard() {
+    let (store, organization) = store_with(2, [1]).await;
+    let function = |item: &str, sequence, status, output: &str| Entry {
+        role: Role::Tool,
+        status,
+        generated: Some("{}".into()),
+        tool_name: Some("book".into()),
+        tool_call: Some(ToolCallId::parse(&format!("call_{sequence}")).unwrap()),
+        ..entry(item, sequence, 1, output)
+    };
+    let unheard =
+        Entry { role: Role::Assistant, generated: Some("Never mind.".into()), ..entry("item_2", 2, 1, "") };
+    let turns_of_call = turns(
+        organization,
+        1,
+        [
+            function("item_4", 4, Status::Unanswered, ""),
+            Entry { role: Role::User, ..entry("item_1", 1, 1, "Book a table.") },
+            function("item_3", 3, Status::Final, ""),
+            unheard,
+            entry("item_0", 0, 1, "too long ago"),
+        ],
+    );
+    save(&store, &[turns_of_call]).await.unwrap();
+    let function = |number: u32, output: Option<&str>| Remembered::Function {
+        call: ToolCallId::parse(&format!("call_{number}")).unwrap(),
+        name: "book".into(),
+        arguments: "{}".into(),
+        output: output.map(Into::into),
+    };
+    let told = history(&store, organization, &sid(1), 4).await.unwrap();
+    assert_eq!(told, [Remembered::Caller("Book a table.".into()), function(3, Some("")), function(4, None)]);
 }
 
 #[tokio::test]

@@ -53,6 +53,30 @@ impl Evidence {
     }
 }
 
+/// What became of a turn's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// They stand.
+    Final,
+    /// There was sound but no text could be made of it.
+    NotTranscribed,
+    /// A function that has not answered.
+    Unanswered,
+}
+
+impl Status {
+    /// The stored word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Final => "final",
+            Self::NotTranscribed => "not_transcribed",
+            Self::Unanswered => "unanswered",
+        }
+    }
+}
+
 /// One finished turn, or a newer revision of it. Rewriting replaces only an older revision of the same item.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -70,8 +94,8 @@ pub struct Entry {
     pub generated: Option<String>,
     /// The caller spoke over it.
     pub interrupted: bool,
-    /// False: there was sound but no text could be made of it.
-    pub transcribed: bool,
+    /// Whether there is anything to wait for.
+    pub status: Status,
     /// When the turn took its place, for its time stamp.
     pub at: CallTime,
     /// First sound, on the stream's clock.
@@ -105,7 +129,7 @@ pub enum Remembered {
         name: String,
         /// JSON.
         arguments: String,
-        /// `None`: it still runs.
+        /// `None`: it still runs, or nobody knows whether it has.
         output: Option<String>,
     },
 }

@@ -12,8 +12,8 @@ use crate::clock::CallTime;
 use crate::ids::{ItemId, ToolCallId};
 use crate::wire::model::ItemKind;
 
-pub use entry::{Entry, Evidence, Remembered, Role};
-use slot::{Slot, Sound, append};
+pub use entry::{Entry, Evidence, Remembered, Role, Status};
+use slot::{Function, Slot, Sound, append};
 
 /// Items of one call; what a model adds beyond that is not recorded. An hour of quick turns has fewer.
 const MAX_ITEMS: usize = 2048;
@@ -210,21 +210,25 @@ impl Transcript {
         self.dirty = true;
     }
 
-    /// A function was called and has answered.
-    pub(super) fn tool(
+    /// A function was asked for.
+    pub(super) fn function_asked(
         &mut self,
         now: CallTime,
         item: &ItemId,
         name: &str,
         call: &ToolCallId,
         arguments: &str,
-        output: &str,
     ) {
         let Some(slot) = self.slot_of(now, item, ItemKind::FunctionCall) else { return };
-        slot.tool = Some((name.to_owned(), call.clone(), arguments.to_owned()));
-        slot.text.clear();
-        append(&mut slot.text, output);
-        slot.text_final = true;
+        let (name, arguments) = (name.to_owned(), arguments.to_owned());
+        slot.function = Some(Function { name, call: call.clone(), arguments, output: None });
+        self.dirty = true;
+    }
+
+    /// It has answered.
+    pub(super) fn function_answered(&mut self, item: &ItemId, output: &str) {
+        let Some(function) = self.slots.get_mut(item).and_then(|slot| slot.function.as_mut()) else { return };
+        append(function.output.insert(String::new()), output);
         self.dirty = true;
     }
 

@@ -1,7 +1,7 @@
 //! One item of the conversation, and what becomes of it.
 
 use super::super::heard_text;
-use super::entry::{Entry, Evidence, Remembered, Role};
+use super::entry::{Entry, Evidence, Remembered, Role, Status};
 use crate::clock::CallTime;
 use crate::ids::{ItemId, ToolCallId};
 use crate::wire::model::ItemKind;
@@ -19,6 +19,16 @@ pub(super) enum Sound {
     Heard { ms: u64, evidence: Evidence },
     /// The caller spoke over it.
     Cut { heard_ms: u64, received_ms: u64, evidence: Evidence },
+}
+
+/// A function that was asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Function {
+    pub(super) name: String,
+    pub(super) call: ToolCallId,
+    pub(super) arguments: String,
+    /// What it has answered.
+    pub(super) output: Option<String>,
 }
 
 /// One item, as far as it is known.
@@ -40,7 +50,7 @@ pub(super) struct Slot {
     /// For a caller's turn: when to stop waiting for its text.
     pub(super) text_due: Option<CallTime>,
     pub(super) latency_ms: Option<u64>,
-    pub(super) tool: Option<(String, ToolCallId, String)>,
+    pub(super) function: Option<Function>,
     pub(super) written: Option<Entry>,
 }
 
@@ -53,18 +63,16 @@ pub(super) fn append(text: &mut String, more: &str) {
 impl Slot {
     /// As it is recorded; nothing as long as it is not finished.
     pub(super) fn entry(&self, item: &ItemId, sequence: u32) -> Option<Entry> {
-        if !self.text_final {
-            return None;
-        }
-        let mut entry = Entry {
+        let text = self.text.trim();
+        let entry = Entry {
             item: item.clone(),
             sequence,
             revision: 1,
             role: Role::User,
-            content: self.text.trim().to_owned(),
+            content: text.to_owned(),
             generated: None,
             interrupted: false,
-            transcribed: !self.text.trim().is_empty(),
+            status: if text.is_empty() { Status::NotTranscribed } else { Status::Final },
             at: self.at,
             audio_start: self.audio_start,
             audio_end: self.audio_end,
@@ -75,18 +83,11 @@ impl Slot {
             tool_call: None,
         };
         match self.kind? {
-            ItemKind::User => {}
-            ItemKind::Assistant => self.describe_agent(&mut entry)?,
-            ItemKind::FunctionCall => {
-                let (name, call, arguments) = self.tool.clone()?;
-                entry.role = Role::Tool;
-                (entry.tool_name, entry.tool_call, entry.generated) =
-                    (Some(name), Some(call), Some(arguments));
-                entry.transcribed = true;
-            }
-            ItemKind::System | ItemKind::FunctionOutput | ItemKind::Other => return None,
+            ItemKind::User => self.text_final.then_some(entry),
+            ItemKind::Assistant if self.text_final => self.describe_agent(entry),
+            ItemKind::FunctionCall => self.function.as_ref().map(|function| function.describe(entry)),
+            ItemKind::Assistant | ItemKind::System | ItemKind::FunctionOutput | ItemKind::Other => None,
         }
-        Some(entry)
     }
 
     /// As another session is told it. `received_ms` tells how much audio there is of it, all of which will be heard.
@@ -104,14 +105,14 @@ impl Slot {
                 (!heard.is_empty()).then(|| Remembered::Agent(heard.to_owned()))
             }
             ItemKind::FunctionCall => {
-                let (name, call, arguments) = self.tool.clone()?;
-                Some(Remembered::Function { call, name, arguments, output: Some(self.text.clone()) })
+                let Function { name, call, arguments, output } = self.function.clone()?;
+                Some(Remembered::Function { call, name, arguments, output })
             }
             ItemKind::System | ItemKind::FunctionOutput | ItemKind::Other => None,
         }
     }
 
-    fn describe_agent(&self, entry: &mut Entry) -> Option<()> {
+    fn describe_agent(&self, mut entry: Entry) -> Option<Entry> {
         entry.role = Role::Assistant;
         match self.sound {
             // Words without sound were not heard: they are recorded once it is certain that no sound comes.
@@ -130,6 +131,21 @@ impl Slot {
                 (entry.heard_until_ms, entry.evidence) = (Some(heard_ms), Some(evidence));
             }
         }
-        Some(())
+        Some(entry)
+    }
+}
+
+impl Function {
+    fn describe(&self, entry: Entry) -> Entry {
+        let status = if self.output.is_some() { Status::Final } else { Status::Unanswered };
+        Entry {
+            role: Role::Tool,
+            status,
+            content: self.output.clone().unwrap_or_default(),
+            generated: Some(self.arguments.clone()),
+            tool_name: Some(self.name.clone()),
+            tool_call: Some(self.call.clone()),
+            ..entry
+        }
     }
 }

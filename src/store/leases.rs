@@ -390,6 +390,8 @@ pub async fn next_action(store: &Store, call_sid: &CallSid) -> sqlx::Result<Opti
 /// Takes calls over that nobody carries any more, so that they can be ended: those that have shown no life for two minutes,
 /// or for 45 s when the carrier says that they are over, and those that have outlived the longest call of their agent.
 /// At most `limit`, none of which another node is taking over.
+///
+/// Each counts as given away from now on, so that what its node has still kept of before is put on record.
 pub async fn reap(store: &Store, limit: i64) -> sqlx::Result<Vec<Abandoned>> {
     let rows = sqlx::query!(
         r#"
@@ -424,16 +426,26 @@ pub async fn reap(store: &Store, limit: i64) -> sqlx::Result<Vec<Abandoned>> {
             where ended_at is null
             limit $1
             for update of call_leases skip locked
+        ),
+        reaped as (
+            update call_leases
+            set fencing_token = fencing_token + 1,
+                stream_token_sha256 = null
+            from taken
+            where call_leases.call_sid = taken.call_sid
+            returning call_leases.call_sid, organization_id, agent_id, fencing_token, claimed_at, disconnect_reason
+        ),
+        noted as (
+            -- A stream that never comes. The lease's own `offered_at` stays, by which it is found again if it is not ended.
+            insert into call_streams (call_sid, fencing_token, organization_id)
+            select call_sid, fencing_token, organization_id
+            from reaped
         )
-        update call_leases
-        set fencing_token = fencing_token + 1,
-            stream_token_sha256 = null
-        from taken
+        select call_sid as "call_sid!", organization_id as "organization_id!", agent_id as "agent_id!",
+               fencing_token as "fencing_token!", claimed_at is not null as "claimed!", disconnect_reason,
+               outlived as "outlived!", extract(epoch from least(seen_at, now()) - began_at)::float8 as lasted_s
+        from reaped
         join abandoned using (call_sid)
-        where call_leases.call_sid = taken.call_sid
-        returning call_leases.call_sid, organization_id, agent_id, fencing_token, claimed_at is not null as "claimed!",
-                  disconnect_reason, outlived as "outlived!",
-                  extract(epoch from least(seen_at, now()) - began_at)::float8 as lasted_s
         "#,
         limit,
     )

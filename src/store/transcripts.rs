@@ -9,7 +9,7 @@ use sqlx::types::Json;
 
 use crate::call::transcript::{Entry, Evidence, Remembered, Status};
 use crate::clock::CallTime;
-use crate::ids::{CallSid, OrganizationId, ToolCallId};
+use crate::ids::{CallSid, ItemId, OrganizationId, ToolCallId};
 use crate::store::leases::FencingToken;
 use crate::store::{Store, decoded, storable};
 
@@ -83,9 +83,9 @@ pub async fn save<T: Borrow<Turns> + Sync>(
 }
 
 /// Writes turns down that nobody could write in their time. What was said before the next stream of the call was offered
-/// was truly said, and is written although the writer has lost the call since. Returns how many turns came too late.
-pub async fn replay<T: Borrow<Turns> + Sync>(store: &Store, calls: &[T]) -> sqlx::Result<usize> {
-    Ok(write(store, calls, Fence::ByTime).await?.len())
+/// was truly said, and is written although the writer has lost the call since. Returns what was not written.
+pub async fn replay<T: Borrow<Turns> + Sync>(store: &Store, calls: &[T]) -> sqlx::Result<Vec<Unwritten>> {
+    write(store, calls, Fence::ByTime).await
 }
 
 /// Who may write.
@@ -98,13 +98,27 @@ enum Fence {
 }
 
 /// A turn that was not written.
-struct Late {
-    call_sid: CallSid,
-    token: FencingToken,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unwritten {
+    /// Whose the call is, as the writer has it.
+    pub organization: OrganizationId,
+    /// The call.
+    pub call_sid: CallSid,
+    /// The right it was to be written with.
+    pub token: FencingToken,
+    /// The turn.
+    pub item: ItemId,
+    /// Whether there is a lease of the call at all, which the turn came too late for. Without one it may have come too
+    /// early.
+    pub has_lease: bool,
 }
 
 #[expect(clippy::too_many_lines, reason = "one statement, whose columns are spelled out")]
-async fn write<T: Borrow<Turns> + Sync>(store: &Store, calls: &[T], fence: Fence) -> sqlx::Result<Vec<Late>> {
+async fn write<T: Borrow<Turns> + Sync>(
+    store: &Store,
+    calls: &[T],
+    fence: Fence,
+) -> sqlx::Result<Vec<Unwritten>> {
     // One statement may touch a row only once: of several revisions the newest is sent.
     let mut newest: BTreeMap<(OrganizationId, &str, &str), (&Turns, &Entry)> = BTreeMap::new();
     for turns in calls.iter().map(Borrow::borrow) {
@@ -124,7 +138,7 @@ async fn write<T: Borrow<Turns> + Sync>(store: &Store, calls: &[T], fence: Fence
         newest.into_values().map(|(turns, entry)| NewRow::new(turns, entry)).collect();
     // The lease is locked against another offer of the call, and only against that: signs of life go on. So whoever is
     // given the call next sees all that was written before, and nothing is written after.
-    let late = sqlx::query!(
+    let unwritten = sqlx::query!(
         r#"
         with entry as materialized (
             select *
@@ -149,13 +163,15 @@ async fn write<T: Borrow<Turns> + Sync>(store: &Store, calls: &[T], fence: Fence
             where entry.fencing_token = lease.fencing_token
                or ($2
                    and entry.fencing_token < lease.fencing_token
-                   and entry."timestamp" < lease.offered_at
-                   and not exists (
-                       select
-                       from call_streams
-                       where call_streams.call_sid = entry.call_sid
-                         and call_streams.fencing_token > entry.fencing_token
-                         and call_streams.offered_at <= entry."timestamp"
+                   and entry."timestamp" < coalesce(
+                       (
+                           select min(offered_at)
+                           from call_streams
+                           where call_streams.call_sid = entry.call_sid
+                             and call_streams.fencing_token > entry.fencing_token
+                       ),
+                       -- Offered since this statement began.
+                       lease.offered_at
                    ))
         ),
         written as (
@@ -189,7 +205,9 @@ async fn write<T: Borrow<Turns> + Sync>(store: &Store, calls: &[T], fence: Fence
             where excluded.revision > conversation_transcripts.revision
               and excluded.organization_id = conversation_transcripts.organization_id
         )
-        select call_sid as "call_sid!", fencing_token as "fencing_token!"
+        select organization_id as "organization_id!", call_sid as "call_sid!", fencing_token as "fencing_token!",
+               item_id as "item_id!",
+               exists (select from lease where lease.call_sid = entry.call_sid) as "has_lease!"
         from entry
         where not exists (
             select
@@ -204,11 +222,16 @@ async fn write<T: Borrow<Turns> + Sync>(store: &Store, calls: &[T], fence: Fence
     )
     .fetch_all(&store.pool)
     .await?;
-    let late = late.into_iter().map(|row| {
-        let call_sid = decoded(CallSid::try_from(row.call_sid))?;
-        Ok(Late { call_sid, token: FencingToken(row.fencing_token) })
+    let unwritten = unwritten.into_iter().map(|row| {
+        Ok(Unwritten {
+            organization: row.organization_id.into(),
+            call_sid: decoded(CallSid::try_from(row.call_sid))?,
+            token: FencingToken(row.fencing_token),
+            item: decoded(ItemId::parse(&row.item_id))?,
+            has_lease: row.has_lease,
+        })
     });
-    late.collect()
+    unwritten.collect()
 }
 
 /// What was said and heard of a call so far, as another stream of it is told: the last `limit` turns, oldest first.

@@ -6,8 +6,10 @@ use voicebridge::call::end::{EndReason, NextStep};
 use voicebridge::lifecycle::{CallEvent, CallRef, record};
 use voicebridge::store::calls::Recorded;
 use voicebridge::store::leases::{FencingToken, claim, heartbeat, next_action, reap, resume};
+use voicebridge::store::transcripts::{Turns, by_call, replay};
 use voicebridge::store::{Store, nodes};
 
+use crate::transcripts::entry;
 use crate::{default_agent, digest, offer_from, sid, support};
 
 /// Call 1 with a stream that a node has taken.
@@ -23,7 +25,7 @@ fn now() -> jiff::Timestamp {
 }
 
 async fn execute(store: &Store, query: &str) {
-    sqlx::query(AssertSqlSafe(query.to_owned())).execute(store.pool()).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(query.to_owned())).execute(store.pool()).await.unwrap();
 }
 
 #[tokio::test]
@@ -117,6 +119,46 @@ async fn a_call_that_nobody_carries_any_more_is_found_once_and_its_old_node_is_l
     assert_eq!(record(&store, &call, now(), &end(stale)).await.unwrap(), Recorded::Fenced);
     assert_eq!(record(&store, &call, now(), &end(latest.fencing_token)).await.unwrap(), Recorded::New);
     assert_eq!(reap(&store, 10).await.unwrap(), [], "it is over");
+}
+
+#[tokio::test]
+async fn what_was_said_before_a_call_was_ended_by_another_node_is_still_put_on_record() {
+    let store = support::store(2).await;
+    let (call, token) = carried(&store).await;
+    let an_hour_ago = "now() - interval '1 hour'";
+    execute(
+        &store,
+        &format!(
+            "update call_leases set offered_at = {an_hour_ago}, claimed_at = {an_hour_ago}, heartbeat_at = {an_hour_ago};
+             update call_streams set offered_at = {an_hour_ago}, claimed_at = {an_hour_ago}"
+        ),
+    )
+    .await;
+    let found = reap(&store, 10).await.unwrap();
+    let [reaped] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(reap(&store, 10).await.unwrap().len(), 1, "found again while nobody has ended it");
+    let after = next_action(&store, &sid(1)).await.unwrap().unwrap();
+    let lasted = after.lasted.as_secs();
+    assert!(after.claimed && (3_600..3_660).contains(&lasted), "no stream came of it: {after:?}");
+    let end = CallEvent::Ended {
+        token: after.fencing_token,
+        reason: reaped.reason,
+        duration: reaped.lasted,
+        report: serde_json::Map::new(),
+    };
+    assert_eq!(record(&store, &call, now(), &end).await.unwrap(), Recorded::New);
+
+    let said = |item: &str, ago_s: i64| Turns {
+        organization: call.organization,
+        call_sid: call.call_sid.clone(),
+        token,
+        stream_started: jiff::Timestamp::now() - jiff::SignedDuration::from_secs(ago_s),
+        entries: vec![entry(item, 1, 1, item)],
+    };
+    let late = replay(&store, &[said("before", 1_800), said("since", -5)]).await.unwrap();
+    assert_eq!(late.iter().map(|late| late.item.as_str()).collect::<Vec<_>>(), ["since"]);
+    let rows = by_call(&store, call.organization, &call.call_sid, 9).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.content.as_str()).collect::<Vec<_>>(), ["before"]);
 }
 
 #[tokio::test]

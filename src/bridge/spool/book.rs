@@ -13,7 +13,7 @@ use redb::{Builder, Database, DatabaseError, ReadableDatabase as _, ReadableTabl
 
 /// What is not in PostgreSQL yet, as JSON.
 const WAITING: TableDefinition<u64, &[u8]> = TableDefinition::new("waiting");
-/// What PostgreSQL will never take, with its reason first: kept for people to look at.
+/// What PostgreSQL will never take, or what came too late for it, with the reason first: kept for people to look at.
 const REFUSED: TableDefinition<u64, &[u8]> = TableDefinition::new("refused");
 /// Of those the latest are kept.
 const MOST_REFUSED: u64 = 1_000;

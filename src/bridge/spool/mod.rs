@@ -280,11 +280,16 @@ impl Shared {
     }
 
     fn refuse(&self, ticket: Ticket, why: &str) {
+        self.metrics.spool_refused.inc();
+        self.set_aside(ticket, why);
+    }
+
+    /// It is not written any more, and kept for people to look at.
+    fn set_aside(&self, ticket: Ticket, why: &str) {
         let mut inbox = self.lock();
         inbox.left.remove(&ticket);
         inbox.refuse.push((ticket, why.to_owned()));
         drop(inbox);
-        self.metrics.spool_refused.inc();
         self.wake.notify_one();
     }
 

@@ -2,7 +2,7 @@
 //! process that carried them is gone.
 //!
 //! Everything is written so that a second time changes nothing. What PostgreSQL refuses is tried alone, so that it takes
-//! nothing along, and set aside when it is refused then.
+//! nothing along, and set aside when it is refused then; so is what comes too late.
 
 use std::collections::BTreeSet;
 use std::slice;
@@ -18,7 +18,7 @@ use crate::bridge::outage::Outage;
 use crate::ids::{CallSid, OrganizationId};
 use crate::store::Store;
 use crate::store::leads;
-use crate::store::transcripts::{self, Turns};
+use crate::store::transcripts::{self, Turns, Unwritten};
 use crate::telemetry::Metrics;
 
 /// Records that are looked at together.
@@ -129,19 +129,18 @@ impl Replay {
         let mut alone = Vec::new();
         let rows: Vec<Turns> = turns.iter().filter_map(|(_, record)| record.as_turns()).collect();
         match timely(transcripts::replay(&self.store, &rows)).await {
-            Ok(late) => {
-                tally.late += late;
-                tally.written += rows.len().saturating_sub(late);
-                self.metrics.spool_late.inc_by(late as u64);
-                self.metrics.spool_replayed.inc_by(rows.len().saturating_sub(late) as u64);
-                self.spool.done(turns.iter().map(|(ticket, _)| *ticket));
+            Ok(unwritten) => {
+                for ((ticket, record), row) in turns.iter().zip(&rows) {
+                    let in_time = !unwritten.iter().any(|late| is_about(late, row));
+                    self.settle(*ticket, Ok(in_time), &record.call.call_sid, tally)?;
+                }
             }
             Err(error) if may_be_ones_own(&error) => alone = rows,
             Err(error) => return Err(error),
         }
         for ((ticket, record), row) in turns.iter().zip(&alone) {
             let written = timely(transcripts::replay(&self.store, slice::from_ref(row))).await;
-            self.settle(*ticket, written.map(|late| late == 0), &record.call.call_sid, tally)?;
+            self.settle(*ticket, written.map(|late| late.is_empty()), &record.call.call_sid, tally)?;
         }
         let calls: BTreeSet<(&CallSid, OrganizationId)> =
             turns.iter().map(|(_, record)| (&record.call.call_sid, record.call.organization)).collect();
@@ -163,14 +162,15 @@ impl Replay {
     ) -> sqlx::Result<bool> {
         match written {
             Ok(in_time) => {
-                let (count, of_it) = if in_time {
-                    (&self.metrics.spool_replayed, &mut tally.written)
+                if in_time {
+                    self.metrics.spool_replayed.inc();
+                    tally.written += 1;
+                    self.spool.done([ticket]);
                 } else {
-                    (&self.metrics.spool_late, &mut tally.late)
-                };
-                count.inc();
-                *of_it += 1;
-                self.spool.done([ticket]);
+                    self.metrics.spool_late.inc();
+                    tally.late += 1;
+                    self.spool.set_aside(ticket, "too late: the call was given to somebody else");
+                }
             }
             Err(error) if is_final(&error) => {
                 error!(%error, call.id = %call_sid, "the database will never take a record; it is set aside in the spool");
@@ -186,4 +186,9 @@ impl Replay {
         }
         Ok(true)
     }
+}
+
+fn is_about(unwritten: &Unwritten, turns: &Turns) -> bool {
+    (unwritten.organization, &unwritten.call_sid) == (turns.organization, &turns.call_sid)
+        && turns.entries.iter().any(|entry| entry.item == unwritten.item)
 }

@@ -18,7 +18,7 @@ const BEAT_EVERY: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// A call that nobody carries is on record as live for so much longer at worst.
 const REAP_EVERY: Duration = Duration::from_secs(30);
-/// After the database was away, all calls look abandoned until their nodes have shown life again: four beats of theirs.
+/// When the database is back, all calls look abandoned until their nodes have shown life again: four beats of theirs.
 const REAP_AFTER_TROUBLE: Duration = Duration::from_secs(60);
 /// Calls ended at a time: after the death of a large node there are many, and other servers share them.
 const REAP_MOST: i64 = 100;
@@ -29,7 +29,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 pub(super) async fn run(store: Store, node: String, stopping: CancellationToken) {
     let mut due = interval(BEAT_EVERY);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut reap_at = Instant::now() + REAP_AFTER_TROUBLE;
+    let mut reaping = Reaping::new();
     let mut last_beat = Instant::now();
     loop {
         tokio::select! {
@@ -43,15 +43,40 @@ pub(super) async fn run(store: Store, node: String, stopping: CancellationToken)
         if let Err(why) = &beaten {
             warn!(why, "the other servers cannot be told that this one lives");
         }
-        if beaten.is_err() || slept {
-            reap_at = Instant::now() + REAP_AFTER_TROUBLE;
-        } else if Instant::now() >= reap_at {
-            reap_at = Instant::now() + REAP_EVERY;
+        if reaping.is_due(beaten.is_ok(), slept) {
             reap(&store).await;
         }
     }
     if let Err(why) = in_time(nodes::beat(&store, &node, true)).await {
         warn!(why, "the other servers cannot be told that this one stops");
+    }
+}
+
+/// When abandoned calls are looked for.
+struct Reaping {
+    /// `None`: since the last trouble the database has not been heard of.
+    at: Option<Instant>,
+}
+
+impl Reaping {
+    const fn new() -> Self {
+        Self { at: None }
+    }
+
+    /// After a beat. `slept`: the one before was long ago.
+    fn is_due(&mut self, beaten: bool, slept: bool) -> bool {
+        if !beaten || slept {
+            self.at = None;
+        }
+        if !beaten {
+            return false;
+        }
+        let now = Instant::now();
+        let is_due = now >= *self.at.get_or_insert(now + REAP_AFTER_TROUBLE);
+        if is_due {
+            self.at = Some(now + REAP_EVERY);
+        }
+        is_due
     }
 }
 
@@ -97,5 +122,34 @@ async fn in_time<T>(work: impl Future<Output = sqlx::Result<T>>) -> Result<T, St
     match timeout(ANSWER_WITHIN, work).await {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(_) => Err("the database does not answer".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_are_looked_for_a_minute_after_the_database_is_there_and_no_sooner_after_trouble() {
+        let mut reaping = Reaping::new();
+        let (good, away, slept) = ((true, false), (false, false), (true, true));
+        for (beat, is_due) in [
+            (good, false),
+            (good, false),
+            (good, true),
+            (good, true),
+            (away, false),
+            (away, false),
+            (away, false),
+            (good, false), // Only now the other servers can show that their calls live.
+            (good, false),
+            (good, true),
+            (slept, false),
+            (good, false),
+            (good, true),
+        ] {
+            assert_eq!(reaping.is_due(beat.0, beat.1), is_due);
+            tokio::time::advance(BEAT_EVERY).await;
+        }
     }
 }

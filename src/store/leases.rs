@@ -302,8 +302,9 @@ pub async fn resume(
     Ok(token.map(FencingToken))
 }
 
-/// Shows that calls are still carried; done every 15 s, good for two minutes. Returns those that are ours: a call that is
-/// missing is carried by somebody else now, or has ended.
+/// Shows that calls are still carried; done every 15 s. For two minutes it keeps others from taking a call for finished,
+/// for ten from ending it. Returns those that are ours: a call that is missing is carried by somebody else now, or has
+/// ended.
 pub async fn heartbeat(
     store: &Store,
     calls: &[(CallSid, FencingToken)],
@@ -387,9 +388,12 @@ pub async fn next_action(store: &Store, call_sid: &CallSid) -> sqlx::Result<Opti
     }))
 }
 
-/// Takes calls over that nobody carries any more, so that they can be ended: those that have shown no life for two minutes,
+/// Takes calls over that nobody carries any more, so that they can be ended: those that have shown no life for ten minutes,
 /// or for 45 s when the carrier says that they are over, and those that have outlived the longest call of their agent.
-/// At most `limit`, none of which another node is taking over.
+/// A call whose stream has not come within two minutes is nobody's. At most `limit`, none of which another node is taking
+/// over.
+///
+/// Ten minutes, because the node of a silent call may only be cut off from the database, and its caller still be speaking.
 ///
 /// Each counts as given away from now on, so that what its node has still kept of before is put on record.
 pub async fn reap(store: &Store, limit: i64) -> sqlx::Result<Vec<Abandoned>> {
@@ -409,7 +413,7 @@ pub async fn reap(store: &Store, limit: i64) -> sqlx::Result<Vec<Abandoned>> {
                    coalesce(began_at + make_interval(secs => max_duration_s + 60) < now(), false) as outlived
             from open
             join agents on agents.id = open.agent_id
-            where seen_at < now() - interval '2 minutes'
+            where seen_at < now() - case when claimed_at is null then interval '2 minutes' else interval '10 minutes' end
                or began_at + make_interval(secs => max_duration_s + 60) < now()
                or seen_at < now() - interval '45 seconds'
                   and exists (

@@ -101,7 +101,7 @@ async fn a_call_that_nobody_carries_any_more_is_found_once_and_its_old_node_is_l
     let store = support::store(8).await;
     let (call, stale) = carried(&store).await;
     assert_eq!(reap(&store, 10).await.unwrap(), [], "it is carried");
-    execute(&store, "update call_leases set offered_at = now() - interval '1 hour', claimed_at = now() - interval '1 hour', heartbeat_at = now() - interval '121 seconds'").await;
+    execute(&store, "update call_leases set offered_at = now() - interval '1 hour', claimed_at = now() - interval '1 hour', heartbeat_at = now() - interval '601 seconds'").await;
     let mut reapers = JoinSet::new();
     for _ in 0..4 {
         let store = store.clone();
@@ -169,12 +169,28 @@ async fn what_is_abandoned_is_told_by_life_by_the_carrier_and_by_age() {
         execute(&store, &format!("update call_leases set offered_at = now() - interval '20 minutes', claimed_at = now() - interval '20 minutes', heartbeat_at = now() - interval '{ago}'")).await;
         reap(&store, 10).await.unwrap().first().map(|found| found.reason)
     };
-    assert_eq!(seen("100 seconds").await, None, "beats may fail for a while");
+    assert_eq!(
+        seen("590 seconds").await,
+        None,
+        "its node may be cut off from the database, and its caller not"
+    );
+    assert_eq!(seen("610 seconds").await, Some(EndReason::NodeLost));
     execute(&store, &format!("insert into call_events (organization_id, call_sid, call_status) select id, '{}', 'completed' from organisations where slug = 'default'", call.call_sid)).await;
     assert_eq!(seen("30 seconds").await, None, "its node may be about to write the end");
     assert_eq!(seen("100 seconds").await, Some(EndReason::NodeLost), "the carrier says that it is over");
     execute(&store, "update call_streams set claimed_at = now() - interval '2 hours'").await;
     assert_eq!(seen("1 second").await, Some(EndReason::MaxDuration), "no call is that long");
+}
+
+#[tokio::test]
+async fn a_call_whose_stream_never_came_is_not_waited_for_as_long() {
+    let store = support::store(2).await;
+    let agent = default_agent(&store).await;
+    offer_from(&store, &agent, &sid(1), "+15005550001").await;
+    for (ago, found) in [("110 seconds", None), ("130 seconds", Some(EndReason::StreamLost))] {
+        execute(&store, &format!("update call_leases set offered_at = now() - interval '{ago}'")).await;
+        assert_eq!(reap(&store, 10).await.unwrap().first().map(|found| found.reason), found, "{ago}");
+    }
 }
 
 #[tokio::test]

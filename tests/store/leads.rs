@@ -199,6 +199,37 @@ async fn a_lead_moves_on_from_a_finished_call_but_not_from_a_live_one() {
 }
 
 #[tokio::test]
+async fn a_lead_never_moves_back_to_an_older_call() {
+    let store = support::store(2).await;
+    let agent = default_agent(&store).await;
+    let organization = agent.organization_id;
+    let id = add_lead(&store, organization, CALLER).await.id;
+    offer_from(&store, &agent, &sid(2), CALLER).await;
+    // Of the older call nothing is on record until the newer one is over.
+    offer_from(&store, &agent, &sid(1), CALLER).await;
+    for query in [
+        "update call_streams set offered_at = now() - interval '1 hour' where call_sid = $1",
+        "update call_leases set offered_at = now() - interval '1 hour', ended_at = now() where call_sid = $1",
+    ] {
+        sqlx::query(query).bind(sid(1).as_str()).execute(store.pool()).await.unwrap();
+    }
+    link_by_phone(&store, organization, &sid(2)).await.unwrap();
+    end(&store, &sid(2)).await;
+    let outcome = link_by_phone(&store, organization, &sid(1)).await.unwrap();
+    assert_eq!(outcome, LinkOutcome::MovedOn { lead: id, call_sid: sid(2) });
+    assert_eq!(call_of(&store, organization, id).await, Some(sid(2)));
+    // What came by another way than our TwiML is as old as the carrier's first word of it.
+    let told = CarrierEvent {
+        call_sid: sid(3),
+        from: Some(CALLER.into()),
+        ..callback(organization, Some("completed"), Some(1))
+    };
+    call_events::record(&store, &told).await.unwrap();
+    let outcome = link_by_phone(&store, organization, &sid(3)).await.unwrap();
+    assert!(matches!(outcome, LinkOutcome::Linked { .. }), "{outcome:?}");
+}
+
+#[tokio::test]
 async fn a_call_is_over_when_the_carrier_says_so_or_its_node_is_silent() {
     let store = support::store(2).await;
     let agent = default_agent(&store).await;

@@ -52,6 +52,13 @@ pub enum LinkOutcome {
         /// The other call.
         call_sid: CallSid,
     },
+    /// The lead is linked to a call that began later, and stays linked to that one.
+    MovedOn {
+        /// The lead.
+        lead: i64,
+        /// The later call.
+        call_sid: CallSid,
+    },
     /// Nobody of this organisation has the caller's number.
     NoLead,
     /// The caller has no number that could be looked up, or it is not known yet.
@@ -213,6 +220,9 @@ pub async fn link_by_phone(
 
 /// Links the call to the one lead that is meant by this number, in one statement. The row of the lead is locked before
 /// its call is looked at, so of two calls that come at once the second sees what the first did.
+///
+/// A call may come here long after it was over. It began when its first stream was offered, or else when the carrier first
+/// told of it.
 async fn link_number(
     store: &Store,
     organization: OrganizationId,
@@ -229,6 +239,17 @@ async fn link_number(
             limit 1
             for update
         ),
+        older as materialized (
+            select meant.id
+            from meant
+            where coalesce(
+                      (select min(offered_at) from call_streams where call_streams.call_sid = $3::text),
+                      (select min(created_at) from call_events where call_events.call_sid = $3::text)
+                  ) < coalesce(
+                      (select min(offered_at) from call_streams where call_streams.call_sid = meant.call_sid),
+                      (select min(created_at) from call_events where call_events.call_sid = meant.call_sid)
+                  )
+        ),
         linked as (
             update leads
             set call_sid = $3::text,
@@ -236,11 +257,13 @@ async fn link_number(
             from meant
             where leads.id = meant.id
               and (meant.call_sid is null or (meant.call_sid <> $3::text and not call_is_live(meant.call_sid)))
+              and not exists (select from older)
             returning leads.id
         )
         select meant.id,
                meant.call_sid as before,
-               exists (select from linked) as "linked!"
+               exists (select from linked) as "linked!",
+               exists (select from older) as "older!"
         from meant
         "#,
         organization.0,
@@ -253,6 +276,7 @@ async fn link_number(
     let before = stored_call_sid(row.before)?;
     Ok(match before {
         moved_from if row.linked => LinkOutcome::Linked { lead: row.id, moved_from },
+        Some(later) if row.older => LinkOutcome::MovedOn { lead: row.id, call_sid: later },
         Some(other) if other != *call_sid => LinkOutcome::LeadBusy { lead: row.id, call_sid: other },
         _ => LinkOutcome::AlreadyLinked { lead: row.id },
     })

@@ -136,16 +136,29 @@ async fn write_all<W: Write>(write: Arc<W>, batch: Vec<Waiting<W>>) {
     }
 }
 
+/// Classes of errors of the server that say nothing about what was to be written: connection, authorization, database,
+/// resources, intervention, system, and a server that only reads.
+const ABOUT_THE_SERVER: [&str; 7] = ["08", "28", "3D", "53", "57", "58", "25006"];
+/// Of those: the statement took too long.
+const QUERY_CANCELED: &str = "57014";
+
 /// Whether this may be due to what one call wants to write, or to somebody who holds a lock on it. All else, such as a
-/// full disk or a server that shuts down, concerns everybody, and trying each alone would only add to it.
+/// full disk or a server that shuts down or cannot be reached, concerns everybody, and trying each alone would only add to
+/// it.
 pub(super) fn may_be_ones_own(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::WorkerCrashed | sqlx::Error::Encode(_) => true,
-        // Data exception, integrity constraint, program limit (a text too long for its index); a row twice in one
-        // statement, serialization failure, deadlock, lock not available, statement timeout.
+        sqlx::Error::WorkerCrashed
+        | sqlx::Error::Encode(_)
+        // It has answered, and not as expected.
+        | sqlx::Error::Decode(_)
+        | sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::ColumnIndexOutOfBounds { .. }
+        | sqlx::Error::TypeNotFound { .. }
+        | sqlx::Error::RowNotFound => true,
+        // Mostly data that is refused, and locks; but a trigger may raise anything, and a damaged page may be one call's.
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            ["22", "23", "54"].iter().any(|class| code.starts_with(class))
-                || ["21000", "40001", "40P01", "55P03", "57014"].contains(&&*code)
+            code == QUERY_CANCELED || !ABOUT_THE_SERVER.iter().any(|class| code.starts_with(class))
         }),
         _ => false,
     }
@@ -302,6 +315,19 @@ mod tests {
             assert!(one.is_err() && other.is_err());
             assert_eq!(numbers.statements.lock().unwrap().len(), 1, "{fault}");
         }
+    }
+
+    #[test]
+    fn what_the_server_says_of_one_record_is_not_taken_for_its_own_trouble() {
+        let said = |code| may_be_ones_own(&sqlx::Error::Database(Box::new(Refused(code))));
+        for code in ["22001", "23503", "40001", "55P03", "57014", "P0001", "42P01", "XX001", "25001"] {
+            assert!(said(code), "{code}");
+        }
+        for code in ["08006", "28P01", "3D000", "53100", "57P01", "57P03", "58030", "25006"] {
+            assert!(!said(code), "{code}");
+        }
+        assert!(may_be_ones_own(&sqlx::Error::Decode("not a number".into())));
+        assert!(!may_be_ones_own(&sqlx::Error::PoolTimedOut));
     }
 
     #[tokio::test(start_paused = true)]

@@ -66,10 +66,17 @@ mod tests {
         let metrics = Metrics::new();
         let outage = Outage::new(&metrics);
         let lost = || Err::<(), _>(sqlx::Error::Io(std::io::ErrorKind::ConnectionRefused.into()));
-        let refused = Err::<(), _>(sqlx::Error::Database(Box::new(Refused("22001"))));
-        for (result, lasts) in
-            [(&refused, false), (&lost(), true), (&refused, true), (&lost(), true), (&Ok(()), false)]
-        {
+        let refused = |code| Err::<(), _>(sqlx::Error::Database(Box::new(Refused(code))));
+        for (result, lasts) in [
+            (&refused("22001"), false),
+            (&refused("P0001"), false),
+            (&refused("XX001"), false),
+            (&lost(), true),
+            (&refused("22001"), true),
+            (&lost(), true),
+            (&Ok(()), false),
+            (&refused("57P03"), true),
+        ] {
             outage.note(result);
             assert_eq!(
                 (outage.lasts(), metrics.database_away.get()),

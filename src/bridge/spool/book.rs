@@ -52,37 +52,51 @@ impl Page {
 
 impl Book {
     /// Opens the first file in `dir` that no other process has open, and moves into it what waits in files that nobody
-    /// has open. Blocks.
+    /// has open. A file that cannot be used stays where it is, and another is taken. Blocks.
     pub(super) fn open(dir: &Path) -> Result<(Self, PathBuf), BookError> {
         let io_error = |source| BookError::Io { path: dir.to_owned(), source };
         if !dir.is_dir() {
             // Others may have to get to what is beside it.
             dir.parent().map_or(Ok(()), fs::create_dir_all).map_err(io_error)?;
             DirBuilder::new().mode(0o700).create(dir).map_err(io_error)?;
+            dir.parent().map_or(Ok(()), sync).map_err(io_error)?;
         }
         let mut own: Option<(Self, PathBuf)> = None;
+        let mut unusable = Vec::new();
         for number in 0..MOST_FILES {
             let path = dir.join(format!("spool-{number}.redb"));
             match &mut own {
-                None => own = open_file(&path)?.map(|database| Self::of(database, &path)).transpose()?,
-                Some((book, _)) if path.exists() => {
-                    // Nobody's, or somebody else's. What cannot be read stays where it is.
-                    match open_file(&path) {
-                        Ok(Some(database)) => book.take_over(database, &path)?,
-                        Ok(None) => {}
-                        Err(error) => tracing::warn!(%error, "another file of the spool cannot be read"),
-                    }
-                }
+                None => match open_file(&path) {
+                    Ok(database) => own = database.map(|book| (book, path)),
+                    Err(error) => unusable.push(error),
+                },
+                // Nobody's, or somebody else's.
+                Some((book, _)) if path.exists() => match open_file(&path) {
+                    Ok(Some(other)) => unusable.extend(book.take_over(other, &path)?),
+                    Ok(None) => {}
+                    Err(error) => unusable.push(error),
+                },
                 Some(_) => {}
             }
         }
-        own.ok_or_else(|| BookError::AllTaken { dir: dir.to_owned() })
+        let Some(own) = own else {
+            let first = unusable.into_iter().next();
+            return Err(first.unwrap_or_else(|| BookError::AllTaken { dir: dir.to_owned() }));
+        };
+        sync(dir).map_err(io_error)?; // Or a file that is new might be gone when the machine is.
+        for error in unusable {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a file of the spool cannot be used; it is left as it is"
+            );
+        }
+        Ok(own)
     }
 
-    fn of(database: Database, path: &Path) -> Result<(Self, PathBuf), BookError> {
+    fn of(database: Database, path: &Path) -> Result<Self, BookError> {
         let mut book = Self { database, rows: 0, bytes: 0, oldest: None, refused: 0 };
         book.count().map_err(BookError::at(path))?;
-        Ok((book, path.to_owned()))
+        Ok(book)
     }
 
     fn count(&mut self) -> Result<(), redb::Error> {
@@ -104,18 +118,20 @@ impl Book {
         Ok(())
     }
 
-    /// Moves what waits in a file of a process that is gone.
-    fn take_over(&mut self, other: Database, path: &Path) -> Result<(), BookError> {
-        let mut other = Self::of(other, path)?.0;
-        let found = other.waiting().map_err(BookError::at(path))?;
+    /// Moves what waits in a file of a process that is gone. Returns what is wrong with that file; an error is our own.
+    fn take_over(&mut self, mut other: Self, path: &Path) -> Result<Option<BookError>, BookError> {
+        let found = match other.waiting().map_err(BookError::at(path)) {
+            Ok(found) => found,
+            Err(error) => return Ok(Some(error)),
+        };
         if found.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         tracing::warn!(records = found.len(), path = %path.display(), "records of a process that is gone are taken over");
         let forget = found.iter().map(|(key, _)| *key).collect();
         let page = Page { keep: self.with_free_keys(found).map_err(BookError::at(path))?, ..Page::default() };
         self.write(&page).map_err(BookError::at(path))?;
-        other.write(&Page { forget, ..Page::default() }).map_err(BookError::at(path))
+        Ok(other.write(&Page { forget, ..Page::default() }).map_err(BookError::at(path)).err())
     }
 
     /// Two processes may have kept something in the same microsecond.
@@ -215,7 +231,7 @@ impl Book {
 
 /// The file, made if there is none; `None` when another process has it open. One that cannot be read as a spool is moved
 /// out of the way, because calls need a spool more than we need to know what broke it.
-fn open_file(path: &Path) -> Result<Option<Database>, BookError> {
+fn open_file(path: &Path) -> Result<Option<Book>, BookError> {
     for _ in 0..2 {
         let file = private_file(path).map_err(|source| BookError::Io { path: path.to_owned(), source })?;
         // Looks at every checksum: a file that was damaged is refused, instead of trusted.
@@ -223,7 +239,7 @@ fn open_file(path: &Path) -> Result<Option<Database>, BookError> {
         builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
         let opened = FileBackend::new(file).and_then(|file| builder.create_with_backend(file));
         match opened {
-            Ok(database) => return Ok(Some(database)),
+            Ok(database) => return Book::of(database, path).map(Some),
             Err(DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch) => return Ok(None),
             Err(error) if is_damage(&error) => {
                 let aside = path.with_extension(format!("damaged-{}", jiff::Timestamp::now().as_second()));
@@ -237,15 +253,21 @@ fn open_file(path: &Path) -> Result<Option<Database>, BookError> {
     Err(BookError::AllTaken { dir: path.to_owned() })
 }
 
+/// Makes durable which files there are in a directory.
+fn sync(dir: &Path) -> io::Result<()> {
+    // A path of one part has the current directory for a parent, which is spelled as nothing.
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    File::open(dir)?.sync_all()
+}
+
 fn private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
+/// Not so if another version of us has written it: that is whole, and can be read by what wrote it.
 fn is_damage(error: &DatabaseError) -> bool {
     match error {
-        DatabaseError::Storage(redb::StorageError::Corrupted(_))
-        | DatabaseError::UpgradeRequired(_)
-        | DatabaseError::RepairAborted => true,
+        DatabaseError::Storage(redb::StorageError::Corrupted(_)) | DatabaseError::RepairAborted => true,
         DatabaseError::Storage(redb::StorageError::Io(error)) => error.kind() == io::ErrorKind::InvalidData,
         _ => false,
     }
@@ -349,6 +371,26 @@ mod tests {
         let (mut book, _) = Book::open(dir.path()).unwrap();
         book.write(&keep([(1, "one")])).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_left_alone_and_costs_nobody_the_spool() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |number: u32| dir.path().join(format!("spool-{number}.redb"));
+        fs::create_dir(file(0)).unwrap();
+        let not_ours: TableDefinition<&str, &str> = TableDefinition::new("waiting");
+        let foreign = Database::create(file(2)).unwrap();
+        let transaction = foreign.begin_write().unwrap();
+        transaction.open_table(not_ours).unwrap().insert("a", "b").unwrap();
+        transaction.commit().unwrap();
+        drop(foreign);
+        for rows in [0, 1] {
+            let (mut book, path) = Book::open(dir.path()).unwrap();
+            assert_eq!((path, book.rows), (file(1), rows));
+            book.write(&keep([(1, "one")])).unwrap();
+        }
+        assert!(file(0).is_dir() && file(2).is_file());
+        assert!(!is_damage(&DatabaseError::UpgradeRequired(2)), "what wrote it can read it");
     }
 
     #[test]

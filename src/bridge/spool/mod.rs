@@ -98,6 +98,8 @@ struct Inbox {
     /// No call works on these.
     left: BTreeSet<Ticket>,
     last: Ticket,
+    /// Kept by this process, and perhaps in the file; all else there is of processes that are gone.
+    own: BTreeSet<Ticket>,
     /// What was kept before may be in the file.
     written_below: Ticket,
     /// Of the file.
@@ -177,6 +179,7 @@ impl Spool {
         let now = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or_default();
         let ticket = Ticket(now.max(inbox.last.0 + 1));
         inbox.last = ticket;
+        inbox.own.insert(ticket);
         inbox.keep.insert(ticket, record);
         shared.tell(&inbox);
         drop(inbox);
@@ -270,7 +273,9 @@ impl Shared {
         for ticket in tickets {
             inbox.left.remove(&ticket);
             let unwritten = inbox.keep.remove(&ticket).is_some() && ticket >= inbox.written_below;
-            if !unwritten {
+            if unwritten {
+                inbox.own.remove(&ticket);
+            } else {
                 inbox.forget.push(ticket);
             }
         }
@@ -419,15 +424,17 @@ fn open(shared: &Shared, dir: &Path) -> Option<Book> {
         }
     };
     let mut inbox = shared.lock();
-    if inbox.last == Ticket::default() {
-        // The first time: whatever is there is of a process that is gone.
-        inbox.left.extend(keys.iter().copied().map(Ticket));
-        inbox.last = Ticket(keys.last().copied().unwrap_or_default());
-        inbox.written_below = Ticket(inbox.last.0 + 1);
-        if !keys.is_empty() {
-            tracing::warn!(records = keys.len(), path = %path.display(), "an earlier process has left records; they are put on record now");
-        }
+    // Also when the file could not be opened at once, and this process has kept something meanwhile.
+    let settled: BTreeSet<Ticket> =
+        inbox.forget.iter().chain(inbox.refuse.iter().map(|(ticket, _)| ticket)).copied().collect();
+    let is_left = |ticket: &Ticket| !inbox.own.contains(ticket) && !settled.contains(ticket);
+    let of_others: Vec<Ticket> = keys.iter().copied().map(Ticket).filter(is_left).collect();
+    let found = of_others.iter().filter(|ticket| !inbox.left.contains(ticket)).count();
+    if found > 0 {
+        tracing::warn!(records = found, path = %path.display(), "an earlier process has left records; they are put on record now");
     }
+    inbox.left.extend(of_others);
+    inbox.last = inbox.last.max(Ticket(keys.last().copied().unwrap_or_default()));
     if mem::replace(&mut inbox.broken, false) {
         tracing::info!(path = %path.display(), "the spool can be written to");
     }
@@ -485,6 +492,9 @@ fn turn_page(shared: &Shared, book: &mut Book) -> Result<(), redb::Error> {
         let mut inbox = shared.lock();
         for ticket in tickets {
             inbox.keep.remove(&ticket);
+        }
+        for ticket in forget.iter().chain(refuse.iter().map(|(ticket, _)| ticket)) {
+            inbox.own.remove(ticket);
         }
         (inbox.rows, inbox.bytes, inbox.oldest) = (book.rows, book.bytes, book.oldest.map(Ticket));
         if inbox.told_full && !inbox.is_full() {
@@ -648,6 +658,41 @@ mod tests {
         fs::remove_file(dir.path().join("spool")).unwrap();
         spool.close().await;
         assert_eq!(found(&dir).len(), QUEUE, "the disk was back in time");
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_comes_back_brings_what_earlier_processes_have_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, _) = open(&dir).await;
+        // Of a process whose clock was ahead.
+        let ahead = Ticket(u64::try_from(Timestamp::now().as_microsecond()).unwrap() + 3_600_000_000);
+        spool.shared().unwrap().lock().last = ahead;
+        let earlier = spool.keep(record(1)).unwrap();
+        spool.close().await;
+        fs::rename(dir.path().join("spool"), dir.path().join("away")).unwrap();
+        fs::write(dir.path().join("spool"), b"a file where the directory should be").unwrap();
+
+        let shared = Arc::new(Shared::new(&Metrics::new()));
+        let (_, ended) = oneshot::channel();
+        // Its thread is this test.
+        let spool =
+            Spool(Some(Arc::new(Leash { shared: Arc::clone(&shared), ended: Mutex::new(Some(ended)) })));
+        let dir = dir.path().join("spool");
+        assert!(super::open(&shared, &dir).is_none());
+        let own = spool.keep(record(2)).unwrap();
+        fs::remove_file(&dir).unwrap();
+        fs::rename(dir.with_file_name("away"), &dir).unwrap();
+        let left = || shared.lock().left.iter().copied().collect::<Vec<_>>();
+        for _ in 0..2 {
+            let mut book = super::open(&shared, &dir).expect("the disk is back");
+            assert_eq!(left(), [earlier], "and nothing that a call still works on");
+            turn_page(&shared, &mut book).unwrap();
+            assert_eq!(book.keys().unwrap(), [own.0, earlier.0]);
+        }
+        assert!(spool.keep(record(3)).unwrap() > earlier, "behind all that is in the file");
+        spool.done([earlier]);
+        let _reopened = super::open(&shared, &dir);
+        assert_eq!(left(), [], "it is done, also while it is still in the file");
     }
 
     #[tokio::test]

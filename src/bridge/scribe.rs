@@ -115,13 +115,25 @@ pub(super) struct Writer {
     lost: CancellationToken,
     store: Store,
     metrics: Metrics,
-    /// The call was over while the database was away: all that follows is left to the replay, in order.
-    leaves: bool,
+    way: Way,
+    /// The offer that was refused; set aside when all is over.
+    void_offer: Option<Ticket>,
     linked: bool,
     /// When linking is tried again with the next turn, and how long after that.
     link_at: Instant,
     link_again_after: Duration,
     told_unlinked: bool,
+}
+
+/// Where the records of a call go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    ToTheDatabase,
+    /// The call was over while the database was away: all that follows is left to the replay, in order.
+    ToTheReplay,
+    /// The call's late offer was refused, and nothing of it is put on record: somebody else has it, perhaps by a token that
+    /// is the same as ours.
+    Aside,
 }
 
 /// A queue for one call and its writer, which has to be run. What is in `first` is written first; with an offer among it
@@ -150,7 +162,8 @@ pub(super) fn scribe(
         lost: lost.clone(),
         store,
         metrics,
-        leaves: false,
+        way: Way::ToTheDatabase,
+        void_offer: None,
         linked: false,
         link_at: Instant::now(),
         link_again_after: LINK_AGAIN_AFTER,
@@ -254,9 +267,12 @@ impl Writer {
             // Boxed, because what writing needs is large, and most of the time nothing is written.
             Box::pin(self.write(&mut batch)).await;
         }
-        if !self.leaves {
+        if self.way != Way::ToTheReplay {
             self.link_at = Instant::now(); // The last chance.
             Box::pin(self.link_lead()).await;
+        }
+        if let Some(offer) = self.void_offer {
+            self.spool.late(offer);
         }
     }
 
@@ -307,6 +323,9 @@ impl Writer {
     }
 
     async fn save(&self, turns: &[Waiting], alone: bool) -> Fate<bool> {
+        if self.way == Way::Aside {
+            return Fate::Void;
+        }
         let entry = |waiting: &Waiting| match &waiting.record.what {
             What::Turn { entry, .. } => Some(entry.clone()),
             What::Event { .. } | What::Offer(_) | What::Callback(_) => None,
@@ -326,19 +345,40 @@ impl Writer {
             Fate::Done(saved) => Fate::Done(saved == Saved::All),
             Fate::Refused(why) => Fate::Refused(why),
             Fate::Left => Fate::Left,
+            Fate::Void => Fate::Void,
         }
     }
 
     /// True: it is on record.
     async fn write_event(&mut self, waiting: &Waiting) -> bool {
+        if self.way == Way::Aside {
+            self.settle(slice::from_ref(waiting), Fate::Void);
+            return false;
+        }
         let record = |_| timely(waiting.record.put_on_record(&self.store));
         let fate = self.persist("event", waiting.ticket.is_some(), record).await;
         let written = matches!(fate, Fate::Done(true));
-        if written && matches!(waiting.record.what, What::Offer(_)) {
-            self.show_life();
+        if waiting.record.is_offer() {
+            match fate {
+                Fate::Done(true) => self.show_life(),
+                Fate::Done(false) | Fate::Refused(_) | Fate::Void => {
+                    self.forfeit(waiting);
+                    return false;
+                }
+                Fate::Left => {}
+            }
         }
         self.settle(slice::from_ref(waiting), fate);
         written
+    }
+
+    /// The call was never ours, as its refused offer says.
+    fn forfeit(&mut self, offer: &Waiting) {
+        let call_sid = &self.subject.call.call_sid;
+        tracing::warn!(call.id = %call_sid, "a call that was answered without the database is somebody else's");
+        (self.way, self.void_offer) = (Way::Aside, offer.ticket);
+        self.spool.void(offer.ticket, offer.record.right());
+        self.lost.cancel();
     }
 
     /// Has the spool forget what is written, and keep what is not. `Done(false)`: the call is not ours any more.
@@ -359,16 +399,18 @@ impl Writer {
                 self.spool.leave(tickets);
             }
             Fate::Left => {
-                self.leaves = true;
+                self.way = Way::ToTheReplay;
                 self.spool.leave(tickets);
             }
             Fate::Refused(why) => tickets.for_each(|ticket| self.spool.refuse(ticket, &why)),
+            Fate::Void => tickets.for_each(|ticket| self.spool.late(ticket)),
         }
     }
 
     /// Ties the caller's lead to the call. Never more than a log line if it cannot: the turns are safe.
     async fn link_lead(&mut self) {
-        if self.linked || Instant::now() < self.link_at {
+        // Of a call that is not ours its holder knows more.
+        if self.linked || self.lost.is_cancelled() || Instant::now() < self.link_at {
             return;
         }
         self.link_at = Instant::now() + self.link_again_after;
@@ -379,6 +421,7 @@ impl Writer {
                 self.linked = true;
                 tracing::info!(lead, "lead linked");
             }
+            Ok(LinkOutcome::MovedOn { .. }) => self.linked = true, // It never comes back.
             // The number may become known, and the lead free, while the call goes on.
             Ok(outcome) if !std::mem::replace(&mut self.told_unlinked, true) => {
                 tracing::warn!(?outcome, "no lead was linked to this call so far");
@@ -395,7 +438,7 @@ impl Writer {
     where
         F: Future<Output = sqlx::Result<T>>,
     {
-        if kept && self.leaves {
+        if kept && self.way == Way::ToTheReplay {
             return Fate::Left;
         }
         let patience = if kept { Duration::ZERO } else { PATIENCE };
@@ -412,6 +455,8 @@ enum Fate<T> {
     Refused(String),
     /// The call is over, and nothing is on record.
     Left,
+    /// It must not be put on record at all.
+    Void,
 }
 
 /// Does it until it works. As long as the call is not over it is not given up, and for `patience` after that.

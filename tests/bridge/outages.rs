@@ -1,6 +1,7 @@
 //! A call whose right is lost, a turn that is refused, and calls that come while the database is away.
 
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 use voicebridge::simulate::caller::{CallerOptions, run_call};
 use voicebridge::simulate::model::ModelOptions;
 use voicebridge::simulate::model::script::When;
@@ -151,6 +152,51 @@ async fn a_call_that_comes_while_the_database_is_away_is_answered_and_put_on_rec
         assert_eq!(world.value::<i64>(&ringing).await, 1);
     }
     world.settled().await;
+    world.stop().await;
+}
+
+/// What another node does that answers a call because we seemed to be gone.
+const ANSWER: &str = "
+    with agent as (select id, organization_id from agents limit 1),
+    taken as (
+        insert into call_leases (call_sid, organization_id, agent_id, fencing_token, stream_token_sha256, node, claimed_at, heartbeat_at)
+        select 'CA2', organization_id, id, 1, sha256('theirs'), 'other', now(), now() from agent
+        returning call_sid, fencing_token, organization_id, claimed_at
+    )
+    insert into call_streams (call_sid, fencing_token, organization_id, claimed_at)
+    select call_sid, fencing_token, organization_id, claimed_at from taken";
+
+#[tokio::test]
+async fn a_call_that_was_answered_without_the_database_and_by_another_node_as_well_is_the_other_ones() {
+    let cable = Cable::plug_in().await;
+    let settings = [PCMU, ("DATABASE_URL", secrecy::ExposeSecret::expose_secret(&cable.url))];
+    let model = ModelOptions { script: brief([]), ..ModelOptions::default() };
+    let world = World::start(model, &settings).await;
+    let steps = scenario([listen(), Step::HangUp]);
+    run_call(CallerOptions { call_sid: Some("CA1".into()), ..world.call(steps) }).await;
+    world.reason("CA1").await;
+    world.settled().await;
+    cable.unplug();
+    let mut line = world.line("CA2").await;
+    line.hear("mark").await;
+    line.type_in("1").await;
+    let mut other = PgConnection::connect_with(&cable.direct).await.unwrap();
+    sqlx::raw_sql(ANSWER).execute(&mut other).await.unwrap();
+    // By a token that is the same as ours.
+    cable.plug_in_again();
+    line.closed().await;
+    until("nothing of it waits", async || world.metric("spool_records") == 0).await;
+    world.settled().await;
+    assert_eq!(rows(&world, "CA2").await, Vec::<Value>::new());
+    assert_eq!(events(&world, "CA2").await, ["incoming_call"]);
+    let untouched = "select count(*) from call_leases
+                     where call_sid = 'CA2' and node = 'other' and ended_at is null and next_action is null
+                       and disconnect_reason is null and fencing_token = 1";
+    assert_eq!(world.value::<i64>(untouched).await, 1, "the call is the other's");
+    assert_eq!(world.metric(r#"calls_ended_total{reason="lease_lost"}"#), 1);
+    // The offer, two events, the greeting, the keys, and the end.
+    assert!(world.metric("spool_late_total") >= 5);
+    assert_eq!(world.metric("spool_refused_total"), 0);
     world.stop().await;
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
 use tokio::io::copy_bidirectional;
 use tokio::join;
 use tokio::net::{TcpListener, UnixStream};
@@ -340,6 +341,8 @@ pub(crate) async fn rows(world: &World, call: &str) -> Vec<Value> {
 /// The way to the database, which can be cut: nothing comes through and nothing says so.
 pub(crate) struct Cable {
     pub(crate) url: secrecy::SecretString,
+    /// The other way to it, which is not cut.
+    pub(crate) direct: PgConnectOptions,
     plugged_in: watch::Sender<bool>,
     _carrying: JoinSet<()>,
 }
@@ -348,6 +351,7 @@ impl Cable {
     pub(crate) async fn plug_in() -> Self {
         let store = crate::support::store(1).await;
         let options = store.pool().connect_options();
+        let direct = (*options).clone();
         let socket = options.get_socket().expect("tests use a Unix socket").join(".s.PGSQL.5432");
         let (user, database) = (options.get_username(), options.get_database().expect("it has a name"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -374,7 +378,7 @@ impl Cable {
                 });
             }
         });
-        Self { url, plugged_in, _carrying: carrying }
+        Self { url, direct, plugged_in, _carrying: carrying }
     }
 
     pub(crate) fn unplug(&self) {

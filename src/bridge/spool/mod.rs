@@ -9,6 +9,7 @@
 //! written at all.
 
 mod book;
+mod offers;
 mod record;
 pub(super) mod replay;
 
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::Metrics;
 use book::{Book, BookError, Page};
+use offers::{Offers, Right, Standing};
 pub(super) use record::{Record, What};
 
 /// Records of a brisk hour of all calls a node may carry by default; half a million small pages of memory at most.
@@ -100,6 +102,7 @@ struct Inbox {
     last: Ticket,
     /// Kept by this process, and perhaps in the file; all else there is of processes that are gone.
     own: BTreeSet<Ticket>,
+    offers: Offers,
     /// What was kept before may be in the file.
     written_below: Ticket,
     /// Of the file.
@@ -180,6 +183,9 @@ impl Spool {
         let ticket = Ticket(now.max(inbox.last.0 + 1));
         inbox.last = ticket;
         inbox.own.insert(ticket);
+        if record.is_offer() {
+            inbox.offers.keep(ticket, record.right());
+        }
         inbox.keep.insert(ticket, record);
         shared.tell(&inbox);
         drop(inbox);
@@ -197,6 +203,20 @@ impl Spool {
     pub(super) fn refuse(&self, ticket: Ticket, why: &str) {
         let Some(shared) = self.shared() else { return };
         shared.refuse(ticket, why);
+    }
+
+    /// Somebody else had the call by then: it is set aside as well.
+    pub(super) fn late(&self, ticket: Ticket) {
+        let Some(shared) = self.shared() else { return };
+        shared.late(ticket);
+    }
+
+    /// This offer was refused, and nothing that came after it is ever written. `None`: it is not in the spool.
+    ///
+    /// It is not settled by that. As long as it is kept, also the next process learns that it is void.
+    pub(super) fn void(&self, offer: Option<Ticket>, right: Right) {
+        let Some(shared) = self.shared() else { return };
+        shared.void(offer.unwrap_or_default(), right);
     }
 
     /// The call does not write these any more; the replay does.
@@ -272,6 +292,7 @@ impl Shared {
         let mut inbox = self.lock();
         for ticket in tickets {
             inbox.left.remove(&ticket);
+            inbox.offers.settle(ticket);
             let unwritten = inbox.keep.remove(&ticket).is_some() && ticket >= inbox.written_below;
             if unwritten {
                 inbox.own.remove(&ticket);
@@ -289,10 +310,24 @@ impl Shared {
         self.set_aside(ticket, why);
     }
 
+    fn late(&self, ticket: Ticket) {
+        self.metrics.spool_late.inc();
+        self.set_aside(ticket, "too late: the call was somebody else's");
+    }
+
+    fn void(&self, offer: Ticket, right: Right) {
+        self.lock().offers.refuse(offer, right);
+    }
+
+    fn standing(&self, ticket: Ticket, record: &Record) -> Standing {
+        self.lock().offers.standing(ticket, &record.right())
+    }
+
     /// It is not written any more, and kept for people to look at.
     fn set_aside(&self, ticket: Ticket, why: &str) {
         let mut inbox = self.lock();
         inbox.left.remove(&ticket);
+        inbox.offers.settle(ticket);
         inbox.refuse.push((ticket, why.to_owned()));
         drop(inbox);
         self.wake.notify_one();

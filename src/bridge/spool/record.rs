@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::offers::Right;
 use crate::call::transcript::Entry;
 use crate::lifecycle::{self, CallEvent, CallRef, Recorded};
 use crate::store::Store;
@@ -46,6 +47,15 @@ impl Record {
             What::Offer(offer) => standby::record(store, offer).await,
             What::Callback(callback) => call_events::record(store, callback).await.map(|_| true),
         }
+    }
+
+    pub(in crate::bridge) const fn is_offer(&self) -> bool {
+        matches!(self.what, What::Offer(_))
+    }
+
+    /// By which it is written.
+    pub(in crate::bridge) fn right(&self) -> Right {
+        (self.call.call_sid.clone(), self.token)
     }
 
     pub(in crate::bridge) const fn is_turn(&self) -> bool {

@@ -2,23 +2,24 @@
 //! process that carried them is gone.
 //!
 //! Everything is written so that a second time changes nothing. What PostgreSQL refuses is tried alone, so that it takes
-//! nothing along, and set aside when it is refused then; so is what comes too late.
+//! nothing along, and set aside when it is refused then; so is what comes too late. What has to wait, for a lock or for its
+//! call's offer, has all that follows of its call wait with it, and holds up no other call.
 
-use std::collections::BTreeSet;
-use std::slice;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{mem, slice};
 
 use tokio::time::sleep;
 use tracing::{Instrument as _, debug, error, info, info_span, warn};
 
-use super::{Record, Shared, Spool, Ticket};
+use super::{Record, Shared, Spool, Standing, Ticket};
 use crate::bridge::gather::{is_final, may_be_ones_own, timely};
 use crate::bridge::outage::Outage;
-use crate::ids::{CallSid, OrganizationId};
+use crate::ids::{CallSid, ItemId, OrganizationId};
 use crate::store::Store;
 use crate::store::leads;
-use crate::store::transcripts::{self, Turns, Unwritten};
+use crate::store::transcripts::{self, Turns};
 use crate::telemetry::Metrics;
 
 /// Records that are looked at together.
@@ -46,14 +47,30 @@ struct Replay {
 
 type Batch = Vec<(Ticket, Arc<Record>)>;
 
+/// One way through all that is left, oldest first.
+#[derive(Debug, Default)]
+struct Pass {
+    after: Ticket,
+    /// Calls of which something was put off: what follows of them waits with it.
+    waiting: BTreeSet<CallSid>,
+    /// Offers that were refused. Each is set aside after all that came with it, so that it is known to be void until then.
+    void: Vec<Ticket>,
+}
+
+/// What became of a record.
+enum Fate {
+    Written,
+    Late,
+    /// A turn of a call that has no lease, nor an offer that could still give it one.
+    NoLease,
+}
+
 /// What became of a batch.
 #[derive(Default)]
 struct Tally {
     written: usize,
     late: usize,
     refused: usize,
-    /// Found a lock, or the like; they are tried again.
-    put_off: usize,
 }
 
 impl Replay {
@@ -66,85 +83,119 @@ impl Replay {
     }
 
     async fn replay(&self) {
-        let (mut after, mut pause, mut put_off) = (Ticket::default(), FIRST_PAUSE, false);
+        let (mut pass, mut pause) = (Pass::default(), FIRST_PAUSE);
         loop {
-            let batch = self.spool.read(after, BATCH).await;
+            let batch = self.spool.read(pass.after, BATCH).await;
             let Some((last, _)) = batch.last() else {
-                if put_off {
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                } else if self.spool.has_left(after) {
+                let Pass { after, waiting, void } = mem::take(&mut pass);
+                if self.spool.has_left(after) {
                     sleep(LONGEST_PAUSE).await; // They cannot be read now.
-                } else {
+                    continue;
+                }
+                for offer in void {
+                    self.spool.late(offer);
+                }
+                if waiting.is_empty() {
                     self.spool.left.notified().await;
                     pause = FIRST_PAUSE;
+                } else {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
-                (after, put_off) = (Ticket::default(), false);
                 continue;
             };
-            let last = *last;
+            pass.after = *last;
             let mut tally = Tally::default();
-            let result = self.write(batch, &mut tally).await;
+            let result = self.write(batch, &mut pass, &mut tally).await;
             self.outage.note(&result);
             if tally.written + tally.late + tally.refused > 0 {
-                let Tally { written, late, refused, .. } = tally;
+                let Tally { written, late, refused } = tally;
                 info!(written, late, refused, "records of the spool are put on record");
                 pause = FIRST_PAUSE;
             }
-            match result {
-                Ok(()) => {
-                    put_off |= tally.put_off > 0;
-                    after = last;
-                }
-                Err(error) => {
-                    debug!(%error, "the records of the spool have to wait");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                    (after, put_off) = (Ticket::default(), false);
-                }
+            if let Err(error) = result {
+                debug!(%error, "the records of the spool have to wait");
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                pass = Pass::default();
             }
         }
     }
 
     /// An error concerns the database as a whole: the rest of the batch waits.
-    async fn write(&self, batch: Batch, tally: &mut Tally) -> sqlx::Result<()> {
+    async fn write(&self, batch: Batch, pass: &mut Pass, tally: &mut Tally) -> sqlx::Result<()> {
         let (turns, others): (Batch, Batch) = batch.into_iter().partition(|(_, record)| record.is_turn());
         // What happened goes first, since the call it is about may not be known yet.
-        let mut waiting: BTreeSet<CallSid> = BTreeSet::new();
         for (ticket, record) in others {
-            let call_sid = &record.call.call_sid;
-            if waiting.contains(call_sid) {
-                tally.put_off += 1; // What happened before has to go first.
+            if !self.may_go(ticket, &record, pass, tally) {
                 continue;
             }
             let written = timely(record.put_on_record(&self.store)).await;
-            if !self.settle(ticket, written, call_sid, tally)? {
-                waiting.insert(call_sid.clone());
+            if record.is_offer() && matches!(written, Ok(false)) {
+                warn!(call.id = %record.call.call_sid, "a call that was answered without the database is somebody else's");
+                self.spool.void(ticket, record.right());
+                pass.void.push(ticket);
+                continue;
             }
+            let fate = written.map(|written| if written { Fate::Written } else { Fate::Late });
+            self.settle(ticket, &record, fate, pass, tally)?;
         }
-        self.write_turns(&turns, tally).await
+        let turns: Batch =
+            turns.into_iter().filter(|(ticket, record)| self.may_go(*ticket, record, pass, tally)).collect();
+        self.write_turns(&turns, pass, tally).await
     }
 
-    async fn write_turns(&self, turns: &[(Ticket, Arc<Record>)], tally: &mut Tally) -> sqlx::Result<()> {
-        let mut alone = Vec::new();
+    /// False: it has to wait, or is not written at all.
+    fn may_go(&self, ticket: Ticket, record: &Record, pass: &mut Pass, tally: &mut Tally) -> bool {
+        if pass.waiting.contains(&record.call.call_sid) {
+            return false;
+        }
+        match self.spool.standing(ticket, record) {
+            Standing::Free => true,
+            // Its call's own writer has the offer, or has just left it.
+            Standing::Waits => {
+                pass.waiting.insert(record.call.call_sid.clone());
+                false
+            }
+            Standing::Void => {
+                self.spool.late(ticket);
+                tally.late += 1;
+                false
+            }
+        }
+    }
+
+    async fn write_turns(
+        &self,
+        turns: &[(Ticket, Arc<Record>)],
+        pass: &mut Pass,
+        tally: &mut Tally,
+    ) -> sqlx::Result<()> {
         let rows: Vec<Turns> = turns.iter().filter_map(|(_, record)| record.as_turns()).collect();
-        match timely(transcripts::replay(&self.store, &rows)).await {
-            Ok(unwritten) => {
-                for ((ticket, record), row) in turns.iter().zip(&rows) {
-                    let in_time = !unwritten.iter().any(|late| is_about(late, row));
-                    self.settle(*ticket, Ok(in_time), &record.call.call_sid, tally)?;
+        let mut written = BTreeSet::new();
+        match self.put_on_record(&rows).await {
+            Ok(fates) => {
+                for ((ticket, record), fate) in turns.iter().zip(fates) {
+                    if self.settle(*ticket, record, Ok(fate), pass, tally)? {
+                        written.insert((&record.call.call_sid, record.call.organization));
+                    }
                 }
             }
-            Err(error) if may_be_ones_own(&error) => alone = rows,
+            Err(error) if may_be_ones_own(&error) => {
+                for ((ticket, record), row) in turns.iter().zip(&rows) {
+                    if pass.waiting.contains(&record.call.call_sid) {
+                        continue;
+                    }
+                    let fates = self.put_on_record(slice::from_ref(row)).await;
+                    let fate = fates.map(|fates| fates.into_iter().next().unwrap_or(Fate::Written));
+                    if self.settle(*ticket, record, fate, pass, tally)? {
+                        written.insert((&record.call.call_sid, record.call.organization));
+                    }
+                }
+            }
             Err(error) => return Err(error),
         }
-        for ((ticket, record), row) in turns.iter().zip(&alone) {
-            let written = timely(transcripts::replay(&self.store, slice::from_ref(row))).await;
-            self.settle(*ticket, written.map(|late| late.is_empty()), &record.call.call_sid, tally)?;
-        }
-        let calls: BTreeSet<(&CallSid, OrganizationId)> =
-            turns.iter().map(|(_, record)| (&record.call.call_sid, record.call.organization)).collect();
-        for (call_sid, organization) in calls {
+        for (call_sid, organization) in written {
             if let Err(error) = timely(leads::link_by_phone(&self.store, organization, call_sid)).await {
                 warn!(%error, call.id = %call_sid, "linking the lead failed");
             }
@@ -152,43 +203,303 @@ impl Replay {
         Ok(())
     }
 
-    /// Does with a record what its write says; false: it has to wait. An error that concerns everybody is handed on.
+    /// One fate for each.
+    async fn put_on_record(&self, turns: &[Turns]) -> sqlx::Result<Vec<Fate>> {
+        let unwritten = timely(transcripts::replay(&self.store, turns)).await?;
+        let unwritten: BTreeMap<(OrganizationId, &CallSid, &ItemId), bool> = unwritten
+            .iter()
+            .map(|turn| ((turn.organization, &turn.call_sid, &turn.item), turn.has_lease))
+            .collect();
+        let fate = |turns: &Turns| {
+            let item = &turns.entries.first()?.item; // Each record is one turn.
+            let has_lease = unwritten.get(&(turns.organization, &turns.call_sid, item))?;
+            Some(if *has_lease { Fate::Late } else { Fate::NoLease })
+        };
+        Ok(turns.iter().map(|turns| fate(turns).unwrap_or(Fate::Written)).collect())
+    }
+
+    /// Does with a record what its write says; true: it is on record. An error that concerns everybody is handed on.
     fn settle(
         &self,
         ticket: Ticket,
-        written: sqlx::Result<bool>,
-        call_sid: &CallSid,
+        record: &Record,
+        fate: sqlx::Result<Fate>,
+        pass: &mut Pass,
         tally: &mut Tally,
     ) -> sqlx::Result<bool> {
-        match written {
-            Ok(in_time) => {
-                if in_time {
-                    self.metrics.spool_replayed.inc();
-                    tally.written += 1;
-                    self.spool.done([ticket]);
-                } else {
-                    self.metrics.spool_late.inc();
-                    tally.late += 1;
-                    self.spool.set_aside(ticket, "too late: the call was given to somebody else");
-                }
+        let call_sid = &record.call.call_sid;
+        match fate {
+            Ok(Fate::Written) => {
+                self.metrics.spool_replayed.inc();
+                tally.written += 1;
+                self.spool.done([ticket]);
+                return Ok(true);
+            }
+            Ok(Fate::Late) => {
+                tally.late += 1;
+                self.spool.late(ticket);
+            }
+            Ok(Fate::NoLease) => {
+                error!(call.id = %call_sid, "a turn is of a call that was never offered; it is set aside in the spool");
+                tally.refused += 1;
+                self.spool.refuse(ticket, "the call has no lease");
             }
             Err(error) if is_final(&error) => {
                 error!(%error, call.id = %call_sid, "the database will never take a record; it is set aside in the spool");
-                self.spool.refuse(ticket, &error.to_string());
+                if record.is_offer() {
+                    self.spool.void(ticket, record.right());
+                }
                 tally.refused += 1;
+                self.spool.refuse(ticket, &error.to_string());
             }
             Err(error) if may_be_ones_own(&error) => {
                 warn!(%error, call.id = %call_sid, "a record of the spool has to wait");
-                tally.put_off += 1;
-                return Ok(false);
+                pass.waiting.insert(call_sid.clone());
             }
             Err(error) => return Err(error),
         }
-        Ok(true)
+        Ok(false)
     }
 }
 
-fn is_about(unwritten: &Unwritten, turns: &Turns) -> bool {
-    (unwritten.organization, &unwritten.call_sid) == (turns.organization, &turns.call_sid)
-        && turns.entries.iter().any(|entry| entry.item == unwritten.item)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::spool::What;
+    use crate::call::end::EndReason;
+    use crate::call::transcript::{Entry, Role, Status};
+    use crate::clock::CallTime;
+    use crate::lifecycle::{CallEvent, CallRef};
+    use crate::store::agents;
+    use crate::store::cluster::PrivateCluster;
+    use crate::store::leases::{self, Offer};
+    use crate::store::standby::{LateOffer, TOKEN};
+    use jiff::Timestamp;
+    use sqlx::AssertSqlSafe;
+
+    /// A spool, and a database that is there, or is not willing.
+    struct Scene {
+        spool: Spool,
+        store: Store,
+        outage: Outage,
+        metrics: Metrics,
+        agent: agents::Agent,
+        dir: tempfile::TempDir,
+        _cluster: PrivateCluster,
+    }
+
+    impl Scene {
+        async fn set() -> Self {
+            let cluster = PrivateCluster::start_throwaway().await.unwrap();
+            let store = Store::connect(cluster.connect_options(), 4).await.unwrap();
+            store.migrate().await.unwrap();
+            let agent = agents::default_agent(&store).await.unwrap().unwrap();
+            let (dir, metrics) = (tempfile::tempdir().unwrap(), Metrics::new());
+            let spool = Spool::open(dir.path().to_owned(), &metrics).await;
+            let outage = Outage::new(&metrics);
+            Self { spool, store, outage, metrics, agent, dir, _cluster: cluster }
+        }
+
+        fn replay(&self) {
+            start(&self.spool, self.store.clone(), self.outage.clone(), self.metrics.clone());
+        }
+
+        async fn execute(&self, sql: &str) {
+            sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(self.store.pool()).await.unwrap();
+        }
+
+        async fn count(&self, of: &str) -> i64 {
+            let query = AssertSqlSafe(format!("select count(*) from {of}"));
+            sqlx::query_scalar(query).fetch_one(self.store.pool()).await.unwrap()
+        }
+
+        /// As another node does that answers this call.
+        async fn offered(&self, call: &str) {
+            let call_sid = CallSid::parse(call).unwrap();
+            let mut token_sha256 = [0; 32];
+            token_sha256[..call.len()].copy_from_slice(call.as_bytes());
+            let offer = Offer {
+                call_sid: &call_sid,
+                organization: self.agent.organization_id,
+                agent: self.agent.id,
+                direction: None,
+                from: None,
+                to: None,
+                token_sha256,
+            };
+            assert_eq!(leases::offer(&self.store, &offer).await.unwrap(), Some(TOKEN));
+            leases::claim(&self.store, &token_sha256, "other").await.unwrap().expect("it was offered");
+        }
+
+        fn keep(&self, call: &str, what: What) -> Ticket {
+            let call = CallRef {
+                call_sid: CallSid::parse(call).unwrap(),
+                organization: self.agent.organization_id,
+                agent: self.agent.id,
+            };
+            self.spool.keep(Arc::new(Record { call, token: TOKEN, what })).unwrap()
+        }
+
+        fn late_offer(&self, call: &str) -> Ticket {
+            let now = Timestamp::now();
+            let offer = LateOffer {
+                call_sid: CallSid::parse(call).unwrap(),
+                organization: self.agent.organization_id,
+                agent: self.agent.id,
+                direction: None,
+                from: None,
+                to: None,
+                token_sha256: [9; 32],
+                node: "this".into(),
+                offered_at: now,
+                claimed_at: Some(now),
+            };
+            self.keep(call, What::Offer(offer))
+        }
+
+        fn turn(&self, call: &str, sequence: u32, content: &str) -> Ticket {
+            let entry = Entry {
+                item: ItemId::parse(&format!("item_{sequence}")).unwrap(),
+                sequence,
+                revision: 1,
+                role: Role::User,
+                content: content.into(),
+                generated: None,
+                interrupted: false,
+                status: Status::Final,
+                at: CallTime::from_millis(1_500),
+                audio_start: None,
+                audio_end: None,
+                heard_until_ms: None,
+                evidence: None,
+                response_latency_ms: None,
+                tool_name: None,
+                tool_call: None,
+            };
+            self.keep(call, What::Turn { stream_started: Timestamp::now(), entry })
+        }
+
+        fn ended(&self, call: &str) -> Ticket {
+            let duration = Duration::from_secs(2);
+            let event = CallEvent::after_stream(TOKEN, EndReason::CallerHungUp, duration, false);
+            self.keep(call, What::Event { at: Timestamp::now(), event })
+        }
+
+        /// Of records: late ones, and those that are refused.
+        fn set_aside(&self) -> (u64, u64) {
+            (self.metrics.spool_late.get(), self.metrics.spool_refused.get())
+        }
+
+        async fn until_left(&self, records: usize) {
+            until("that many are left", async || self.spool.left() == records).await;
+        }
+    }
+
+    /// In real time, because the disk and the database are waited for.
+    async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+        for _ in 0..3_000 {
+            if is_so().await {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not so in time: {what}");
+    }
+
+    /// Fails each time, and counts how often.
+    const LOCKED: &str = "
+        create sequence attempts;
+        create function is_locked() returns trigger language plpgsql as $$
+        begin perform nextval('attempts'); raise exception using errcode = '55P03'; end $$;
+        create trigger locked before insert on call_leases for each row execute function is_locked()";
+
+    #[tokio::test]
+    async fn what_was_said_waits_for_the_offer_of_its_call_however_much_it_is() {
+        let scene = Scene::set().await;
+        scene.execute(LOCKED).await;
+        let mut records = vec![scene.late_offer("CA1")];
+        records.extend((1..=BATCH as u32 + 9).map(|sequence| scene.turn("CA1", sequence, "one")));
+        records.push(scene.ended("CA1"));
+        scene.spool.leave(records.iter().copied());
+        scene.replay();
+        let attempts = "pg_sequences where sequencename = 'attempts' and last_value >= 3";
+        until("the offer was tried three times", async || scene.count(attempts).await == 1).await;
+        assert_eq!((scene.spool.left(), scene.set_aside()), (records.len(), (0, 0)), "all wait with it");
+        scene.execute("drop trigger locked on call_leases").await;
+        scene.until_left(0).await;
+        assert_eq!(scene.count("conversation_transcripts").await, i64::try_from(BATCH).unwrap() + 9);
+        assert_eq!(scene.count("call_leases where ended_at is not null").await, 1);
+        assert_eq!(scene.set_aside(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_its_call_has_left_waits_for_the_offer_that_the_call_has_yet_to_write() {
+        let scene = Scene::set().await;
+        let offer = scene.late_offer("CA1");
+        scene.offered("CA2").await;
+        scene.spool.leave([scene.turn("CA1", 1, "one"), scene.turn("CA2", 1, "two")]);
+        scene.replay();
+        scene.until_left(1).await;
+        assert_eq!(scene.count("conversation_transcripts where call_sid = 'CA2'").await, 1);
+        scene.spool.leave([offer]);
+        scene.until_left(0).await;
+        assert_eq!((scene.count("conversation_transcripts").await, scene.set_aside()), (2, (0, 0)));
+    }
+
+    #[tokio::test]
+    async fn of_a_call_whose_offer_is_refused_nothing_is_put_on_record() {
+        let scene = Scene::set().await;
+        scene.offered("CA1").await; // By the same token.
+        let mut records = vec![scene.late_offer("CA1")];
+        records.extend((1..=BATCH as u32).map(|sequence| scene.turn("CA1", sequence, "one")));
+        records.push(scene.ended("CA1"));
+        scene.spool.leave(records.iter().copied());
+        scene.replay();
+        scene.until_left(0).await;
+        assert_eq!(scene.count("conversation_transcripts").await, 0);
+        assert_eq!(scene.count("call_leases where node = 'other' and ended_at is null").await, 1);
+        assert_eq!(scene.set_aside(), (records.len() as u64, 0));
+        scene.spool.leave([scene.turn("CA1", 900, "what it says until it has let go")]);
+        scene.until_left(0).await;
+        assert_eq!(scene.count("conversation_transcripts").await, 0);
+        scene.spool.close().await;
+        let (book, _) = super::super::Book::open(scene.dir.path()).unwrap();
+        assert_eq!((book.rows, book.refused().len()), (0, records.len() + 1), "all are kept aside");
+    }
+
+    #[tokio::test]
+    async fn a_turn_of_a_call_that_was_never_offered_is_kept_aside() {
+        let scene = Scene::set().await;
+        scene.spool.leave([scene.turn("CA1", 1, "one")]);
+        scene.replay();
+        scene.until_left(0).await;
+        assert_eq!(scene.set_aside(), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn an_odd_record_holds_up_its_own_call_only() {
+        let scene = Scene::set().await;
+        let odd = "
+            create function is_odd() returns trigger language plpgsql
+            as $$ begin raise exception 'odd'; end $$;
+            create trigger odd before insert on conversation_transcripts
+            for each row when (new.content = 'odd') execute function is_odd()";
+        scene.execute(odd).await;
+        for call in ["CA1", "CA2"] {
+            scene.offered(call).await;
+        }
+        scene.spool.leave([
+            scene.turn("CA1", 1, "odd"),
+            scene.turn("CA1", 2, "one"),
+            scene.turn("CA2", 1, "two"),
+            scene.ended("CA2"),
+        ]);
+        scene.replay();
+        scene.until_left(2).await;
+        assert!(!scene.outage.lasts(), "the database is there");
+        assert_eq!(scene.count("conversation_transcripts where call_sid = 'CA2'").await, 1);
+        scene.execute("drop trigger odd on conversation_transcripts").await;
+        scene.until_left(0).await;
+        assert_eq!((scene.count("conversation_transcripts").await, scene.set_aside()), (3, (0, 0)));
+    }
 }

@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use voicebridge::app::install_tls;
-use voicebridge::simulate::caller::{CallerOptions, run_call, run_many};
+use voicebridge::simulate::caller::{CallReport, CallerOptions, EndedBy, run_call, run_many};
 use voicebridge::simulate::model::{ItemReport, ModelOptions, ModelServer, Replies, SessionReport};
 use voicebridge::simulate::scenario::{Scenario, Step, Utterance};
 
@@ -51,6 +51,12 @@ async fn postgres_is_killed_for_half_a_minute_under_fifty_calls_and_no_call_and_
     );
     sleep(AWAY.saturating_sub(killed.elapsed())).await;
     let (waiting, live) = (metric(&world, "spool_records"), world.running.metrics.calls_live.get());
+    until("no call is over but by its caller or its agent", async || {
+        let ended = |reason| metric(&world, &format!("calls_ended_total{{reason=\"{reason}\"}}"));
+        let live = world.running.metrics.calls_live.get().unsigned_abs();
+        live + ended("caller_hung_up") + ended("agent_ended") == CALLS as u64
+    })
+    .await;
     postgres.come_back().await;
     println!("{waiting} records waited and {live} calls were live when the database came back");
     assert!(waiting > CALLS as u64, "{waiting} records waited");
@@ -66,6 +72,7 @@ async fn postgres_is_killed_for_half_a_minute_under_fifty_calls_and_no_call_and_
         .collect();
     for call in &calls {
         assert_eq!((call.streams.len(), &call.violations), (1, &Vec::new()), "{call:?}");
+        check_end(call, &disconnect_reason(world.running.store.pool(), &call.call_sid).await);
         let rows = world.transcript(&call.call_sid).await;
         check_turns(&rows, by_item[rows[0]["item_id"].as_str().unwrap()]);
         let types = events(world.running.store.pool(), &call.call_sid).await;
@@ -155,6 +162,24 @@ fn turns(model: &ModelServer) -> Vec<Vec<String>> {
         session.items.iter().filter(|item| is_turn(item)).map(|item| item.id.clone()).collect()
     };
     model.report().sessions.into_iter().map(of_session).collect()
+}
+
+/// The call went to the end that its scenario had in mind.
+fn check_end(call: &CallReport, reason: &str) {
+    match call.ended_by {
+        // Out of patience is who says goodbye to a model of tones.
+        EndedBy::Caller | EndedBy::Patience => assert_eq!(reason, "caller_hung_up", "{call:?}"),
+        EndedBy::Twiml => assert_eq!(reason, "agent_ended", "{call:?}"),
+        EndedBy::Error => panic!("{reason}: {call:?}"),
+    }
+    // An answer may be too short to be interrupted; that is no fault of ours.
+    let is_short = |missed: &String| missed.ends_with("the agent was not heard for long enough");
+    assert!(call.missed.iter().all(is_short), "{call:?}");
+}
+
+async fn disconnect_reason(pool: &PgPool, call: &str) -> String {
+    let reason = "select disconnect_reason from call_leases where call_sid = $1";
+    sqlx::query_scalar(reason).bind(call).fetch_one(pool).await.unwrap()
 }
 
 /// Every turn of the conversation is one row, and the rows stand in the conversation's order.

@@ -38,6 +38,9 @@ async fn a_node_that_comes_back_after_its_calls_went_on_elsewhere_stops_and_adds
     assert!(calls.try_join_next().is_none(), "while they go on");
     // Also what it had kept to be written later.
     until("it keeps nothing", async || stale.server.metric("spool_records").await.unwrap() == 0.0).await;
+    // Each of them had something to say about its end.
+    let late = stale.server.metric("spool_late_total").await.unwrap();
+    assert!(late >= 1.0, "it has tried to write what was not its own any more");
     let added = pair.turns_of_first_streams().await.split_off(turns.len());
     for (call_sid, content, spoken_before) in added {
         assert!(spoken_before, "{content:?} of {call_sid} was spoken when the call was another node's");

@@ -47,8 +47,8 @@ pub fn encode_ulaw(pcm: &[i16], ulaw: &mut [u8]) {
 /// Linear value of one code.
 #[inline]
 #[must_use]
-pub fn decode(code: u8) -> i16 {
-    DECODED[usize::from(code)]
+pub const fn decode(code: u8) -> i16 {
+    DECODED[code as usize]
 }
 
 /// Code of one linear sample.

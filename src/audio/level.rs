@@ -21,9 +21,8 @@ impl Decibels {
     /// The same of mu-law. Allocates nothing.
     #[must_use]
     pub fn of_ulaw(ulaw: &[u8]) -> Self {
-        let square = |&code: &u8| u64::from(i32::from(g711::decode(code)).unsigned_abs().pow(2));
         // 2^34 of the loudest samples fit.
-        let energy: u64 = ulaw.iter().map(square).sum();
+        let energy: u64 = ulaw.iter().map(|&code| u64::from(SQUARES[usize::from(code)])).sum();
         Self::of_mean(energy as f64 / ulaw.len().max(1) as f64)
     }
 
@@ -39,6 +38,17 @@ impl Decibels {
         10_f64.powf(f64::from(self.0) / 10.0) * full * full
     }
 }
+
+/// The square of each mu-law code's sample: each frame of a caller who may be speaking over the agent is measured.
+static SQUARES: [u32; 256] = {
+    let mut squares = [0; 256];
+    let mut code = 0;
+    while code < squares.len() {
+        squares[code] = (g711::decode(code as u8) as i32).unsigned_abs().pow(2);
+        code += 1;
+    }
+    squares
+};
 
 impl fmt::Display for Decibels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

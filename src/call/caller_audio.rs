@@ -13,6 +13,9 @@ use crate::clock::CallTime;
 const BYTES_PER_MS: u64 = 8;
 /// Largest gap that is filled; after a longer one the axes part.
 const MAX_GAP_MS: u64 = 10_000;
+/// What is sent is kept for so long, always: what a model was given last before it died, it has not heard. A connection
+/// without a word is in doubt after a second and a half.
+const TRAIL_BYTES: usize = 1_600 * BYTES_PER_MS as usize;
 /// Jitter of `media.timestamp` that is no gap.
 const GAP_TOLERANCE_MS: u64 = 20;
 /// Audio kept while the model is not ready: what a caller says before the answer, and no more.
@@ -42,11 +45,13 @@ pub(super) struct CallerAudio {
     kept: VecDeque<u8>,
     /// Stream position of the first kept byte.
     kept_from_ms: u64,
-    /// What is sent is kept as well, as far as there is room.
+    /// More of what is sent is kept, as far as there is room.
     following: bool,
     trail: VecDeque<u8>,
     /// Stream position where the turn begins that the model has not closed.
     open_from_ms: Option<u64>,
+    /// Stream position where the first turn begins that it has closed and nobody has written down yet.
+    unwritten_from_ms: Option<u64>,
     /// Stream position where the last turn ended that it has closed.
     closed_to_ms: u64,
     /// Bytes given to the model.
@@ -84,13 +89,25 @@ impl CallerAudio {
         }
         self.appended_bytes += gap_ms * BYTES_PER_MS + ulaw.len() as u64;
         self.stream_ms = Some(end_ms);
-        if self.following {
-            self.trail.extend(std::iter::repeat_n(SILENCE, (gap_ms * BYTES_PER_MS) as usize));
-            self.trail.extend(ulaw);
-            let excess = self.trail.len().saturating_sub(MAX_KEPT_BYTES);
-            self.trail.drain(..excess);
-        }
+        self.remember_silence(gap_ms);
+        self.trail.extend(ulaw);
+        self.trim_trail();
         Taken::Send { gap_ms }
+    }
+
+    fn remember_silence(&mut self, ms: u64) {
+        let bytes = ms.saturating_mul(BYTES_PER_MS) as usize;
+        self.trail.extend(std::iter::repeat_n(SILENCE, bytes.min(MAX_KEPT_BYTES)));
+    }
+
+    fn trim_trail(&mut self) {
+        let in_a_turn = self.open_from_ms.is_some() || self.unwritten_from_ms.is_some();
+        let room = if self.following || in_a_turn { MAX_KEPT_BYTES } else { TRAIL_BYTES };
+        let excess = self.trail.len().saturating_sub(room);
+        self.trail.drain(..excess);
+        if room == TRAIL_BYTES && self.trail.capacity() > 2 * TRAIL_BYTES {
+            self.trail.shrink_to(2 * TRAIL_BYTES); // Most of the time nobody says anything long.
+        }
     }
 
     fn keep(&mut self, timestamp_ms: u64, end_ms: u64, gap_ms: u64, ulaw: &[u8]) -> Taken {
@@ -106,12 +123,9 @@ impl CallerAudio {
         if excess > 0 { Taken::KeptWithLoss } else { Taken::Kept }
     }
 
-    /// Whether what is sent shall be kept as well, because it may have to be sent again.
-    pub(super) fn follow(&mut self, on: bool) {
-        if self.following != on {
-            self.following = on;
-            self.trail = VecDeque::new();
-        }
+    /// Whether more of what is sent shall be kept, because it may have to be sent again.
+    pub(super) const fn follow(&mut self, on: bool) {
+        self.following = on;
     }
 
     /// The model has heard a turn begin.
@@ -119,21 +133,30 @@ impl CallerAudio {
         self.open_from_ms = Some(at.as_millis());
     }
 
-    /// The model has heard it end.
-    pub(super) const fn turn_ended(&mut self, at: CallTime) {
-        self.open_from_ms = None;
+    /// The model has heard it end. Until it is written down, only its sound tells what was said.
+    pub(super) fn turn_ended(&mut self, at: CallTime) {
+        let from_ms = self.open_from_ms.take();
+        self.unwritten_from_ms = self.unwritten_from_ms.or(from_ms);
         self.closed_to_ms = at.as_millis();
     }
 
+    /// All turns that were closed are written down.
+    pub(super) const fn turns_are_written(&mut self) {
+        self.unwritten_from_ms = None;
+    }
+
     /// The model is gone: what comes is kept until the next one is ready, and with it what there is of the turn that is
-    /// being spoken, or of the last time `again`, but nothing of turns that were closed. True: it is all of the turn.
-    pub(super) fn hold(&mut self, again: Duration) -> bool {
+    /// being spoken, or of the last time `again`, but nothing of turns that were closed, unless they are `unwritten` and
+    /// have to be heard again. True: it is all of these turns.
+    pub(super) fn hold(&mut self, again: Duration, unwritten: bool) -> bool {
         self.ready = false;
         self.following = false;
         self.kept = std::mem::take(&mut self.trail);
         let end_ms = self.stream_ms.unwrap_or_default();
         let first_ms = end_ms.saturating_sub(self.kept.len() as u64 / BYTES_PER_MS);
-        let open_from_ms = self.open_from_ms.take();
+        let unwritten_from_ms = self.unwritten_from_ms.take().filter(|_| unwritten);
+        let open_from_ms = unwritten_from_ms.or(self.open_from_ms);
+        self.open_from_ms = None;
         let again_ms = u64::try_from(again.as_millis()).unwrap_or(u64::MAX);
         let from_ms = open_from_ms.unwrap_or(self.closed_to_ms.max(end_ms.saturating_sub(again_ms)));
         self.kept_from_ms = from_ms.clamp(first_ms, end_ms);
@@ -167,11 +190,11 @@ impl CallerAudio {
         self.last_frame_at = now;
         self.stalled_ms += STALL_SILENCE_MS;
         self.appended_bytes += STALL_SILENCE_MS * BYTES_PER_MS;
-        if self.following {
-            self.trail.extend(std::iter::repeat_n(SILENCE, (STALL_SILENCE_MS * BYTES_PER_MS) as usize));
-        }
         // The frames that are missing may still come: the silence stands in for them on the stream's axis.
-        self.stream_ms = self.stream_ms.map(|at| at.saturating_add(STALL_SILENCE_MS));
+        if let Some(at) = &mut self.stream_ms {
+            *at = at.saturating_add(STALL_SILENCE_MS);
+            self.remember_silence(STALL_SILENCE_MS);
+        }
         STALL_SILENCE_MS
     }
 
@@ -259,7 +282,7 @@ mod tests {
             audio.take(at(n * 20 + 20), n * 20, &FRAME);
         }
         audio.turn_began(at(400));
-        assert!(audio.hold(Duration::from_millis(100)));
+        assert!(audio.hold(Duration::from_millis(100), false));
         assert_eq!(audio.take(at(1_020), 1_000, &FRAME), Taken::Kept);
         assert_eq!(audio.release().len(), (620 * BYTES_PER_MS) as usize);
         assert_eq!(audio.stream_time(0), at(400));
@@ -275,22 +298,54 @@ mod tests {
             }
             audio.turn_began(at(100));
             audio.turn_ended(at(700));
-            assert!(!audio.hold(Duration::from_millis(ms)));
+            assert!(!audio.hold(Duration::from_millis(ms), false));
             audio.release().len() as u64 / BYTES_PER_MS
         };
         assert_eq!((again(200), again(1_000)), (200, 300));
     }
 
     #[test]
+    fn a_turn_that_was_closed_and_never_written_down_is_heard_again_with_what_followed() {
+        let again = |written: bool| {
+            let mut audio = ready();
+            for n in 0..150 {
+                audio.take(at(n * 20 + 20), n * 20, &FRAME);
+                match n {
+                    10 => audio.turn_began(at(100)),
+                    140 => audio.turn_ended(at(2_700)),
+                    145 if written => audio.turns_are_written(),
+                    _ => {}
+                }
+            }
+            let whole = audio.hold(Duration::MAX, true);
+            (whole, audio.release().len() as u64 / BYTES_PER_MS)
+        };
+        assert_eq!((again(false), again(true)), ((true, 2_900), (false, 300)));
+    }
+
+    #[test]
     fn a_turn_whose_beginning_was_not_kept_is_not_heard_whole() {
         let mut audio = ready();
-        for n in 0..50 {
-            audio.follow(n >= 30);
+        for n in 0..100 {
             audio.take(at(n * 20 + 20), n * 20, &FRAME);
         }
-        audio.turn_began(at(400));
-        assert!(!audio.hold(Duration::MAX));
-        assert_eq!(audio.release().len(), (400 * BYTES_PER_MS) as usize);
+        audio.turn_began(at(300)); // Told more than a second and a half too late.
+        assert!(!audio.hold(Duration::MAX, false));
+        assert_eq!(audio.release().len(), TRAIL_BYTES);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_long_turn_is_given_back_when_it_is_over() {
+        let mut audio = ready();
+        audio.turn_began(at(0));
+        for n in 0..400 {
+            audio.take(at(n * 20 + 20), n * 20, &FRAME);
+        }
+        assert_eq!(audio.trail.len(), MAX_KEPT_BYTES);
+        audio.turn_ended(at(8_000));
+        audio.turns_are_written();
+        audio.take(at(8_020), 8_000, &FRAME);
+        assert!(audio.trail.capacity() <= 2 * TRAIL_BYTES, "{}", audio.trail.capacity());
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! How a call ends: the last words are played, the stream is closed, the last texts are waited for. Once.
 
+use std::time::Duration;
+
 use super::Call;
-use super::end::EndReason;
+use super::end::{EndReason, NextStep};
 use super::outbox::Output;
 use crate::clock::CallTime;
 use crate::ids::ToolCallId;
@@ -9,6 +11,9 @@ use crate::wire::model::ModelCommand;
 
 /// What a function of the call itself answers when its wish was granted.
 const FULFILLED: &str = r#"{"ok":true}"#;
+
+/// Nobody has made a sound for so long: who was asked something has mostly begun to answer by then.
+const MOVE_AFTER: Duration = Duration::from_secs(1);
 
 /// Where a call is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,10 +90,17 @@ impl Call {
         }
     }
 
-    /// Leaves this server when nobody would notice: nothing is being said, asked for or done, and all of it is on record.
-    pub(super) fn move_at_a_pause(&mut self, now: CallTime) {
+    /// When to leave this server, if nobody makes a sound until then: nothing is being said, asked for or done, all of it
+    /// is on record, and it has been quiet for long enough that nobody is about to answer.
+    pub(super) fn moves_at(&self) -> Option<CallTime> {
         let may_move = self.moving && self.phase == Phase::Talking && self.leaving.is_none();
-        if may_move && self.nothing_is_open() && self.playout.is_drained() {
+        (may_move && self.nothing_is_open() && self.playout.is_drained())
+            .then(|| self.last_activity.max(self.playout.quiet_at()) + MOVE_AFTER)
+    }
+
+    /// Leaves this server when nobody would notice.
+    pub(super) fn move_at_a_pause(&mut self, now: CallTime) {
+        if self.moves_at().is_some_and(|at| at <= now) {
             self.end(now, EndReason::Moved);
         }
     }
@@ -109,8 +121,13 @@ impl Call {
         self.drop_arriving();
         let rest = self.playout.interrupt(now);
         self.record_interruption(now, &rest);
+        self.cancel_tools(reason);
+        // Before the stream ends: whoever goes on with the call reads the record at once.
+        if reason.next_step() == NextStep::Resume {
+            self.transcript.agent_texts_are_final();
+        }
+        self.hand_out_turns();
         self.outbox.push(Output::EndStream(reason));
-        self.cancel_tools();
         if ready && self.model_open && (self.turns.caller_speaks() || self.is_spoken_over()) {
             let event_id = self.event_id("commit");
             self.outbox.model(ModelCommand::CommitAudio { event_id });
@@ -130,7 +147,7 @@ impl Call {
         }
     }
 
-    fn cancel_tools(&mut self) {
+    fn cancel_tools(&mut self, reason: EndReason) {
         let fulfilled = self.leaving.as_ref().map(|leaving| leaving.tool.clone());
         for call in self.tools.running() {
             if Some(&call) == fulfilled.as_ref() {
@@ -139,7 +156,10 @@ impl Call {
                 if self.tools.is_outside(&call) {
                     self.outbox.push(Output::CancelTool(call.clone()));
                 }
-                self.record_tool(&call, &super::tools::error("the call ended first"));
+                // Where the call may go on elsewhere it stays unanswered: it may have done what it was asked for.
+                if reason.next_step() != NextStep::Resume {
+                    self.record_tool(&call, &super::tools::error("the call ended first"));
+                }
             }
         }
     }
@@ -155,9 +175,7 @@ impl Call {
     pub(super) fn finish(&mut self) {
         let Phase::Lingering { reason, .. } = self.phase else { return };
         self.transcript.close();
-        for entry in self.transcript.take_changes() {
-            self.outbox.push(Output::Transcript(entry));
-        }
+        self.hand_out_turns();
         self.outbox.push(Output::Ended(reason));
         self.timers.clear_all();
         self.phase = Phase::Ended;

@@ -379,7 +379,7 @@ impl Call {
 
     fn on_timer(&mut self, now: CallTime, timer: Timer) {
         match timer {
-            Timer::SendAudio | Timer::FinishItem | Timer::Renew => {} // Done by `settle` after every input.
+            Timer::SendAudio | Timer::FinishItem | Timer::Renew | Timer::Move => {} // Done by `settle` after every input.
             Timer::FillStall => {
                 let ms = self.caller_audio.fill_stall(now);
                 self.outbox.note(Note::GapFilled);
@@ -399,7 +399,10 @@ impl Call {
             }
             Timer::MissingAnswer => self.turns.answer_is_missing(),
             Timer::Retry => self.turns.retry_now(),
-            Timer::Transcript => self.transcript.close_overdue(now),
+            Timer::Transcript => {
+                self.transcript.close_overdue(now);
+                self.forget_written_sound();
+            }
             Timer::Keypad => self.tell_keys(now),
             Timer::Tool => self.on_tools_overdue(now),
             Timer::DeadAir => self.on_dead_air(now),
@@ -446,10 +449,15 @@ impl Call {
         self.send_audio(now);
         self.leave_when_said(now);
         self.move_at_a_pause(now);
+        self.hand_out_turns();
+        self.finish_when_complete();
+    }
+
+    /// Turns that are finished go on record.
+    fn hand_out_turns(&mut self) {
         for entry in self.transcript.take_changes() {
             self.outbox.push(Output::Transcript(entry));
         }
-        self.finish_when_complete();
     }
 
     fn send_audio(&mut self, now: CallTime) {
@@ -496,6 +504,7 @@ impl Call {
             (Timer::Pulse, in_talk(Some(self.pulse.due()).filter(|_| self.model_open))),
             (Timer::NextModel, in_talk(self.opens_next_at())),
             (Timer::Renew, in_talk(self.renews_at())),
+            (Timer::Move, in_talk(self.moves_at())),
             (Timer::Response, in_talk(self.turns.stalled_at(settings.response_within))),
             (Timer::MissingAnswer, in_talk(self.turns.answer_due())),
             (Timer::Retry, in_talk(self.turns.retry_at())),

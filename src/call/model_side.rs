@@ -45,6 +45,7 @@ impl Call {
         for piece in kept.chunks(8000) {
             self.append_ulaw(piece);
         }
+        self.turns.session_began(now);
         if let Some(greeting) = self.settings.greeting.clone().filter(|_| is_first) {
             let instructions = self.with_instructions(&greeting);
             self.turns.want(Purpose::Greeting, Some(instructions));
@@ -89,8 +90,12 @@ impl Call {
             ModelEvent::UserTranscript { item, text } => {
                 self.transcript.user_text(now, &item, Some(&text));
                 self.read_words(now, &item, &text, true);
+                self.forget_written_sound();
             }
-            ModelEvent::UserTranscriptFailed { item, .. } => self.transcript.user_text(now, &item, None),
+            ModelEvent::UserTranscriptFailed { item, .. } => {
+                self.transcript.user_text(now, &item, None);
+                self.forget_written_sound();
+            }
             ModelEvent::ResponseStarted { response } => self.on_response_started(now, response),
             ModelEvent::ToolCall { response, item, call, name, arguments } => {
                 self.on_tool_call(now, response, &item, &call, &name, &arguments);
@@ -103,6 +108,13 @@ impl Call {
             | ModelEvent::SessionUpdated(_)
             | ModelEvent::Truncated { .. }
             | ModelEvent::Ignored { .. } => {}
+        }
+    }
+
+    /// Once a turn is written down its sound need not be heard again.
+    pub(super) fn forget_written_sound(&mut self) {
+        if !self.transcript.awaits_text() {
+            self.caller_audio.turns_are_written();
         }
     }
 

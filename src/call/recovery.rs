@@ -41,6 +41,21 @@ const COME_BACK: &str = "The line broke for a moment and the caller is back on i
 const GO_ON: &str = "The connection broke while you were speaking. Your last message ends where the caller stopped \
                      hearing you. Go on from exactly there, in the middle of the sentence if need be. Do not greet, \
                      apologise, or repeat anything.";
+/// The same when it broke off after a sentence.
+const GO_ON_IF_MORE: &str = "The connection broke when your last message was complete and your answer perhaps was not. If \
+                             you were about to do or to say more, do it now, without repeating anything. If not, say \
+                             only in a few words that the caller may go on.";
+
+/// Where an answer broke off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Broken {
+    #[default]
+    Nothing,
+    /// More of what was being said was to come.
+    InASentence,
+    /// What was being said is complete; it is not known whether there was more to say or do.
+    BetweenTwo,
+}
 
 /// How the call comes to a session, the first one or another.
 #[derive(Debug, Default)]
@@ -60,8 +75,8 @@ pub(super) struct Recovery {
     lost_to: Option<EndReason>,
     /// Responses in a row that showed no life.
     stalls: u32,
-    /// An answer was cut off that had begun to sound.
-    cut_off: bool,
+    /// An answer that had begun.
+    broken: Broken,
     /// State of the generator of pauses.
     random: u64,
 }
@@ -163,14 +178,21 @@ impl Call {
         self.complete_arriving();
         self.playout.complete_all();
         self.transcript.agent_unheard(|item| self.playout.holds(item));
-        let heard_again = self.leaving.is_none() && self.caller_audio.hold(again);
-        if let Some(turn) = self.open_turn.take().filter(|_| heard_again) {
-            self.transcript.forget(&turn); // The next session hears it from its beginning.
+        // A turn that was closed and neither answered nor written down is known by its sound alone.
+        let unwritten = cut_off.is_none() && self.turns.owes_an_answer() && self.transcript.awaits_text();
+        let heard_again = self.leaving.is_none() && self.caller_audio.hold(again, unwritten);
+        if heard_again {
+            self.transcript.forget_unwritten(); // The next session hears it from its beginning.
         }
+        self.open_turn = None;
         self.transcript.session_lost(cut_off.as_ref());
         self.heard_so_far.clear();
-        self.turns.session_lost(now, cut_off.is_some());
-        self.recovery.cut_off |= cut_off.is_some();
+        let unfinished = self.turns.session_lost(cut_off.is_some(), heard_again) && self.tools.is_idle();
+        self.recovery.broken = match self.recovery.broken {
+            _ if cut_off.is_some() => Broken::InASentence,
+            Broken::Nothing if unfinished => Broken::BetweenTwo,
+            broken => broken,
+        };
     }
 
     /// No session came of the last try.
@@ -213,7 +235,7 @@ impl Call {
         (recovery.began, recovery.try_at) = (now, None);
         recovery.begun += 1;
         if recovery.begun == 1 {
-            if self.settings.history.is_empty() {
+            if self.settings.stream <= 1 {
                 return true;
             }
             if !self.settings.moved {
@@ -227,8 +249,13 @@ impl Call {
             recovery.spent += now.since(recovery.since);
             self.outbox.note(Note::ModelBack);
         }
-        if std::mem::take(&mut self.recovery.cut_off) {
-            let instructions = self.with_instructions(GO_ON);
+        let how = match std::mem::take(&mut self.recovery.broken) {
+            Broken::Nothing => None,
+            Broken::InASentence => Some(GO_ON),
+            Broken::BetweenTwo => Some(GO_ON_IF_MORE),
+        };
+        if let Some(how) = how {
+            let instructions = self.with_instructions(how);
             self.turns.want_first(Purpose::Resume, Some(instructions));
         }
         self.remember();

@@ -24,6 +24,8 @@ pub(super) enum Timer {
     NextModel,
     /// When to go over to it.
     Renew,
+    /// When to leave for another server.
+    Move,
     /// When to give up on a response that shows no life.
     Response,
     /// When to ask for the answer that the model left out.
@@ -48,7 +50,7 @@ pub(super) enum Timer {
     Linger,
 }
 
-const ALL: [Timer; 20] = [
+const ALL: [Timer; 21] = [
     Timer::SendAudio,
     Timer::FinishItem,
     Timer::FillStall,
@@ -58,6 +60,7 @@ const ALL: [Timer; 20] = [
     Timer::Pulse,
     Timer::NextModel,
     Timer::Renew,
+    Timer::Move,
     Timer::Response,
     Timer::MissingAnswer,
     Timer::Retry,

@@ -93,6 +93,8 @@ pub(super) struct Turns {
     held: bool,
     /// The model owes an answer to a finished turn, until then.
     owed_until: Option<CallTime>,
+    /// The next session will owe one.
+    owed_again: bool,
     /// The response that runs has been heard or has called a function.
     productive: bool,
     failures: u32,
@@ -112,6 +114,7 @@ impl Turns {
             caller_speaks: false,
             held: false,
             owed_until: None,
+            owed_again: false,
             productive: false,
             failures: 0,
             empties: 0,
@@ -120,27 +123,55 @@ impl Turns {
     }
 
     /// The session is gone, and with it whatever ran. What was asked for is asked for again, unless it has been heard:
-    /// `cut_off` says that part of it has.
-    pub(super) fn session_lost(&mut self, now: CallTime, cut_off: bool) {
+    /// `cut_off` says that part of it has. `heard_again`: the next session hears the turn itself. True: a response was
+    /// neither cut off nor over, and had been of use already.
+    pub(super) fn session_lost(&mut self, cut_off: bool, heard_again: bool) -> bool {
+        let mut unfinished = false;
         match std::mem::replace(&mut self.slot, Slot::Free) {
             Slot::Requested { request, .. } => self.ask_first(request),
             Slot::Active { asked, void: false, .. } if !cut_off && !self.productive => {
                 let again = Request { purpose: Purpose::Retry, instructions: None };
                 self.ask_first(asked.map_or(again, |(request, _)| request));
             }
+            Slot::Active { void: false, .. } => unfinished = !cut_off,
             Slot::Unseen => self.want(Purpose::Retry, None),
             Slot::Free | Slot::Active { .. } => {}
         }
         if self.owed_until.take().is_some() {
             self.want(Purpose::Retry, None);
         }
-        if std::mem::take(&mut self.caller_speaks) {
-            // The next session hears the rest of the turn, if it is long enough to be one.
-            self.owed_until = Some(now + ANSWER_WITHIN);
+        if heard_again {
+            // Whatever answers the turn comes when the next session has heard it.
+            self.waiting.retain(|waiting| waiting.instructions.is_some());
         }
+        // If what the next session hears is long enough to be a turn; the time for it begins with the session.
+        self.owed_again = std::mem::take(&mut self.caller_speaks) || heard_again;
         self.known.clear();
         self.discarded.clear();
         (self.productive, self.retry_at) = (false, None);
+        unfinished && self.waiting.is_empty() && !self.owed_again
+    }
+
+    /// Another session has begun, and has been given what the caller said meanwhile.
+    pub(super) fn session_began(&mut self, now: CallTime) {
+        if std::mem::take(&mut self.owed_again) {
+            self.owed_until = Some(now + ANSWER_WITHIN);
+        }
+    }
+
+    /// A turn is finished and nothing of its answer has come.
+    pub(super) fn owes_an_answer(&self) -> bool {
+        let of_turn = |request: &Request| request.purpose == Purpose::Turn;
+        self.owed_until.is_some()
+            || self.waiting.iter().any(of_turn)
+            || match &self.slot {
+                Slot::Requested { request, .. } => of_turn(request),
+                Slot::Active { asked, void, .. } => {
+                    let of_turn = asked.as_ref().is_none_or(|(request, _)| of_turn(request));
+                    of_turn && !void && !self.productive
+                }
+                Slot::Free | Slot::Unseen => false,
+            }
     }
 
     /// Asks for a response before all others.

@@ -126,8 +126,26 @@ fn a_call_does_not_move_away_before_the_answer_has_been_heard_and_written_down()
     call.at(1_950, all_marks_played());
     assert_eq!(call.count("end stream"), 0, "the caller's words are not known yet");
     call.at(2_100, user_said("user_1", "When do you open?"));
-    assert_eq!(call.time_of("end stream moved").as_millis(), 2_100);
+    call.until(2_899);
+    assert_eq!(call.count("end stream"), 0, "the caller may be about to answer");
+    call.until(2_900);
+    assert_eq!(call.count("end stream moved"), 1);
     assert_eq!(call.words(), ["user: When do you open?", "assistant: At seven."]);
+}
+
+#[test]
+fn what_was_said_is_handed_out_before_the_stream_ends_because_the_next_one_is_told_it_at_once() {
+    let mut call = TestCall::connected();
+    call.at(100, response_started("resp_1"));
+    call.at(100, agent_text("item_1", "Hello there"));
+    call.at(100, agent_audio("item_1", 2_000));
+    call.at(100, tool_call("call_1", "book", "{}"));
+    call.at(1_100, Event::Plain(Input::StreamClosed));
+    let log = call.log();
+    let place = |part: &str| log.find(part).unwrap_or_else(|| panic!("no {part} in\n{log}"));
+    assert!(place("save 1r1 assistant") < place("end stream stream_lost"), "{log}");
+    assert!(place("save 2r1 tool book {} -> …") < place("end stream stream_lost"), "{log}");
+    assert_eq!(call.count("save 2r2"), 0, "nobody knows what came of it\n{}", call.log());
 }
 
 #[test]
@@ -151,5 +169,6 @@ fn a_call_without_a_session_keeps_what_the_caller_says_instead_of_moving() {
     call.at(1_100, move_away());
     assert_eq!(call.count("end stream"), 0);
     call.at(1_300, model_ready());
-    assert_eq!(call.count("end stream moved"), 1);
+    call.until(2_400);
+    assert_eq!(call.time_of("end stream moved").as_millis(), 2_300);
 }

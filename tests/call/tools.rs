@@ -299,8 +299,8 @@ fn functions_that_run_when_the_call_ends_are_cancelled_and_recorded() {
     call.expect_after(
         10,
         "
-        0.020s end stream caller_hung_up
         0.020s tool call_1 cancelled
+        0.020s end stream caller_hung_up
         0.020s model cancel resp_1
         0.020s ended caller_hung_up
     ",

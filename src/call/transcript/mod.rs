@@ -135,6 +135,14 @@ impl Transcript {
         self.plan_texts();
     }
 
+    /// The caller's turns without a text will be heard, and written down, by another session.
+    pub(super) fn forget_unwritten(&mut self) {
+        let unwritten = |slot: &Slot| slot.kind == Some(ItemKind::User) && !slot.text_final && !slot.former;
+        let slots = self.slots.iter().filter(|(_, slot)| unwritten(slot));
+        let items: Vec<ItemId> = slots.map(|(item, _)| item.clone()).collect();
+        items.iter().for_each(|item| self.forget(item));
+    }
+
     /// More of the agent's words.
     pub(super) fn agent_delta(&mut self, now: CallTime, item: &str, text: &str) {
         let Some(slot) = self.agent_slot(now, item) else { return };

@@ -262,7 +262,7 @@ async fn go_on(
     let mut step = after.next_action.or(decided).unwrap_or(NextStep::Resume);
     if step == NextStep::Resume {
         if let Some(token) = offer_again(api, call_sid, &after).await? {
-            if api.bridge.has_room() {
+            if api.bridge.has_place() {
                 api.bridge.prepare(token.expose(), call_sid, &agent);
             }
             return Ok(connect(api, &token, &agent));
@@ -293,7 +293,7 @@ async fn offer_again(
     call_sid: &CallSid,
     after: &AfterStream,
 ) -> sqlx::Result<Option<StreamToken>> {
-    if api.tasks.is_stopping() && !nodes::has_others(&api.store, &api.settings.node).await? {
+    if api.tasks.hang_up().is_cancelled() && !nodes::has_others(&api.store, &api.settings.node).await? {
         return Ok(None);
     }
     let token = StreamToken::random();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Map;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -14,6 +14,8 @@ use crate::store::{Store, nodes};
 
 /// A server that shows no life for more than twice as long is taken for gone.
 const BEAT_EVERY: Duration = Duration::from_secs(30);
+/// Balancers ask `/readyz` every few seconds: until then they send calls that leave back to the server that stops.
+const NOTICED_WITHIN: Duration = Duration::from_secs(10);
 /// How often a server that stops looks for another one.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// A call that nobody carries is on record as live for so much longer at worst.
@@ -80,12 +82,12 @@ impl Reaping {
     }
 }
 
-/// Waits until another server could take the calls of this one.
+/// Waits until another server could take the calls of this one, and would be sent them.
 pub(super) async fn another_server(store: &Store, node: &str) {
-    let mut due = interval(LOOK_EVERY);
+    let mut due = interval_at(Instant::now() + NOTICED_WITHIN, LOOK_EVERY);
     loop {
         due.tick().await;
-        if in_time(nodes::has_others(store, node)).await == Ok(true) {
+        if in_time(nodes::has_successor(store, node)).await == Ok(true) {
             return;
         }
     }

@@ -204,7 +204,13 @@ impl Bridge {
     /// True when another call would be let in.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        !self.0.tasks.is_stopping() && self.live_calls() < self.0.max_calls
+        !self.0.tasks.is_stopping() && self.has_place()
+    }
+
+    /// True when a call that was live already would be let in: also by a server that stops, as long as calls may finish.
+    #[must_use]
+    pub fn has_place(&self) -> bool {
+        !self.0.tasks.hang_up().is_cancelled() && self.live_calls() < self.0.max_calls
     }
 
     /// Opens the model's session for a call whose stream will come with this token. Returns at once.

@@ -14,6 +14,10 @@ const FULFILLED: &str = r#"{"ok":true}"#;
 
 /// Nobody has made a sound for so long: who was asked something has mostly begun to answer by then.
 const MOVE_AFTER: Duration = Duration::from_secs(1);
+/// The same for a call of quick answers, which has no such pause ...
+const MOVE_IN_HURRY_AFTER: Duration = Duration::from_millis(250);
+/// ... in all this time.
+const HURRY_AFTER: Duration = Duration::from_secs(10);
 
 /// Where a call is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,9 +97,11 @@ impl Call {
     /// When to leave this server, if nobody makes a sound until then: nothing is being said, asked for or done, all of it
     /// is on record, and it has been quiet for long enough that nobody is about to answer.
     pub(super) fn moves_at(&self) -> Option<CallTime> {
-        let may_move = self.moving && self.phase == Phase::Talking && self.leaving.is_none();
-        (may_move && self.nothing_is_open() && self.playout.is_drained())
-            .then(|| self.last_activity.max(self.playout.quiet_at()) + MOVE_AFTER)
+        let since = self.moving.filter(|_| self.phase == Phase::Talking && self.leaving.is_none())?;
+        let quiet_at = self.last_activity.max(self.playout.quiet_at());
+        let patiently = quiet_at + MOVE_AFTER;
+        let hurriedly = (quiet_at + MOVE_IN_HURRY_AFTER).max(since + HURRY_AFTER);
+        (self.nothing_is_open() && self.playout.is_drained()).then(|| patiently.min(hurriedly))
     }
 
     /// Leaves this server when nobody would notice.

@@ -125,7 +125,7 @@ pub struct Call {
     phase: Phase,
     leaving: Option<Leaving>,
     /// The call leaves this server at the next pause.
-    moving: bool,
+    moving: Option<CallTime>,
     /// The model can still be heard.
     model_open: bool,
     outbox: Outbox,
@@ -174,7 +174,7 @@ impl Call {
             capabilities,
             phase: Phase::Connecting,
             leaving: None,
-            moving: false,
+            moving: None,
             model_open: false,
             outbox: Outbox::default(),
             timers: Timers::default(),
@@ -230,7 +230,9 @@ impl Call {
             Input::NextModelReady { expires } => self.on_next_ready(expires),
             Input::NextModelGone => self.on_no_next(now),
             Input::ToolFinished(result) => self.on_tool_result(now, result),
-            Input::MoveAway => self.moving = true,
+            Input::MoveAway => {
+                self.moving.get_or_insert(now);
+            }
             Input::HangUp(reason) => self.end(now, reason),
             Input::ModelAlive | Input::Timeout => {}
         }

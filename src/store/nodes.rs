@@ -37,6 +37,25 @@ pub async fn has_others(store: &Store, name: &str) -> sqlx::Result<bool> {
     Ok(found)
 }
 
+/// Whether another server that takes calls has shown life since this one began to stop. One that died a moment ago, or
+/// stops as well, has not.
+pub async fn has_successor(store: &Store, name: &str) -> sqlx::Result<bool> {
+    let found = sqlx::query_scalar!(
+        r#"
+        select exists (
+            select
+            from nodes own
+            join nodes other on other.name <> own.name and not other.draining and other.seen_at > own.seen_at
+            where own.name = $1 and own.draining
+        ) as "found!"
+        "#,
+        name,
+    )
+    .fetch_one(&store.pool)
+    .await?;
+    Ok(found)
+}
+
 /// This server is about to end, and those that ended without saying so are forgotten after a day.
 pub async fn leave(store: &Store, name: &str) -> sqlx::Result<()> {
     sqlx::query!("delete from nodes where name = $1 or seen_at < now() - interval '1 day'", name)

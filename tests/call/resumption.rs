@@ -149,6 +149,19 @@ fn what_was_said_is_handed_out_before_the_stream_ends_because_the_next_one_is_to
 }
 
 #[test]
+fn a_call_of_quick_answers_moves_away_in_a_shorter_pause_after_a_while() {
+    let mut call = TestCall::connected();
+    call.at(10, move_away());
+    for turn in 0..40 {
+        let from = 20 + turn * 600;
+        call.at(from, response_started(&format!("resp_{turn}")));
+        call.at(from + 10, response_done(&format!("resp_{turn}")));
+    }
+    // Each pause is shorter than a second; the first of those that follow ten seconds is taken.
+    assert_eq!(call.time_of("end stream moved").as_millis(), 10_010);
+}
+
+#[test]
 fn a_call_does_not_move_away_while_a_function_runs_or_keys_are_pressed() {
     let mut call = TestCall::connected();
     call.at(100, response_started("resp_1"));

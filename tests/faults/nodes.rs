@@ -22,6 +22,8 @@ const CALLS: usize = 50;
 const APART: Duration = Duration::from_millis(40);
 /// From the end of a turn to its row.
 const DURABLE_WITHIN_MS: f64 = 300.0;
+/// How long the balancer does not know that a node stops.
+const NOTICED_AFTER: Duration = Duration::from_secs(5);
 /// Into the calls.
 const FAULT_AFTER: Duration = Duration::from_secs(9);
 
@@ -66,13 +68,17 @@ impl Pair {
         Self { balancer, nodes, model, pool, cluster }
     }
 
-    /// Calls of half a minute.
-    pub(crate) fn calls(&self, number: usize) -> impl Future<Output = Vec<CallReport>> + use<> {
+    /// Calls with so many questions, of five seconds each.
+    pub(crate) fn calls(
+        &self,
+        number: usize,
+        questions: usize,
+    ) -> impl Future<Output = Vec<CallReport>> + use<> {
         let listen = || Step::Listen { silence_ms: 600, within_ms: 20_000 };
         let say = |phrase: &str| Step::Say(Utterance::Phrase(phrase.into()));
-        let turns = ["address-question", "hello", "address-question", "hello", "address-question"];
+        let turns = ["address-question", "hello"].into_iter().cycle().take(questions);
         let mut steps = vec![listen()];
-        steps.extend(turns.iter().flat_map(|phrase| [say(phrase), listen()]));
+        steps.extend(turns.flat_map(|phrase| [say(phrase), listen()]));
         steps.push(Step::HangUp);
         let scenario = Scenario { name: "survives".into(), voice: "anna".into(), steps };
         let url = format!("http://{}/media-stream-twiml", self.balancer.addr());
@@ -140,7 +146,7 @@ impl Pair {
 async fn when_one_of_two_nodes_is_killed_its_calls_speak_again_within_three_seconds_and_no_turn_is_lost() {
     let _alone = crate::ALONE.lock().await;
     let mut pair = Pair::start().await;
-    let mut calls = JoinSet::from_iter([pair.calls(CALLS)]);
+    let mut calls = JoinSet::from_iter([pair.calls(CALLS, 5)]);
     sleep(FAULT_AFTER).await;
     let live = pair.nodes[0].calls_live().await;
     assert!(live >= CALLS as u64 / 4, "the calls are spread over the nodes: {live}");
@@ -165,7 +171,7 @@ async fn when_one_of_two_nodes_is_killed_its_calls_speak_again_within_three_seco
             let first = next.first_audio_ms.expect("the agent speaks again");
             back_after.push(first - lost.ended_ms);
             check_finished(call, &rows, of_call[0]);
-            check_told(&rows, of_call.last().unwrap());
+            check_told(&rows, of_call.last().unwrap(), 2);
         } else {
             assert_eq!(call.streams.len(), 1, "{call:?}");
         }
@@ -181,12 +187,14 @@ async fn when_one_of_two_nodes_is_killed_its_calls_speak_again_within_three_seco
 async fn when_one_of_two_nodes_is_stopped_its_calls_move_at_a_pause_and_the_caller_is_told_nothing() {
     let _alone = crate::ALONE.lock().await;
     let mut pair = Pair::start().await;
-    let mut calls = JoinSet::from_iter([pair.calls(CALLS)]);
+    let mut calls = JoinSet::from_iter([pair.calls(CALLS, 11)]);
     sleep(FAULT_AFTER).await;
     let live = pair.nodes[0].calls_live().await;
-    pair.balancer.remove(pair.nodes[0].server.addr);
     let node = &mut pair.nodes[0].server;
     node.signal("TERM").await.unwrap();
+    // A balancer needs a while to learn that nothing is to be sent there any more.
+    sleep(NOTICED_AFTER).await;
+    pair.balancer.remove(node.addr);
     // It may have ended before it is asked.
     until("its calls have left", async || node.metric("calls_live").await.unwrap_or(0.0) == 0.0).await;
     assert!(calls.try_join_next().is_none(), "before they were over");
@@ -208,7 +216,7 @@ async fn when_one_of_two_nodes_is_stopped_its_calls_move_at_a_pause_and_the_call
             moved += 1;
             assert_eq!(left.ended_by, StreamEnd::Server(Some(1000)), "{call:?}");
             assert_eq!((left.cleared_bytes, left.unheard_bytes), (0, 0), "nobody was cut off");
-            check_told(&rows, of_call.last().unwrap());
+            check_told(&rows, of_call.last().unwrap(), 0);
             let mut purposes =
                 of_call.last().unwrap().responses.iter().map(|response| &response.metadata["purpose"]);
             assert!(
@@ -266,8 +274,8 @@ fn check_finished(call: &CallReport, rows: &[Row], session: &SessionReport) {
     }
 }
 
-/// The session that went on was told what is on record of the stream before, but for what came too late for that.
-fn check_told(rows: &[Row], session: &SessionReport) {
+/// The session that went on was told what is on record of the stream before, but for so many turns that came too late.
+fn check_told(rows: &[Row], session: &SessionReport, late: usize) {
     let told: Vec<&str> = session
         .items
         .iter()
@@ -279,5 +287,5 @@ fn check_told(rows: &[Row], session: &SessionReport) {
         .filter(|row| row.sequence < 10_000 && row.role != "tool")
         .map(|row| row.content.as_str())
         .collect();
-    assert!(before.starts_with(&told) && told.len() + 2 >= before.len(), "{told:?} of {before:?}");
+    assert!(before.starts_with(&told) && told.len() + late >= before.len(), "{told:?} of {before:?}");
 }

@@ -20,7 +20,7 @@ async fn a_node_that_comes_back_after_its_calls_went_on_elsewhere_stops_and_adds
 {
     let _alone = crate::ALONE.lock().await;
     let pair = Pair::start().await;
-    let mut calls = JoinSet::from_iter([pair.calls(CALLS)]);
+    let mut calls = JoinSet::from_iter([pair.calls(CALLS, 5)]);
     sleep(HELD_AFTER).await;
     let stale = &pair.nodes[0];
     let held = stale.calls_live().await;

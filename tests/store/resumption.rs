@@ -207,6 +207,15 @@ async fn a_server_knows_whether_there_is_another_one() {
     execute(&store, "update nodes set seen_at = now() - interval '66 seconds' where name = 'b'").await;
     assert!(!others().await, "it is gone");
     nodes::beat(&store, "b", false).await.unwrap();
+    assert!(others().await);
+    let successor = async || nodes::has_successor(&store, "a").await.unwrap();
+    assert!(!successor().await, "it does not stop");
+    nodes::beat(&store, "a", true).await.unwrap();
+    assert!(!successor().await, "the other one may have died a moment ago");
+    nodes::beat(&store, "b", true).await.unwrap();
+    assert!(!successor().await, "both stop");
+    nodes::beat(&store, "b", false).await.unwrap();
+    assert!(successor().await);
     nodes::leave(&store, "b").await.unwrap();
-    assert!(!others().await);
+    assert!(!others().await && !successor().await);
 }

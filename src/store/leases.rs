@@ -13,6 +13,9 @@ use crate::store::{Store, decoded, storable};
 
 /// A call that is lost more often than this within a minute will be lost again: people are better then.
 const MOST_RESUMED: i64 = 3;
+/// With those that left a server that stops, at a pause and unnoticed. A balancer that goes on to send them back there has
+/// to come to an end, too.
+const MOST_RESUMED_OR_MOVED: i64 = 10;
 
 /// Grows with every offer of a call; the highest is the one that counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -254,7 +257,7 @@ pub async fn claim_unoffered(
 /// Expects another stream of a call whose stream was lost; everything before it becomes void.
 ///
 /// `None`: the call is over, somebody else has decided since `token` was the call's, or the call has come back
-/// three times within the last minute.
+/// three times within the last minute, not counting servers that it left by itself, as long as those are few.
 pub async fn resume(
     store: &Store,
     call_sid: &CallSid,
@@ -282,9 +285,9 @@ pub async fn resume(
             where call_sid = $1
               and fencing_token = $2
               and ended_at is null
-              and (select count(*)
+              and (select count(*) filter (where resumed_after <> 'moved') < $4 and count(resumed_after) < $5
                    from call_streams
-                   where call_sid = $1 and resumed_after is not null and offered_at > now() - interval '60 seconds') < $4
+                   where call_sid = $1 and offered_at > now() - interval '60 seconds')
             returning call_sid, fencing_token, organization_id, offered_at
         )
         insert into call_streams (call_sid, fencing_token, organization_id, resumed_after, offered_at)
@@ -296,6 +299,7 @@ pub async fn resume(
         token.0,
         token_sha256,
         MOST_RESUMED,
+        MOST_RESUMED_OR_MOVED,
     )
     .fetch_optional(&store.pool)
     .await?;

@@ -88,6 +88,20 @@ async fn a_call_comes_back_three_times_within_a_minute_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_call_that_leaves_servers_by_itself_may_do_so_ten_times_a_minute() {
+    let store = support::store(2).await;
+    let (call, mut token) = carried(&store).await;
+    for time in 1..=10 {
+        let moved = CallEvent::after_stream(token, EndReason::Moved, std::time::Duration::ZERO, true);
+        record(&store, &call, now(), &moved).await.unwrap();
+        token = resume(&store, &sid(1), token, &[time; 32]).await.unwrap().expect("it comes back");
+    }
+    let moved = CallEvent::after_stream(token, EndReason::Moved, std::time::Duration::ZERO, true);
+    record(&store, &call, now(), &moved).await.unwrap();
+    assert_eq!(resume(&store, &sid(1), token, &[11; 32]).await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn a_call_that_is_over_does_not_come_back() {
     let store = support::store(2).await;
     let (call, token) = carried(&store).await;

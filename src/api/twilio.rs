@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use jiff::Timestamp;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -36,6 +36,11 @@ const STREAM_ENDED: &str = "/twiml/stream-ended";
 const WITHIN: Duration = Duration::from_secs(8);
 /// Longest to wait for a database that is known to be away.
 const WITHIN_AN_OUTAGE: Duration = Duration::from_secs(1);
+/// How long a node that lives may take to put on record what was said before a stream broke. A dead one is waited for as
+/// long, and the caller with it.
+const DECIDED_WITHIN: Duration = Duration::from_millis(500);
+/// How often it is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long the team's telephones ring: about five rings, before most voice mails.
 const RING: Duration = Duration::from_secs(25);
 /// Of a call for which no stream was ever offered. Tokens of offers begin at 1.
@@ -229,7 +234,7 @@ async fn go_on(
     call_sid: &CallSid,
     decided: Option<Decided>,
 ) -> sqlx::Result<Twiml> {
-    let after = leases::next_action(&api.store, call_sid).await?;
+    let mut after = leases::next_action(&api.store, call_sid).await?;
     let organization = match &after {
         Some(after) => after.organization,
         None => api.organization().await?,
@@ -241,6 +246,9 @@ async fn go_on(
     if let Some(status) = webhook.get("DialCallStatus") {
         let answered = matches!(status, "completed" | "answered");
         return Ok(Twiml(if answered { twiml::hang_up() } else { twiml::say_and_hang_up(NO_ANSWER) }));
+    }
+    if is_undecided(after.as_ref()) {
+        after = decided_in_a_moment(api, call_sid).await?;
     }
     let Some(after) = after else {
         // A call that was answered without the database may not be on record yet.
@@ -285,6 +293,24 @@ async fn go_on(
         }
         (NextStep::Apologise, None) => Twiml(twiml::say_and_hang_up(&agent.fallback_sentence)),
     })
+}
+
+/// Whoever carried the call has not said how it goes on.
+fn is_undecided(after: Option<&AfterStream>) -> bool {
+    after.is_some_and(|after| after.claimed && !after.ended && after.next_action.is_none())
+}
+
+/// When a stream breaks, its node and we learn of it in the same moment. If that node lives it writes down what was said
+/// and then how the call goes on, and the next stream is to be told all of it.
+async fn decided_in_a_moment(api: &Api, call_sid: &CallSid) -> sqlx::Result<Option<AfterStream>> {
+    let deadline = Instant::now() + DECIDED_WITHIN;
+    loop {
+        sleep(LOOK_EVERY).await;
+        let after = leases::next_action(&api.store, call_sid).await?;
+        if !is_undecided(after.as_ref()) || Instant::now() >= deadline {
+            return Ok(after);
+        }
+    }
 }
 
 /// Another stream for a call that lost its own, if anybody can take it.

@@ -21,7 +21,7 @@ use crate::store::transcripts::{self, Turns};
 
 /// A finished turn is on record within a second of its end; this is how much of that it may wait for others.
 const SAVE_EVERY: Duration = Duration::from_millis(250);
-/// Proof of life is good for two minutes: several may fail.
+/// Others take a call for finished after two minutes without it, and end it after ten: several may fail.
 const BEAT_EVERY: Duration = Duration::from_secs(15);
 
 /// One for all calls.

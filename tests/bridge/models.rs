@@ -344,8 +344,10 @@ async fn a_model_that_goes_away_for_good_ends_the_call_with_an_apology_or_with_p
 #[tokio::test]
 async fn a_call_whose_session_is_lost_goes_on_where_it_was_with_another_one() {
     let story = "One two three four five six seven eight nine ten eleven twelve.";
-    let rules =
-        [rule(When::Greeting, [tone(6_000, story)]), rule(When::Nudge, [tone(1_000, "And the rest of it.")])];
+    let rules = [
+        rule(When::Greeting, [tone(6_000, story)]),
+        rule(When::Asked("go on".into()), [tone(1_000, "And the rest of it.")]),
+    ];
     let losing = |faults| ModelOptions {
         script: brief(rules.clone()),
         speed: 1.0,

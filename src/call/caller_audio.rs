@@ -164,6 +164,11 @@ impl CallerAudio {
         open_from_ms.is_some_and(|from_ms| from_ms >= first_ms && !self.kept.is_empty())
     }
 
+    /// Where on the stream begins what is kept.
+    pub(super) const fn kept_from(&self) -> CallTime {
+        CallTime::from_millis(self.kept_from_ms)
+    }
+
     /// A model is ready: what was kept, to be sent first. It counts from there.
     pub(super) fn release(&mut self) -> Vec<u8> {
         self.ready = true;

@@ -182,7 +182,8 @@ impl Call {
         let unwritten = cut_off.is_none() && self.turns.owes_an_answer() && self.transcript.awaits_text();
         let heard_again = self.leaving.is_none() && self.caller_audio.hold(again, unwritten);
         if heard_again {
-            self.transcript.forget_unwritten(); // The next session hears it from its beginning.
+            // The next session hears it from its beginning.
+            self.transcript.forget_unwritten(self.caller_audio.kept_from());
         }
         self.open_turn = None;
         self.transcript.session_lost(cut_off.as_ref());

@@ -224,6 +224,29 @@ fn a_turn_that_was_neither_answered_nor_written_down_is_heard_again() {
 }
 
 #[test]
+fn a_turn_that_was_answered_before_it_was_written_down_stays_on_record_when_the_next_one_is_broken_into() {
+    let mut call = TestCall::connected();
+    frames(&mut call, 0..20);
+    call.at(400, speech_starts("user_1", 100));
+    frames(&mut call, 20..50);
+    call.at(1_000, speech_stops("user_1", 800));
+    call.at(1_000, committed("user_1", None));
+    call.at(1_100, response_started("resp_1"));
+    call.at(1_100, agent_text("item_1", "At seven."));
+    call.at(1_100, text_done("item_1", "At seven."));
+    call.at(1_100, agent_audio("item_1", 400));
+    call.at(1_100, audio_done("item_1"));
+    call.at(1_100, response_done("resp_1"));
+    call.at(1_600, all_marks_played());
+    frames(&mut call, 85..100);
+    call.at(2_000, speech_starts("user_2", 1_700));
+    frames(&mut call, 100..110);
+    call.at(2_200, model_closed());
+    call.at(2_400, model_ready());
+    assert_eq!(call.words(), ["user: ", "assistant: At seven."], "{}", call.log());
+}
+
+#[test]
 fn an_answer_that_may_have_had_more_to_say_or_do_is_asked_to_go_on() {
     let mut call = TestCall::connected();
     question(&mut call);

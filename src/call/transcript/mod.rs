@@ -135,9 +135,12 @@ impl Transcript {
         self.plan_texts();
     }
 
-    /// The caller's turns without a text will be heard, and written down, by another session.
-    pub(super) fn forget_unwritten(&mut self) {
-        let unwritten = |slot: &Slot| slot.kind == Some(ItemKind::User) && !slot.text_final && !slot.former;
+    /// The caller's turns from there on, as far as they have no text, will be heard and written down by another session.
+    pub(super) fn forget_unwritten(&mut self, from: CallTime) {
+        let unwritten = |slot: &Slot| {
+            let is_turn = slot.kind == Some(ItemKind::User) && !slot.text_final && !slot.former;
+            is_turn && slot.audio_start.is_some_and(|start| start >= from)
+        };
         let slots = self.slots.iter().filter(|(_, slot)| unwritten(slot));
         let items: Vec<ItemId> = slots.map(|(item, _)| item.clone()).collect();
         items.iter().for_each(|item| self.forget(item));

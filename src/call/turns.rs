@@ -93,8 +93,6 @@ pub(super) struct Turns {
     held: bool,
     /// The model owes an answer to a finished turn, until then.
     owed_until: Option<CallTime>,
-    /// The next session will owe one.
-    owed_again: bool,
     /// The response that runs has been heard or has called a function.
     productive: bool,
     failures: u32,
@@ -114,7 +112,6 @@ impl Turns {
             caller_speaks: false,
             held: false,
             owed_until: None,
-            owed_again: false,
             productive: false,
             failures: 0,
             empties: 0,
@@ -145,18 +142,17 @@ impl Turns {
             self.waiting.retain(|waiting| waiting.instructions.is_some());
         }
         // If what the next session hears is long enough to be a turn; the time for it begins with the session.
-        self.owed_again = std::mem::take(&mut self.caller_speaks) || heard_again;
+        let owed_again = std::mem::take(&mut self.caller_speaks) || heard_again;
+        self.owed_until = owed_again.then_some(CallTime::FAR);
         self.known.clear();
         self.discarded.clear();
         (self.productive, self.retry_at) = (false, None);
-        unfinished && self.waiting.is_empty() && !self.owed_again
+        unfinished && self.waiting.is_empty() && !owed_again
     }
 
     /// Another session has begun, and has been given what the caller said meanwhile.
     pub(super) fn session_began(&mut self, now: CallTime) {
-        if std::mem::take(&mut self.owed_again) {
-            self.owed_until = Some(now + ANSWER_WITHIN);
-        }
+        self.owed_until = self.owed_until.map(|_| now + ANSWER_WITHIN);
     }
 
     /// A turn is finished and nothing of its answer has come.

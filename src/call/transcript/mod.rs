@@ -143,7 +143,9 @@ impl Transcript {
         };
         let slots = self.slots.iter().filter(|(_, slot)| unwritten(slot));
         let items: Vec<ItemId> = slots.map(|(item, _)| item.clone()).collect();
-        items.iter().for_each(|item| self.forget(item));
+        for item in items {
+            self.forget(&item);
+        }
     }
 
     /// More of the agent's words.

@@ -2,7 +2,7 @@
 //!
 //! Whatever has to be put on record is kept here first, and forgotten when PostgreSQL has it. So a finished turn outlives
 //! the process that heard it, and PostgreSQL may be away for hours. What the call itself can no longer write, because it
-//! is over or the process is another one, is left to [`replay`].
+//! is over or the process is another one, is left to `replay`.
 //!
 //! The disk is written to by one thread, so that neither a call nor the runtime ever waits for it. What is kept after a
 //! pause is written at once, what follows soon after it in common commits. What PostgreSQL has taken before that is never

@@ -214,12 +214,14 @@ pub async fn claim_unoffered(
         Row,
         r#"
         with claimed as (
-            insert into call_leases (call_sid, organization_id, agent_id, fencing_token, node, claimed_at, heartbeat_at)
-            values ($1, $2, $3, 1, $4, now(), now())
+            -- A digest that no secret leads to. New every time: a change of what is unique waits for turns being written.
+            insert into call_leases (call_sid, organization_id, agent_id, fencing_token, stream_token_sha256, node,
+                                     claimed_at, heartbeat_at)
+            values ($1, $2, $3, 1, sha256(uuid_send(gen_random_uuid())), $4, now(), now())
             on conflict (call_sid) do update
             set agent_id = excluded.agent_id,
                 fencing_token = call_leases.fencing_token + 1,
-                stream_token_sha256 = null,
+                stream_token_sha256 = excluded.stream_token_sha256,
                 node = excluded.node,
                 offered_at = now(),
                 claimed_at = now(),

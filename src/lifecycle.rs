@@ -71,6 +71,9 @@ pub enum CallEvent {
         token: FencingToken,
         /// Why.
         reason: EndReason,
+        /// What else there is to say: further members of the event.
+        #[serde(default)]
+        report: Map<String, Value>,
     },
     /// The call is over.
     Ended {
@@ -96,10 +99,19 @@ impl CallEvent {
         may_resume: bool,
     ) -> Self {
         if may_resume && reason.next_step() == NextStep::Resume {
-            Self::StreamEnded { token, reason }
+            Self::StreamEnded { token, reason, report: Map::new() }
         } else {
             Self::Ended { token, reason, duration, report: Map::new() }
         }
+    }
+
+    /// The same, with what else there is to say of the stream or call that is over.
+    #[must_use]
+    pub fn reporting(mut self, more: Map<String, Value>) -> Self {
+        if let Self::StreamEnded { report, .. } | Self::Ended { report, .. } = &mut self {
+            *report = more;
+        }
+        self
     }
 }
 
@@ -158,14 +170,19 @@ fn change<'a>(call: &'a CallRef, at: Timestamp, event: &CallEvent) -> Change<'a>
             token: Some(*token),
             ..base
         },
-        CallEvent::StreamEnded { token, reason } => Change {
-            kind: "stream_ended",
-            details: json!({"token": token.0, "reason": reason.as_str()}),
-            known_by: vec![json!([{"type": "stream_ended", "details": {"token": token.0}}])],
-            token: Some(*token),
-            end: Some((NextStep::Resume, *reason)),
-            ..base
-        },
+        CallEvent::StreamEnded { token, reason, report } => {
+            let mut details = report.clone();
+            details.insert("token".into(), token.0.into());
+            details.insert("reason".into(), reason.as_str().into());
+            Change {
+                kind: "stream_ended",
+                details: Value::Object(details),
+                known_by: vec![json!([{"type": "stream_ended", "details": {"token": token.0}}])],
+                token: Some(*token),
+                end: Some((NextStep::Resume, *reason)),
+                ..base
+            }
+        }
         CallEvent::Ended { token, reason, duration, report } => {
             let report = end_of_call_report(call, at, *reason, *duration, report);
             let known_by = vec![json!([{"type": COMPLETED}]), json!([{"type": FAILED}])];

@@ -19,6 +19,7 @@ use super::model_socket::{ModelSession, ModelSocket, OpenError};
 use super::scribe::Scribe;
 use super::seldom::Seldom;
 use super::socket::{Blocked, Received, Socket};
+use super::sounds::Sounds;
 use super::{GOODBYE_WITHIN, Sessions};
 use crate::call::end::EndReason;
 use crate::call::outbox::{Note, Output, emptied};
@@ -64,6 +65,7 @@ pub(super) struct Driver<S> {
     pub(super) lost_at: Option<Instant>,
     pub(super) tools: HttpTools,
     pub(super) scribe: Scribe,
+    pub(super) sounds: Sounds,
     pub(super) metrics: Metrics,
     pub(super) move_away: CancellationToken,
     pub(super) hang_up: CancellationToken,
@@ -328,6 +330,7 @@ where
                     let pause = judgement.paused.is_some().then(|| judgement.pause());
                     self.metrics.judged(verdict, why, pause);
                     debug!(verdict, why, ?pause, voice = ?judgement.voice, "a sound over the agent was judged");
+                    self.sounds.add(&judgement);
                     Ok(())
                 }
                 Output::Note(note) => {
@@ -357,7 +360,8 @@ where
 
     /// What comes next must be on record before the stream closes, because Twilio asks for it at once.
     async fn end_stream(&mut self, reason: EndReason) {
-        self.scribe.ended(reason, self.started.elapsed(), RECORD_END_WITHIN).await;
+        let report = self.sounds.report();
+        self.scribe.ended(reason, self.started.elapsed(), report, RECORD_END_WITHIN).await;
         let _ = timeout(GOODBYE_WITHIN, self.twilio.close()).await;
     }
 

@@ -15,6 +15,7 @@ pub mod profile;
 mod scribe;
 mod seldom;
 mod socket;
+mod sounds;
 pub mod spool;
 mod standby;
 
@@ -60,6 +61,7 @@ use outage::Outage;
 use profile::Defaults;
 use scribe::{Subject, Waiting};
 use socket::{Limits, Received, Socket};
+use sounds::Sounds;
 use spool::{Record, Spool, What};
 pub use standby::Arrival;
 use standby::Standby;
@@ -467,6 +469,7 @@ impl Bridge {
             lost_at: None,
             tools: HttpTools::new(shared.http.clone(), shared.metrics.clone(), start.call_sid, &agent.tools),
             scribe,
+            sounds: Sounds::default(),
             metrics: shared.metrics.clone(),
             // Twilio would not ask us how a call of somebody else's TwiML goes on.
             move_away: if claimed.offered { shared.tasks.moving().clone() } else { CancellationToken::new() },

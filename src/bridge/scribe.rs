@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -212,14 +213,21 @@ impl Scribe {
     }
 
     /// Puts the end on record and waits, at most for `patience`, until it is durable. The first end is the end.
-    pub(super) async fn ended(&mut self, reason: EndReason, duration: Duration, patience: Duration) {
+    pub(super) async fn ended(
+        &mut self,
+        reason: EndReason,
+        duration: Duration,
+        report: Map<String, Value>,
+        patience: Duration,
+    ) {
         let Some(place) = self.end.take() else { return };
         self.answer.decide(reason);
         if self.dropped > 0 {
             tracing::error!(records = self.dropped, "the queue of records was full; these are lost");
         }
         let Subject { token, lasted_before, resumable, .. } = self.subject;
-        let event = CallEvent::after_stream(token, reason, lasted_before + duration, resumable);
+        let event =
+            CallEvent::after_stream(token, reason, lasted_before + duration, resumable).reporting(report);
         let (done, written) = oneshot::channel();
         let waiting = self.keep(What::Event { at: Timestamp::now(), event });
         place.send(Box::new(Waiting { done: Some(done), ..waiting }));
@@ -638,7 +646,7 @@ pub(super) mod tests {
             done.expect("the end").send(true).unwrap();
         };
         let began = Instant::now();
-        tokio::join!(scribe.ended(EndReason::CallerHungUp, Duration::ZERO, PATIENCE), write);
+        tokio::join!(scribe.ended(EndReason::CallerHungUp, Duration::ZERO, Map::new(), PATIENCE), write);
         assert_eq!(began.elapsed(), Duration::ZERO);
     }
 

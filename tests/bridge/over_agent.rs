@@ -1,5 +1,6 @@
 //! Sounds over the agent, between two real sockets.
 
+use sqlx::AssertSqlSafe;
 use voicebridge::simulate::caller::{CallReport, run_call};
 use voicebridge::simulate::model::{ModelOptions, ModelReport};
 use voicebridge::simulate::scenario::{Step, Utterance};
@@ -17,6 +18,8 @@ struct Seen {
     rows: Vec<serde_json::Value>,
     pauses: u64,
     confirmed: u64,
+    /// What is on record of sounds over the agent.
+    judged: Vec<serde_json::Value>,
 }
 
 /// Asks, makes these sounds over the answer, hears the rest, hangs up.
@@ -29,7 +32,14 @@ async fn sounds(reversible: bool, format: &str, over: Vec<Step>) -> Seen {
     let call = run_call(world.call(scenario(steps))).await;
     world.reason(&call.call_sid).await;
     world.settled().await;
+    let judged = format!(
+        "select coalesce(data->'soundsOverAgent', '[]') from calls where call_sid = '{}'",
+        call.call_sid
+    );
+    let judged: serde_json::Value =
+        sqlx::query_scalar(AssertSqlSafe(judged)).fetch_one(world.running.store.pool()).await.unwrap();
     let seen = Seen {
+        judged: judged.as_array().unwrap().clone(),
         rows: world.transcript(&call.call_sid).await,
         model: world.model.report(),
         pauses: world.metric("pauses_total"),
@@ -62,6 +72,19 @@ impl Seen {
         assert!(self.rows.iter().all(|row| row["interrupted"] == false), "{:?}", self.rows);
     }
 
+    /// What each sound was taken for, by its record, and by what.
+    fn verdicts(&self) -> Vec<[&str; 2]> {
+        for sound in &self.judged {
+            let ms = |name: &str| sound[name].as_u64().unwrap_or_else(|| panic!("no {name} in {sound}"));
+            // Words that come later stop an agent that has gone on.
+            let paused = sound["pausedMs"].as_u64().unwrap_or(ms("noticedMs"));
+            assert!(ms("noticedMs") <= paused && paused <= ms("judgedMs"), "{sound}");
+            assert!(ms("voiceMs") > 0 && sound["loudestDbfs"].as_f64().unwrap() > -60.0, "{sound}");
+            assert!(sound["item"].as_str().unwrap().starts_with("item_"), "{sound}");
+        }
+        self.judged.iter().map(|sound| ["verdict", "why"].map(|name| sound[name].as_str().unwrap())).collect()
+    }
+
     fn words(&self) -> Vec<&str> {
         self.rows.iter().map(|row| row["content"].as_str().unwrap()).collect()
     }
@@ -75,6 +98,7 @@ async fn an_agent_goes_on_after_signs_of_listening_which_stay_in_the_conversatio
         let seen = sounds(true, format, over).await;
         seen.all_was_heard();
         assert_eq!((seen.pauses, seen.confirmed), (3, 0), "{format}");
+        assert_eq!(seen.verdicts(), [["resumed", "short"]; 3], "{format}");
         let question = "Hello, I would like to know your opening hours.";
         let mut words = seen.words();
         // A cough has no words, and what is as short as "okay" is not recognised here.
@@ -97,6 +121,7 @@ async fn an_agent_stops_for_a_question_and_for_a_word_that_means_stop() {
         let error = (cut.truncated_ms.unwrap() as f64 - heard).abs();
         assert!(error <= 40.0, "{phrase}: off by {error} ms");
         assert_eq!(seen.confirmed, 1, "{phrase}");
+        assert_eq!(seen.verdicts().last().unwrap()[0], "confirmed", "{phrase}");
         assert_eq!(seen.rows[2]["interrupted"], true);
         assert_eq!(session.responses.len(), 3, "{phrase} was answered");
     }
@@ -105,7 +130,7 @@ async fn an_agent_stops_for_a_question_and_for_a_word_that_means_stop() {
 #[tokio::test]
 async fn an_agent_that_is_not_to_wait_stops_for_any_sound() {
     let seen = sounds(false, "pcmu", vec![interrupt(1_500, "mm-hm")]).await;
-    assert_eq!((seen.pauses, seen.confirmed), (0, 0));
+    assert_eq!((seen.pauses, seen.confirmed, seen.judged.len()), (0, 0, 0));
     assert_eq!(seen.rows[2]["interrupted"], true);
     let turns = &seen.model.sessions[0].session["audio"]["input"]["turn_detection"];
     assert_eq!((&turns["create_response"], &turns["interrupt_response"]), (&true.into(), &true.into()));

@@ -32,7 +32,7 @@ async fn execute(store: &Store, query: &str) {
 async fn a_lost_stream_is_not_the_end_of_its_call() {
     let store = support::store(2).await;
     let (call, token) = carried(&store).await;
-    let lost = CallEvent::StreamEnded { token, reason: EndReason::StreamLost };
+    let lost = CallEvent::after_stream(token, EndReason::StreamLost, std::time::Duration::ZERO, true);
     assert_eq!(record(&store, &call, now(), &lost).await.unwrap(), Recorded::New);
     assert_eq!(record(&store, &call, now(), &lost).await.unwrap(), Recorded::Known);
     let after = next_action(&store, &sid(1)).await.unwrap().unwrap();

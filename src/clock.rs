@@ -76,3 +76,47 @@ impl fmt::Debug for CallTime {
         fmt::Display::fmt(self, f)
     }
 }
+
+/// A paused clock that does not jump while a task waits for a socket, as it does by itself when nothing is ready to run.
+/// So what waits for a real database can be tested without waiting for the clock.
+#[cfg(test)]
+pub(crate) struct StillClock(
+    #[expect(dead_code, reason = "ends the thread when it is dropped")] std::sync::mpsc::Sender<()>,
+);
+
+#[cfg(test)]
+impl StillClock {
+    /// How far it is moved at a time.
+    const STEP: Duration = Duration::from_millis(100);
+    /// What sockets and disks are given to settle in each step.
+    const SETTLE: Duration = Duration::from_millis(2);
+
+    /// Inside a runtime whose clock is paused.
+    pub(crate) fn hold() -> Self {
+        let (open, closed) = std::sync::mpsc::channel();
+        // While a blocking task runs the clock does not advance by itself.
+        drop(tokio::task::spawn_blocking(move || closed.recv()));
+        Self(open)
+    }
+
+    /// Lets so much time go by.
+    pub(crate) async fn passes(&self, duration: Duration) {
+        self.passes_until(duration, async || false).await;
+    }
+
+    /// Lets time go by until something is so. False: it is not after so much.
+    pub(crate) async fn passes_until(&self, at_most: Duration, mut is_so: impl AsyncFnMut() -> bool) -> bool {
+        let end = tokio::time::Instant::now() + at_most;
+        loop {
+            if is_so().await {
+                return true;
+            }
+            if tokio::time::Instant::now() >= end {
+                return false;
+            }
+            tokio::time::advance(Self::STEP).await;
+            let settled = tokio::task::spawn_blocking(|| std::thread::sleep(Self::SETTLE)).await;
+            settled.expect("a thread can wait");
+        }
+    }
+}

@@ -128,6 +128,10 @@ async fn in_time<T>(work: impl Future<Output = sqlx::Result<T>>) -> Result<T, St
 }
 
 #[cfg(test)]
+#[path = "upkeep_tests.rs"]
+mod over_time;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -11,6 +11,8 @@ mod lanes;
 mod lobby;
 pub mod model_socket;
 mod outage;
+#[cfg(test)]
+mod outage_tests;
 pub mod profile;
 mod scribe;
 mod seldom;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -110,6 +110,7 @@ impl Standby {
             offered: true,
             lasted: Duration::ZERO,
             resumed_after: None,
+            clock_ahead: SignedDuration::ZERO, // Nobody could be asked.
         };
         Some((call, first))
     }

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::call::end::{EndReason, NextStep};
@@ -70,6 +71,8 @@ pub struct ClaimedCall {
     pub lasted: Duration,
     /// Why the stream before ended, where this one goes on with the same conversation.
     pub resumed_after: Option<EndReason>,
+    /// How far this machine's clock is ahead of the database's, by which all nodes decide what was said in time.
+    pub clock_ahead: SignedDuration,
 }
 
 /// What is known of a call after its stream.
@@ -188,7 +191,8 @@ pub async fn claim(store: &Store, token_sha256: &[u8; 32], node: &str) -> sqlx::
                   and call_streams.fencing_token = claimed.fencing_token) as resumed_after,
                (select extract(epoch from now() - min(claimed_at))::float8
                 from call_streams
-                where call_streams.call_sid = claimed.call_sid) as lasted_s
+                where call_streams.call_sid = claimed.call_sid) as lasted_s,
+               now() as "now!"
         from claimed
         "#,
         token_sha256,
@@ -243,7 +247,8 @@ pub async fn claim_unoffered(
                false as "offered!", null::text as resumed_after,
                (select extract(epoch from now() - min(claimed_at))::float8
                 from call_streams
-                where call_streams.call_sid = claimed.call_sid) as lasted_s
+                where call_streams.call_sid = claimed.call_sid) as lasted_s,
+               now() as "now!"
         from claimed
         "#,
         call_sid.as_str(),
@@ -494,6 +499,7 @@ struct Row {
     offered: bool,
     lasted_s: Option<f64>,
     resumed_after: Option<String>,
+    now: jiff_sqlx::Timestamp,
 }
 
 impl TryFrom<Row> for ClaimedCall {
@@ -511,6 +517,7 @@ impl TryFrom<Row> for ClaimedCall {
             offered: row.offered,
             lasted: seconds(row.lasted_s),
             resumed_after: row.resumed_after.as_deref().and_then(EndReason::from_word),
+            clock_ahead: Timestamp::now().duration_since(row.now.to_jiff()),
         })
     }
 }

@@ -56,6 +56,30 @@ async fn turns_are_on_record_while_the_call_goes_on_with_what_was_heard_and_what
     world.stop().await;
 }
 
+/// All nodes go by one clock when they decide whether a turn came in time; a node's own may be wrong.
+#[tokio::test]
+async fn turns_have_the_time_of_the_database() {
+    let world = World::start(ModelOptions { script: brief([]), ..ModelOptions::default() }, &[PCMU]).await;
+    let five_minutes_ahead = "
+        create schema ahead;
+        create function ahead.now() returns timestamptz language sql stable
+        as $$ select pg_catalog.now() + interval '5 minutes' $$;
+        do $$ begin
+            execute format('alter database %I set search_path = ahead, public, pg_catalog', current_database());
+        end $$;
+        select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and pid <> pg_backend_pid()";
+    sqlx::raw_sql(five_minutes_ahead).execute(world.running.store.pool()).await.unwrap();
+    let call = run_call(world.call(short())).await;
+    only_stream(&call);
+    assert_eq!(world.reason(&call.call_sid).await, "caller_hung_up");
+    let turns = world.transcript(&call.call_sid).await.len() as i64;
+    let query = r#"select count(*) from conversation_transcripts
+        where "timestamp" - pg_catalog.now() between interval '4 minutes' and interval '5 minutes'"#;
+    assert_eq!((turns, world.value::<i64>(query).await), (3, 3));
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn the_record_of_a_call_tells_its_course_and_its_report() {
     let world = World::start(ModelOptions { script: brief([]), ..ModelOptions::default() }, &[PCMU]).await;

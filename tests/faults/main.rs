@@ -14,6 +14,7 @@ mod database;
 mod node;
 mod nodes;
 mod postgres;
+mod renewals;
 mod stale;
 
 /// Whoever holds it runs alone.

@@ -12,6 +12,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use voicebridge::app::check::{Verdict, check};
 use voicebridge::app::{App, install_tls};
@@ -230,6 +231,31 @@ fn the_demo_of_faults_shows_a_call_that_goes_on_and_all_it_claims_is_true() {
     let told = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
     assert!(told.contains("is killed (SIGKILL)") && told.ends_with("All of it is true.\n"), "{told}");
+}
+
+/// What the command publishes, counted once more from what it writes of each sound.
+#[test]
+fn an_agent_stops_for_interruptions_and_not_for_signs_of_listening() {
+    let dir = data_dir();
+    let file = dir.path().join("score.json");
+    let options = ["score", "--calls", "25", "--signs", "50", "--interruptions", "50", "--json"];
+    let output = run(voicebridge(&options).arg(&file));
+    println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success());
+    let score: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(score["unusable"], json!([]));
+    let sounds = score["sounds"].as_array().unwrap();
+    let (signs, interruptions): (Vec<&Value>, Vec<&Value>) =
+        sounds.iter().partition(|sound| sound["meaning"] == "go_on");
+    let stopped = |sound: &&&Value| sound["stopped"] == true;
+    let stopped_in_time =
+        |sound: &&&Value| stopped(sound) && sound["silent_after_ms"].as_f64().is_some_and(|ms| ms <= 400.0);
+    let (in_error, in_time) =
+        (signs.iter().filter(stopped).count(), interruptions.iter().filter(stopped_in_time).count());
+    let (signs, interruptions) = (signs.len(), interruptions.len());
+    assert!(signs >= 50 && interruptions >= 50, "{signs} and {interruptions}");
+    assert!(in_error * 100 <= signs * 20, "{in_error} of {signs} signs of listening stop the agent");
+    assert!(in_time * 100 >= interruptions * 95, "{in_time} of {interruptions} stop it in time");
 }
 
 async fn get(url: &str) -> reqwest::Response {

@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod process;
+pub mod stage;
 mod upkeep;
 
 use std::future::Future;

@@ -8,19 +8,16 @@ mod client;
 mod faults;
 mod show;
 
-use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::app::{App, Running, Signals};
+use crate::app::{App, Running, Signals, stage};
 use crate::audio::AudioFormat;
-use crate::config::{Config, Need};
 use crate::ids::CallSid;
 use crate::simulate::caller::{CallReport, CallerOptions, run_call};
 use crate::simulate::model::{ModelOptions, ModelReport, ModelServer};
@@ -68,10 +65,10 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<bool> {
 
 async fn in_dir(options: &DemoOptions, data_dir: &Path) -> anyhow::Result<bool> {
     println!("voicebridge demo: starting a database, a server and both far ends on this machine…");
-    let model =
-        ModelServer::bind(ModelOptions::default(), any_port()).await.context("cannot start the model")?;
+    let model = ModelServer::on_any_port(ModelOptions::default()).await.context("cannot start the model")?;
     let twilio_token = SecretString::from(Uuid::new_v4().simple().to_string());
-    let running = App::start(config(options, data_dir, &model.url(), &twilio_token)?).await?;
+    let far_ends = stage::far_ends(model.url(), &twilio_token, options.format);
+    let running = App::start(stage::config(&far_ends, data_dir, options.port)?).await?;
     let client = Client::new(running.public_url.as_str().to_owned(), running.admin_key.clone())?;
     println!("  server   {}", running.public_url.as_str());
     println!("  model    {} (simulated)", model.url());
@@ -144,31 +141,4 @@ async fn report(
     show::interruption(&truth);
     show::latencies(&truth);
     Ok(show::checks(&checks::all(&truth)))
-}
-
-/// The server's configuration: as a user would write it, apart from the environment of whoever runs the demo.
-fn config(
-    options: &DemoOptions,
-    data_dir: &Path,
-    model: &str,
-    token: &SecretString,
-) -> anyhow::Result<Config> {
-    let config = Config::from_parts(
-        None,
-        |name| match name {
-            "VOICEBRIDGE_LISTEN" => Some(format!("127.0.0.1:{}", options.port).into()),
-            "VOICEBRIDGE_DATA_DIR" => Some(data_dir.as_os_str().to_owned()),
-            "OPENAI_REALTIME_URL" => Some(model.into()),
-            "OPENAI_API_KEY" => Some("demo".into()),
-            "TWILIO_AUTH_TOKEN" => Some(token.expose_secret().into()),
-            "AUDIO_FORMAT" => Some(options.format.to_string().into()),
-            _ => None::<OsString>,
-        },
-        Need::Calls,
-    )?;
-    Ok(config)
-}
-
-fn any_port() -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, 0).into()
 }

@@ -3,19 +3,16 @@
 mod judge;
 mod plan;
 
-use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::app::{App, Running};
+use crate::app::{App, Running, stage};
 use crate::audio::AudioFormat;
-use crate::config::{Config, Need};
 use crate::simulate::caller::{CallReport, CallerOptions, run_call};
 use crate::simulate::model::script::{Reply, Rule, Script, Speech, When};
 use crate::simulate::model::{ModelOptions, ModelServer, SessionReport, Transcripts};
@@ -107,9 +104,10 @@ async fn in_dir(options: &ScoreOptions, data_dir: &Path) -> anyhow::Result<Score
         transcripts: Transcripts { delay_ms: TRANSCRIBED_AFTER_MS, ..Transcripts::default() },
         ..ModelOptions::default()
     };
-    let model = ModelServer::bind(model, any_port()).await.context("cannot start the model")?;
+    let model = ModelServer::on_any_port(model).await.context("cannot start the model")?;
     let token = SecretString::from(Uuid::new_v4().simple().to_string());
-    let running = App::start(config(options, data_dir, &model.url(), &token)?).await?;
+    let far_ends = stage::far_ends(model.url(), &token, options.format);
+    let running = App::start(stage::config(&far_ends, data_dir, 0)?).await?;
     let score = Box::pin(place_calls(options, &running, &model, &token)).await;
     running.stop().await?;
     model.stop().await;
@@ -256,30 +254,4 @@ fn script() -> Script {
     }
     rules.push(say(When::Anything, tone(700, "Noted.")));
     Script { rules }
-}
-
-fn config(
-    options: &ScoreOptions,
-    data_dir: &Path,
-    model: &str,
-    token: &SecretString,
-) -> anyhow::Result<Config> {
-    let config = Config::from_parts(
-        None,
-        |name| match name {
-            "VOICEBRIDGE_LISTEN" => Some("127.0.0.1:0".into()),
-            "VOICEBRIDGE_DATA_DIR" => Some(data_dir.as_os_str().to_owned()),
-            "OPENAI_REALTIME_URL" => Some(model.into()),
-            "OPENAI_API_KEY" => Some("score".into()),
-            "TWILIO_AUTH_TOKEN" => Some(token.expose_secret().into()),
-            "AUDIO_FORMAT" => Some(options.format.to_string().into()),
-            _ => None::<OsString>,
-        },
-        Need::Calls,
-    )?;
-    Ok(config)
-}
-
-fn any_port() -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, 0).into()
 }

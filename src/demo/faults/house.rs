@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use uuid::Uuid;
 
-use super::super::any_port;
 use crate::app::process::{ProcessOptions, ServerProcess};
+use crate::app::stage;
 use crate::audio::AudioFormat;
 use crate::simulate::balancer::Balancer;
 use crate::simulate::model::{ModelOptions, ModelServer};
@@ -32,25 +32,22 @@ impl House {
         crate::app::install_tls();
         // Hardly faster than it is heard, so that answers can be broken into.
         let options = ModelOptions { speed: 1.2, ..ModelOptions::default() };
-        let model = ModelServer::bind(options, any_port()).await.context("cannot start the model")?;
+        let model = ModelServer::on_any_port(options).await.context("cannot start the model")?;
         let balancer = Balancer::start().await.context("cannot start the balancer")?;
         let cluster = PrivateCluster::start_throwaway().await.context("cannot start the database")?;
         let store = Store::connect(cluster.connect_options(), 1).await.context("cannot use the database")?;
         let token = SecretString::from(Uuid::new_v4().simple().to_string());
         let admin_key = Uuid::new_v4().simple().to_string();
-        let settings = [
+        let mut settings = vec![
             ("PUBLIC_URL", format!("http://{}", balancer.addr())),
             ("DATABASE_URL", cluster.url()),
             ("VOICEBRIDGE_ADMIN_KEY", admin_key),
-            ("OPENAI_REALTIME_URL", model.url()),
-            ("OPENAI_API_KEY", "demo".to_owned()),
-            ("TWILIO_AUTH_TOKEN", token.expose_secret().to_owned()),
-            ("AUDIO_FORMAT", format.to_string()),
         ];
+        settings.extend(stage::far_ends(model.url(), &token, format));
         let start = async |name: &str| {
             let options = ProcessOptions::own(data_dir.join(name))?;
             let server =
-                ServerProcess::start(ProcessOptions { settings: settings.to_vec(), ..options }).await?;
+                ServerProcess::start(ProcessOptions { settings: settings.clone(), ..options }).await?;
             balancer.add(server.addr);
             anyhow::Ok(server)
         };

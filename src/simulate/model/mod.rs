@@ -14,7 +14,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -40,6 +40,11 @@ impl ModelServer {
         let mut task = JoinSet::new();
         task.spawn(serve(listener, Arc::clone(&shared)));
         Ok(Self { addr, shared, task })
+    }
+
+    /// Serves on a free port of the loopback.
+    pub async fn on_any_port(options: ModelOptions) -> std::io::Result<Self> {
+        Self::bind(options, (Ipv4Addr::LOCALHOST, 0).into()).await
     }
 
     /// Binds `addr` (port 0: any free one) and serves on it.

@@ -1,5 +1,7 @@
 //! The items of a conversation and their order.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::refusal::{At, Refusal};
@@ -32,6 +34,8 @@ pub(super) struct Item {
     pub(super) heard_ms: Option<f64>,
     pub(super) response: Option<String>,
     pub(super) deleted: bool,
+    /// When it took its place, since the session began.
+    pub(super) at: Duration,
 }
 
 impl Item {
@@ -133,6 +137,7 @@ impl Item {
             truncated_ms: self.truncated_ms,
             response: self.response.clone(),
             deleted: self.deleted,
+            at_ms: self.at.as_secs_f64() * 1000.0,
         }
     }
 }
@@ -141,6 +146,8 @@ impl Item {
 #[derive(Debug, Default)]
 pub(super) struct Conversation {
     items: Vec<Item>,
+    /// Since the session began.
+    pub(super) now: Duration,
 }
 
 impl Conversation {
@@ -171,7 +178,7 @@ impl Conversation {
     /// Puts an item at the end; the id of the one before it comes back.
     pub(super) fn append(&mut self, item: Item) -> Option<String> {
         let previous = self.last_id();
-        self.items.push(item);
+        self.items.push(Item { at: self.now, ..item });
         previous
     }
 
@@ -188,6 +195,7 @@ impl Conversation {
         let Some(previous) = previous.filter(|previous| !previous.is_null()) else {
             return Ok(self.append(item));
         };
+        let item = Item { at: self.now, ..item };
         let id = previous.text()?;
         if id == "root" {
             self.items.insert(0, item);

@@ -38,6 +38,8 @@ pub struct SessionReport {
     pub errors: Vec<String>,
     /// True while the connection is open.
     pub open: bool,
+    /// From its beginning to the last that happened in it.
+    pub lasted_ms: f64,
 }
 
 /// One item of a conversation.
@@ -71,6 +73,8 @@ pub struct ItemReport {
     pub response: Option<String>,
     /// True when the client deleted it.
     pub deleted: bool,
+    /// When it took its place in the conversation, since the session began.
+    pub at_ms: f64,
 }
 
 /// One response.

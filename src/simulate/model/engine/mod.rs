@@ -199,7 +199,7 @@ impl Engine {
     pub(super) fn advance(&mut self, now: Duration) {
         while self.close.is_none() {
             let Some(due) = self.next_due().filter(|due| *due <= now) else { break };
-            self.now = self.now.max(due);
+            self.set_now(due);
             if self.running.as_ref().and_then(Running::next_due) == Some(due) {
                 self.speak();
             } else if self.idle_at == Some(due) {
@@ -209,7 +209,12 @@ impl Engine {
                 self.on_later(later);
             }
         }
+        self.set_now(now);
+    }
+
+    fn set_now(&mut self, now: Duration) {
         self.now = self.now.max(now);
+        self.conversation.now = self.now;
     }
 
     /// When [`Self::advance`] has something to do next.
@@ -247,6 +252,7 @@ impl Engine {
             violations: self.violations.clone(),
             errors: self.errors.clone(),
             open: !self.closed,
+            lasted_ms: self.now.as_secs_f64() * 1000.0,
         }
     }
 

@@ -4,6 +4,8 @@
 //! where the call is. One statement does all of it, so a dropped handler leaves either nothing or everything. Events may
 //! come late, twice and in any order: what is final stays. No other code writes these columns.
 
+pub mod callback;
+
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};

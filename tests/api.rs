@@ -485,6 +485,15 @@ async fn a_call_that_comes_while_the_database_is_down_hears_an_apology() {
     for path in [TWIML, ENDED] {
         server.twilio(path, &incoming()).await.speaks("We are sorry, something went wrong on our side.");
     }
+    let after_team = async |status| {
+        let fields = [("CallSid", SID), ("CallStatus", "in-progress"), ("DialCallStatus", status)];
+        server.twilio(ENDED, &fields).await
+    };
+    let hang_up = "<Response><Hangup/></Response>";
+    assert!(after_team("completed").await.text.ends_with(hang_up), "they have talked");
+    after_team("no-answer").await.speaks("We are sorry, nobody can take your call right now.");
+    let gone = server.twilio(ENDED, &[("CallSid", SID), ("CallStatus", "completed")]).await;
+    assert!(gone.text.ends_with(hang_up), "nobody listens: {}", gone.text);
     server.get("/readyz").await.is_error(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable");
     for answer in [server.get("/api/leads").await, server.twilio(STATUS, &incoming()).await] {
         answer.is_error(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable");

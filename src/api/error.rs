@@ -265,7 +265,7 @@ pub(crate) fn log(error: &sqlx::Error) {
 }
 
 /// True when trying again later may help: no connection, none free, too slow, or the server is starting or stopping.
-fn is_unreachable(error: &sqlx::Error) -> bool {
+pub(crate) fn is_unreachable(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => {
             true

@@ -18,6 +18,7 @@ use utoipa_axum::routes;
 use crate::api::Api;
 use crate::api::error::ApiError;
 use crate::api::extract::Path;
+use crate::api::without_database::promised;
 use crate::bridge::Refusal;
 
 /// Routes of the media stream.
@@ -72,7 +73,8 @@ async fn upgrade(api: &Api, token: Option<&str>, mut request: Request) -> Result
     let accept = accept_key(request.headers()).ok_or_else(|| {
         ApiError::bad_request("not_a_websocket", "this path takes WebSocket handshakes only")
     })?;
-    let admission = api.bridge.admit(token).await.map_err(|refusal| {
+    let promised = token.and_then(|token| promised(api, token));
+    let admission = api.bridge.admit(token, promised).await.map_err(|refusal| {
         tracing::warn!(%refusal, "a media stream was refused");
         match refusal {
             Refusal::UnknownToken => ApiError::forbidden("unknown_stream_token", refusal.to_string()),

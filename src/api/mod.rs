@@ -16,6 +16,7 @@ pub mod stream_token;
 pub mod transcripts;
 pub mod twilio;
 pub mod webhook;
+mod standby_token;
 mod without_database;
 
 use std::ops::Deref;
@@ -31,6 +32,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::api::error::Failure;
 use crate::api::known::Known;
 use crate::api::settings::Settings;
+use crate::api::standby_token::Seal;
 use crate::bridge::Bridge;
 use crate::ids::OrganizationId;
 use crate::shutdown::Tasks;
@@ -59,6 +61,8 @@ pub struct Parts {
     pub known: Known,
     /// Checks Twilio's signatures; `None` without a token.
     pub signatures: Option<Validator>,
+    /// Makes secrets of streams that any node can take without the database.
+    seal: Seal,
     organization: OnceCell<OrganizationId>,
 }
 
@@ -74,11 +78,22 @@ impl Api {
     /// Puts the parts together.
     #[must_use]
     pub fn new(settings: Settings, store: Store, bridge: Bridge, tasks: Tasks, metrics: Metrics) -> Self {
+        let seal = Seal::new(&settings.twilio_auth_tokens, &settings.public_url);
         let tokens = settings.twilio_auth_tokens.clone();
         let signatures = (!tokens.is_empty()).then(|| Validator::new(tokens, settings.public_url.as_str()));
         let organization = OnceCell::new();
         let known = Known::default();
-        Self(Arc::new(Parts { settings, store, bridge, tasks, metrics, known, signatures, organization }))
+        Self(Arc::new(Parts {
+            settings,
+            store,
+            bridge,
+            tasks,
+            metrics,
+            known,
+            signatures,
+            seal,
+            organization,
+        }))
     }
 
     /// Whose records the key shows. There is one key, and it is the default organisation's.

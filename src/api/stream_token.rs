@@ -16,6 +16,11 @@ impl StreamToken {
         Self(URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()))
     }
 
+    /// What somebody shows, or what was sealed.
+    pub(super) fn shown(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// The secret.
     #[must_use]
     pub fn expose(&self) -> &str {

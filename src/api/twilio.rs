@@ -15,15 +15,16 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::Api;
-use crate::api::call_status::{end_lost_call, note_callback};
+use crate::api::call_status::{note_callback, note_or_keep};
 use crate::api::error::{self, ApiError, Failures};
 use crate::api::extract::Path;
 use crate::api::stream_token::StreamToken;
 use crate::api::webhook::{Twiml, Webhook};
-use crate::api::without_database;
+use crate::api::without_database::{self, keep_callback, patience};
 use crate::bridge::Decided;
 use crate::call::end::NextStep;
 use crate::ids::{AgentId, CallSid, PhoneNumber, PhoneNumberId};
+use crate::lifecycle::callback::end_lost_call;
 use crate::lifecycle::{self, CallEvent, CallRef};
 use crate::store::agents::{self, Agent};
 use crate::store::leases::{self, AfterStream, FencingToken, Offer};
@@ -32,10 +33,6 @@ use crate::wire::twiml::{self, ConnectStream, Dial};
 
 /// Where Twilio asks again after the stream.
 const STREAM_ENDED: &str = "/twiml/stream-ended";
-/// Longest to think. Twilio gives up after 15 s (error 11205), and the caller hears nothing until then.
-const WITHIN: Duration = Duration::from_secs(8);
-/// Longest to wait for a database that is known to be away.
-const WITHIN_AN_OUTAGE: Duration = Duration::from_secs(1);
 /// How long a node that lives may take to put on record what was said before a stream broke. A dead one is waited for as
 /// long, and the caller with it.
 const DECIDED_WITHIN: Duration = Duration::from_millis(500);
@@ -44,7 +41,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long the team's telephones ring: about five rings, before most voice mails.
 const RING: Duration = Duration::from_secs(25);
 /// Of a call for which no stream was ever offered. Tokens of offers begin at 1.
-const NO_OFFER: FencingToken = FencingToken(0);
+pub(super) const NO_OFFER: FencingToken = FencingToken(0);
 
 const APOLOGY: &str = "We are sorry, something went wrong on our side. Please call again later.";
 const BUSY: &str = "All our lines are busy right now. Please call again in a few minutes.";
@@ -111,8 +108,27 @@ async fn stream_ended(State(api): State<Api>, webhook: Webhook) -> Result<Twiml,
     let call_sid = webhook.call_sid()?;
     // Requests that have begun are answered, also by a server that stops.
     let decided = api.bridge.asked_after(&call_sid);
-    let from_memory = || decided.and_then(|decided| without_database::go_on(&api, &webhook, decided));
+    if let Some(twiml) = last_word(&webhook) {
+        if let Err(error) = note_or_keep(&api, &webhook, &call_sid).await {
+            tracing::error!(call.id = %call_sid, ?error, "that a call is over is not on record");
+        }
+        return Ok(twiml);
+    }
+    let from_memory = || {
+        keep_callback(&api, &webhook, &call_sid, None);
+        decided.and_then(|decided| without_database::go_on(&api, decided))
+    };
     Ok(within(&api, go_on(&api, &webhook, &call_sid, decided), from_memory).await)
+}
+
+/// What is left to say where there is nothing more to decide. Nobody has to be asked for it.
+fn last_word(webhook: &Webhook) -> Option<Twiml> {
+    if webhook.call_is_over() {
+        return Some(Twiml(twiml::hang_up()));
+    }
+    // The team's telephones have rung.
+    let answered = matches!(webhook.get("DialCallStatus")?, "completed" | "answered");
+    Some(Twiml(if answered { twiml::hang_up() } else { twiml::say_and_hang_up(NO_ANSWER) }))
 }
 
 async fn new_call(api: &Api, webhook: &Webhook, call_sid: &CallSid, named: Option<AgentId>) -> Twiml {
@@ -126,8 +142,7 @@ async fn within(
     answer: impl Future<Output = sqlx::Result<Twiml>>,
     from_memory: impl FnOnce() -> Option<Twiml>,
 ) -> Twiml {
-    let patience = if api.bridge.database_is_away() { WITHIN_AN_OUTAGE } else { WITHIN };
-    match timeout(patience, answer).await {
+    match timeout(patience(api), answer).await {
         Ok(Ok(twiml)) => return twiml,
         Ok(Err(error)) => error::log(&error),
         Err(_) => tracing::error!("the records do not answer in time"),
@@ -146,11 +161,11 @@ async fn answer(
     named: Option<AgentId>,
 ) -> sqlx::Result<Twiml> {
     let Some((agent, phone_number)) = agent_for(api, webhook, named).await? else {
-        note_callback(api, webhook, call_sid, api.organization().await?).await?;
+        note_callback(api, webhook, call_sid, None).await?;
         tracing::warn!("a call was turned away: there is no such agent, or no enabled default agent");
         return Ok(Twiml(twiml::say_and_hang_up(NOBODY)));
     };
-    note_callback(api, webhook, call_sid, agent.organization_id).await?;
+    note_callback(api, webhook, call_sid, Some(agent.organization_id)).await?;
     let call = CallRef { call_sid: call_sid.clone(), organization: agent.organization_id, agent: agent.id };
     let text = |name| webhook.get(name).unwrap_or_default().to_owned();
     let incoming = CallEvent::Incoming { phone_number, from: text("From"), to: text("To") };
@@ -227,7 +242,7 @@ pub(super) fn connect(api: &Api, token: &StreamToken, agent: &Agent) -> Twiml {
     Twiml(connect.document().expect("an agent's id is far shorter than a parameter may be"))
 }
 
-/// After the stream, or after the team's telephones.
+/// After the stream.
 async fn go_on(
     api: &Api,
     webhook: &Webhook,
@@ -235,27 +250,16 @@ async fn go_on(
     decided: Option<Decided>,
 ) -> sqlx::Result<Twiml> {
     let mut after = leases::next_action(&api.store, call_sid).await?;
-    let organization = match &after {
-        Some(after) => after.organization,
-        None => api.organization().await?,
-    };
-    note_callback(api, webhook, call_sid, organization).await?;
-    if webhook.call_is_over() {
-        return Ok(Twiml(twiml::hang_up()));
-    }
-    if let Some(status) = webhook.get("DialCallStatus") {
-        let answered = matches!(status, "completed" | "answered");
-        return Ok(Twiml(if answered { twiml::hang_up() } else { twiml::say_and_hang_up(NO_ANSWER) }));
-    }
+    note_callback(api, webhook, call_sid, after.as_ref().map(|after| after.organization)).await?;
     if is_undecided(after.as_ref()) {
         after = decided_in_a_moment(api, call_sid).await?;
     }
     let Some(after) = after else {
         // A call that was answered without the database may not be on record yet.
-        let from_memory = decided.and_then(|decided| without_database::go_on(api, webhook, decided));
+        let from_memory = decided.and_then(|decided| without_database::go_on(api, decided));
         return Ok(from_memory.unwrap_or_else(|| Twiml(twiml::say_and_hang_up(APOLOGY))));
     };
-    if !after.claimed {
+    if !after.claimed && !after.came_late {
         tracing::error!(
             call.id = %call_sid,
             "the stream of a call never came: can Twilio reach PUBLIC_URL with WebSockets over TLS?"
@@ -275,7 +279,7 @@ async fn go_on(
             }
             return Ok(connect(api, &token, &agent));
         }
-        end_lost_call(api, call_sid, &after).await?;
+        end_lost_call(&api.store, call_sid, &after, Timestamp::now()).await?;
         step = NextStep::Apologise;
     }
     Ok(match (step, &agent.transfer_number) {
@@ -297,7 +301,9 @@ async fn go_on(
 
 /// Whoever carried the call has not said how it goes on.
 fn is_undecided(after: Option<&AfterStream>) -> bool {
-    after.is_some_and(|after| after.claimed && !after.ended && after.next_action.is_none())
+    after.is_some_and(|after| {
+        (after.claimed || after.came_late) && !after.ended && after.next_action.is_none()
+    })
 }
 
 /// When a stream breaks, its node and we learn of it in the same moment. If that node lives it writes down what was said

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use crate::api::Api;
 use crate::api::error::ApiError;
 use crate::ids::{CallSid, OrganizationId};
+use crate::lifecycle::callback::is_terminal;
 use crate::store::call_events::CarrierEvent;
 
 const SIGNATURE: &str = "x-twilio-signature";
@@ -64,11 +65,9 @@ impl Webhook {
     }
 
     /// Whether the carrier says that the call is over.
-    // Twilio dossier, 3.2: nothing follows these.
     #[must_use]
     pub fn call_is_over(&self) -> bool {
-        let terminal = ["completed", "busy", "failed", "no-answer", "canceled"];
-        self.get("CallStatus").is_some_and(|status| terminal.contains(&status))
+        self.get("CallStatus").is_some_and(is_terminal)
     }
 
     /// The number of ours that is in the call.
@@ -80,7 +79,7 @@ impl Webhook {
 
     /// The request as a row of `call_events`.
     #[must_use]
-    pub fn carrier_event(&self, organization: OrganizationId, call_sid: CallSid) -> CarrierEvent {
+    pub fn carrier_event(&self, organization: Option<OrganizationId>, call_sid: CallSid) -> CarrierEvent {
         let text = |name| self.get(name).map(str::to_owned);
         CarrierEvent {
             organization,
@@ -175,7 +174,7 @@ mod tests {
             ("SipResponseCode", "many"),
             ("Timestamp", "Sun, 23 Nov 2025 10:30:00 +0000"),
         ]);
-        let event = webhook.carrier_event(OrganizationId(uuid::Uuid::nil()), webhook.call_sid().unwrap());
+        let event = webhook.carrier_event(None, webhook.call_sid().unwrap());
         assert_eq!(event.call_status.as_deref(), Some("completed"));
         assert_eq!((event.from.as_deref(), event.to), (Some("+14155550123"), None));
         assert_eq!(

@@ -1,20 +1,47 @@
-//! What Twilio is told while the database is away, from what this process remembers.
+//! What Twilio is told while the database is away, from what this process remembers; and what is kept of what it says.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 use crate::api::Api;
+use crate::api::standby_token::Promise;
 use crate::api::stream_token::StreamToken;
-use crate::api::twilio::{NO_ANSWER, ONE_MOMENT, connect, dial, refusal};
+use crate::api::twilio::{NO_ANSWER, NO_OFFER, ONE_MOMENT, connect, dial, refusal};
 use crate::api::webhook::{Twiml, Webhook};
-use crate::bridge::{Arrival, Decided};
+use crate::bridge::{Arrival, Decided, Promised};
 use crate::call::end::NextStep;
-use crate::ids::{AgentId, CallSid, PhoneNumber};
+use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumber};
+use crate::lifecycle::{CallEvent, CallRef};
 use crate::wire::twiml;
 
-/// Answers a new call. `None`: who should answer it was not looked up before.
-///
-/// The call is put on record when the database is back. Only one that is turned away or put through to people right here
-/// is not.
+/// Longest to think. Twilio gives up after 15 s (error 11205), and the caller hears nothing until then.
+pub(super) const WITHIN: Duration = Duration::from_secs(8);
+/// Longest to wait for a database that is known to be away.
+const WITHIN_AN_OUTAGE: Duration = Duration::from_secs(1);
+
+/// How long the database may take before Twilio is answered without it.
+pub(super) fn patience(api: &Api) -> Duration {
+    if api.bridge.database_is_away() { WITHIN_AN_OUTAGE } else { WITHIN }
+}
+
+/// Keeps a request of Twilio, to be put on record when the database is back. False: there is no room for it.
+pub(super) fn keep_callback(
+    api: &Api,
+    webhook: &Webhook,
+    call_sid: &CallSid,
+    organization: Option<OrganizationId>,
+) -> bool {
+    let kept = api.bridge.keep_callback(webhook.carrier_event(organization, call_sid.clone()));
+    if !kept {
+        tracing::error!(call.id = %call_sid, "what the carrier says of a call is lost: there is no room for it");
+    }
+    kept
+}
+
+/// Answers a new call, which is put on record when the database is back. `None`: who should answer it was not looked up
+/// before.
 pub(super) fn answer(
     api: &Api,
     webhook: &Webhook,
@@ -22,17 +49,42 @@ pub(super) fn answer(
     named: Option<AgentId>,
 ) -> Option<Twiml> {
     let number = webhook.our_number().and_then(|text| PhoneNumber::parse(text).ok());
-    let (agent, phone_number) = api.known.agent_for(named, number.as_ref())?;
+    let known = api.known.agent_for(named, number.as_ref());
+    keep_callback(api, webhook, call_sid, known.as_ref().map(|(agent, _)| agent.organization_id));
+    let (agent, phone_number) = known?;
+    let text = |name| webhook.get(name).map(str::to_owned);
+    let call = CallRef { call_sid: call_sid.clone(), organization: agent.organization_id, agent: agent.id };
     if let Some((sentence, why)) = refusal(api, &agent) {
         tracing::warn!(why, "a call was turned away");
+        let incoming = CallEvent::Incoming {
+            phone_number,
+            from: text("From").unwrap_or_default(),
+            to: text("To").unwrap_or_default(),
+        };
+        keep_event(api, &call, incoming);
         return Some(match &agent.transfer_number {
-            Some(number) => dial(api, number, ONE_MOMENT),
+            Some(number) => {
+                keep_event(api, &call, transferred(number, why));
+                dial(api, number, ONE_MOMENT)
+            }
             None => Twiml(twiml::say_and_hang_up(sentence)),
         });
     }
-    let token = StreamToken::random();
-    let callback = webhook.carrier_event(agent.organization_id, call_sid.clone());
-    let arrival = Arrival { agent: Arc::clone(&agent), phone_number, callback, token_sha256: token.sha256() };
+    let promise = Promise {
+        call_sid: call.call_sid,
+        organization: agent.organization_id,
+        agent: agent.id,
+        phone_number,
+        direction: text("Direction"),
+        from: text("From"),
+        to: text("To"),
+        offered_at: Timestamp::now(),
+    };
+    let sealed = api.seal.seal(&promise);
+    let for_any_node = sealed.is_some();
+    let token = sealed.unwrap_or_else(StreamToken::random);
+    let offer = promise.offer(&token, &api.settings.node);
+    let arrival = Arrival { agent: Arc::clone(&agent), phone_number, offer, for_any_node };
     if !api.bridge.prepare_without_database(token.expose(), arrival) {
         return None;
     }
@@ -40,13 +92,22 @@ pub(super) fn answer(
     Some(connect(api, &token, &agent))
 }
 
+/// What the secret of a stream says, if it was made by [`answer`] of any node.
+pub(super) fn promised(api: &Api, token: &str) -> Option<Promised> {
+    let token = StreamToken::shown(token);
+    let promise = api.seal.open(&token)?;
+    let agent = api.known.agent(promise.agent);
+    Some(Promised {
+        offer: promise.offer(&token, &api.settings.node),
+        phone_number: promise.phone_number,
+        agent: agent.filter(|agent| agent.organization_id == promise.organization),
+    })
+}
+
 /// How a call goes on that this node has carried. `None`: its agent was not looked up before.
 ///
 /// A stream that was lost cannot be offered again, since nobody could say who has the call then.
-pub(super) fn go_on(api: &Api, webhook: &Webhook, decided: Decided) -> Option<Twiml> {
-    if webhook.call_is_over() {
-        return Some(Twiml(twiml::hang_up()));
-    }
+pub(super) fn go_on(api: &Api, decided: Decided) -> Option<Twiml> {
     let agent = api.known.agent(decided.agent)?;
     Some(match (decided.reason.next_step(), &agent.transfer_number) {
         (NextStep::HangUp, _) => Twiml(twiml::hang_up()),
@@ -57,4 +118,15 @@ pub(super) fn go_on(api: &Api, webhook: &Webhook, decided: Decided) -> Option<Tw
             Twiml(twiml::say_and_hang_up(&agent.fallback_sentence))
         }
     })
+}
+
+fn transferred(to: &PhoneNumber, why: &str) -> CallEvent {
+    let to = Some(to.expose().to_owned());
+    CallEvent::Transferred { token: NO_OFFER, to, reason: why.to_owned(), summary: String::new() }
+}
+
+fn keep_event(api: &Api, call: &CallRef, event: CallEvent) {
+    if !api.bridge.keep_event(call.clone(), event) {
+        tracing::error!(call.id = %call.call_sid, "what happened to a call is lost: there is no room for it");
+    }
 }

@@ -40,11 +40,12 @@ use crate::call::Call;
 use crate::call::end::EndReason;
 use crate::call::recovery::MAX_REMEMBERED;
 use crate::call::transcript::Remembered;
-use crate::ids::{AgentId, CallSid};
+use crate::ids::{AgentId, CallSid, OrganizationId};
 use crate::lifecycle::{CallEvent, CallRef};
 use crate::shutdown::Tasks;
 use crate::store::agents::{self, Agent};
-use crate::store::leases::{self, ClaimedCall, FencingToken};
+use crate::store::call_events::CarrierEvent;
+use crate::store::leases::{self, AfterStream, ClaimedCall, FencingToken};
 use crate::store::{Store, transcripts};
 use crate::telemetry::{Metrics, ObserveDuration as _};
 use crate::wire::websocket::Role;
@@ -65,8 +66,8 @@ use scribe::{Subject, Waiting};
 use socket::{Limits, Received, Socket};
 use sounds::Sounds;
 use spool::{Record, Spool, What};
-pub use standby::Arrival;
 use standby::Standby;
+pub use standby::{Arrival, Promised};
 
 const STREAM_LIMITS: Limits = Limits {
     // A caller's frame is 350 bytes.
@@ -104,6 +105,8 @@ pub enum Refusal {
 pub struct Admission {
     claimed: Option<ClaimedCall>,
     prepared: Option<(Arc<Agent>, Opening, Lane)>,
+    /// Who answers, where another node has prepared the call.
+    agent: Option<Arc<Agent>>,
     /// What has to be on record before anything else of the call.
     first: Vec<Waiting>,
     place: Place,
@@ -240,18 +243,38 @@ impl Bridge {
     }
 
     /// As [`Bridge::prepare`], for a call that comes while the database is away: the stream with this token is let in
-    /// without it. False: too many are being set up already.
+    /// without it. That the call came is put on record when the database is back. False: too many are being set up already.
     #[must_use]
     pub fn prepare_without_database(&self, token: &str, arrival: Arrival) -> bool {
-        let (call_sid, agent) = (arrival.callback.call_sid.clone(), Arc::clone(&arrival.agent));
+        let (call_sid, agent) = (arrival.offer.call_sid.clone(), Arc::clone(&arrival.agent));
         let shared = &self.0;
-        let Some(expiry) = shared.standby.expect(token, arrival, &shared.node, &shared.spool) else {
-            return false;
-        };
+        let Some(expiry) = shared.standby.expect(token, arrival, &shared.spool) else { return false };
         let hang_up = shared.tasks.hang_up().clone();
         shared.tasks.spawn(async move { expiry.run(&hang_up).await });
         self.prepare(token, &call_sid, &agent);
         true
+    }
+
+    /// Keeps what the carrier says of a call while the database is away, to be put on record when it is back. False: there
+    /// is no room for it.
+    #[must_use]
+    pub fn keep_callback(&self, callback: CarrierEvent) -> bool {
+        let organization = callback.organization.unwrap_or(OrganizationId(Uuid::nil()));
+        let call = CallRef { call_sid: callback.call_sid.clone(), organization, agent: AgentId(Uuid::nil()) };
+        // What it means for its call depends on the offer, if there is one.
+        self.keep(call, standby::TOKEN, What::Callback { at: Timestamp::now(), callback })
+    }
+
+    /// Keeps what has happened to a call that no stream will come of, while the database is away. False: there is no room.
+    #[must_use]
+    pub fn keep_event(&self, call: CallRef, event: CallEvent) -> bool {
+        self.keep(call, FencingToken(0), What::Event { at: Timestamp::now(), event })
+    }
+
+    fn keep(&self, call: CallRef, token: FencingToken, what: What) -> bool {
+        let ticket = self.0.spool.keep(Arc::new(Record { call, token, what }));
+        self.0.spool.leave(ticket);
+        ticket.is_some()
     }
 
     /// True while the last that was heard of the database is that it cannot be reached.
@@ -277,8 +300,9 @@ impl Bridge {
         drop(opened.send(result)); // Nobody waits when the call is gone already.
     }
 
-    /// Decides before the handshake whether a stream may connect. Each token is good for one stream.
-    pub async fn admit(&self, token: Option<&str>) -> Result<Admission, Refusal> {
+    /// Decides before the handshake whether a stream may connect. Each token is good for one stream. `promised`: what the
+    /// token itself says, if another node or this one has made it while the database was away.
+    pub async fn admit(&self, token: Option<&str>, promised: Option<Promised>) -> Result<Admission, Refusal> {
         let expected =
             token.is_some_and(|token| self.0.lobby.expects(token) || self.0.standby.expects(token));
         // A caller who was answered before the stop began is still let in.
@@ -287,20 +311,57 @@ impl Bridge {
         }
         let place = self.take_place().ok_or(Refusal::Full)?;
         let Some(token) = token else {
-            return Ok(Admission { claimed: None, prepared: None, first: Vec::new(), place });
+            return Ok(Admission { claimed: None, prepared: None, agent: None, first: Vec::new(), place });
         };
-        if let Some((claimed, first)) = self.0.standby.claim(token, &self.0.spool) {
-            let prepared = self.0.lobby.claim(token);
-            return Ok(Admission { claimed: Some(claimed), prepared, first, place });
+        let (claimed, first, agent) = self.claim(token, promised).await?;
+        let prepared = self.0.lobby.claim(token);
+        Ok(Admission { claimed: Some(claimed), prepared, agent, first, place })
+    }
+
+    /// Takes the call of a token, with what has to be on record before anything else of it, and who answers if that was not
+    /// looked up here.
+    async fn claim(
+        &self,
+        token: &str,
+        promised: Option<Promised>,
+    ) -> Result<(ClaimedCall, Vec<Waiting>, Option<Arc<Agent>>), Refusal> {
+        let Shared { standby, spool, store, node, .. } = &*self.0;
+        if let Some((claimed, first)) = standby.claim(token, spool) {
+            return Ok((claimed, first, None));
         }
-        let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        let claimed = timeout(CLAIM_WITHIN, leases::claim(&self.0.store, &digest, &self.0.node)).await;
-        match claimed {
-            Ok(Ok(Some(claimed))) => {
-                let prepared = self.0.lobby.claim(token);
-                Ok(Admission { claimed: Some(claimed), prepared, first: Vec::new(), place })
-            }
-            Ok(Ok(None)) => Err(Refusal::UnknownToken),
+        // A caller does not wait for a database that is known to be away.
+        let on_record = if promised.is_some() && self.database_is_away() {
+            Err(Refusal::Unavailable)
+        } else {
+            let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+            self.ask(leases::claim(store, &digest, node)).await
+        };
+        let promised = match (on_record, promised) {
+            (Ok(Some(claimed)), _) => return Ok((claimed, Vec::new(), None)),
+            // Whoever has made the token has yet to put that on record.
+            (Ok(None), Some(promised)) if !self.is_given_away(&promised.offer.call_sid).await => promised,
+            // The agent is as it was when it was last looked up.
+            (Err(Refusal::Unavailable), Some(promised)) if promised.agent.is_some() => promised,
+            (Ok(None), _) => return Err(Refusal::UnknownToken),
+            (Err(refusal), _) => return Err(refusal),
+        };
+        let agent = promised.agent.clone();
+        let (claimed, first) = standby.take_over(promised, node, spool).ok_or(Refusal::UnknownToken)?;
+        info!(call.id = %claimed.call_sid, "a call that another node has answered without the database is taken");
+        Ok((claimed, first, agent))
+    }
+
+    /// Whether another stream than that of the first offer has the call. Whoever cannot say so will find out.
+    async fn is_given_away(&self, call_sid: &CallSid) -> bool {
+        let after = self.ask(leases::next_action(&self.0.store, call_sid)).await;
+        let is_other =
+            |after: AfterStream| after.claimed || after.ended || after.fencing_token != standby::TOKEN;
+        after.is_ok_and(|after| after.is_some_and(is_other))
+    }
+
+    async fn ask<T>(&self, question: impl Future<Output = sqlx::Result<T>>) -> Result<T, Refusal> {
+        match timeout(CLAIM_WITHIN, question).await {
+            Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) | Err(_) => Err(Refusal::Unavailable),
         }
     }
@@ -338,7 +399,7 @@ impl Bridge {
         async {
             let (agent, session) =
                 admission.prepared.map(|(agent, opening, lane)| (agent, (opening, lane))).unzip();
-            match self.identify(&start, admission.claimed.clone(), agent).await {
+            match self.identify(&start, admission.claimed.clone(), agent.or(admission.agent)).await {
                 Ok((claimed, agent)) => {
                     self.carry_call(socket, start, claimed, agent, session, admission.first, admission.place)
                         .await;

@@ -336,7 +336,7 @@ impl Writer {
         }
         let entry = |waiting: &Waiting| match &waiting.record.what {
             What::Turn { entry, .. } => Some(entry.clone()),
-            What::Event { .. } | What::Offer(_) | What::Callback(_) => None,
+            What::Event { .. } | What::Offer(_) | What::Callback { .. } => None,
         };
         let Subject { call, token, stream_started, .. } = &self.subject;
         let entries = turns.iter().filter_map(entry).collect();

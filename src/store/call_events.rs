@@ -11,8 +11,8 @@ use crate::store::{Store, storable, storable_json};
 /// One callback of the carrier.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CarrierEvent {
-    /// Whose call it is; see [`crate::store::calls::organization_of`].
-    pub organization: OrganizationId,
+    /// Whose call it is; `None` leaves that to the records there are of the call when this is written down.
+    pub organization: Option<OrganizationId>,
     /// The call.
     pub call_sid: CallSid,
     /// The carrier's word, such as `ringing`; `None` where the callback is about something else.
@@ -37,17 +37,19 @@ pub struct CarrierEvent {
     pub payload: Value,
 }
 
-/// Writes the callback down. False: it had been written before, and nothing was changed.
+/// Writes the callback down. False: it had been written before, and nothing was changed. A call of which nothing is known
+/// is the default organisation's.
 pub async fn record(store: &Store, event: &CarrierEvent) -> sqlx::Result<bool> {
     let text = |value: &Option<String>| value.as_deref().map(storable);
     let inserted = sqlx::query!(
         r#"
         insert into call_events (organization_id, call_sid, call_status, to_number, from_number, direction, duration,
                                  sequence_number, event_time, sip_response_code, answered_by, payload)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+        values (coalesce($1, organization_of_call($2::text), (select id from organisations where slug = 'default')),
+                $2::text, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
         on conflict do nothing
         "#,
-        event.organization.0,
+        event.organization.map(|organization| organization.0),
         event.call_sid.as_str(),
         text(&event.call_status),
         text(&event.to),

@@ -86,6 +86,9 @@ pub struct AfterStream {
     pub fencing_token: FencingToken,
     /// Whether the stream of the latest offer has come.
     pub claimed: bool,
+    /// The offer was made while the database was away and is on record since a moment. Another node may have taken the
+    /// stream, and have yet to say so.
+    pub came_late: bool,
     /// Whether the call is over.
     pub ended: bool,
     /// Since its first stream.
@@ -376,6 +379,7 @@ pub async fn next_action(store: &Store, call_sid: &CallSid) -> sqlx::Result<Opti
     let row = sqlx::query!(
         r#"
         select organization_id, agent_id, fencing_token, claimed_at is not null as "claimed!",
+               coalesce(claimed_at is null and heartbeat_at > now() - interval '45 seconds', false) as "came_late!",
                ended_at is not null as "ended!", next_action, disconnect_reason,
                (select extract(epoch from now() - min(claimed_at))::float8
                 from call_streams
@@ -392,6 +396,7 @@ pub async fn next_action(store: &Store, call_sid: &CallSid) -> sqlx::Result<Opti
         agent: row.agent_id.into(),
         fencing_token: FencingToken(row.fencing_token),
         claimed: row.claimed,
+        came_late: row.came_late,
         ended: row.ended,
         lasted: seconds(row.lasted_s),
         next_action: row.next_action.as_deref().and_then(NextStep::from_word),

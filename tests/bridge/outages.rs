@@ -2,12 +2,14 @@
 
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
+use voicebridge::simulate::balancer::Balancer;
 use voicebridge::simulate::caller::{CallerOptions, run_call};
 use voicebridge::simulate::model::ModelOptions;
 use voicebridge::simulate::model::script::When;
 use voicebridge::simulate::scenario::Step;
+use voicebridge::wire::signature::sign;
 
-use crate::line::Line;
+use crate::line::{ENDED, Line, arrival};
 use crate::look::until;
 use crate::records::{Cable, rows};
 use crate::tools::asking;
@@ -197,6 +199,215 @@ async fn a_call_that_was_answered_without_the_database_and_by_another_node_as_we
     // The offer, two events, the greeting, the keys, and the end.
     assert!(world.metric("spool_late_total") >= 5);
     assert_eq!(world.metric("spool_refused_total"), 0);
+    world.stop().await;
+}
+
+/// Two servers behind one address, with one database that can be taken away. Each knows the agent.
+async fn neighbours(cable: &Cable, balancer: &Balancer) -> [World; 2] {
+    let url = format!("http://{}", balancer.addr());
+    let database = secrecy::ExposeSecret::expose_secret(&cable.url);
+    let settings = [PCMU, ("DATABASE_URL", database), ("PUBLIC_URL", &url)];
+    let start = async |call: &str| {
+        let world =
+            World::start(ModelOptions { script: brief([]), ..ModelOptions::default() }, &settings).await;
+        balancer.add(world.running.addr);
+        world.offer(call).await;
+        balancer.remove(world.running.addr);
+        world
+    };
+    [start("CA-known-1").await, start("CA-known-2").await]
+}
+
+/// Lets a call arrive at this server of several: the address of its stream.
+async fn offer_at(world: &World, balancer: &Balancer, call: &str) -> String {
+    balancer.add(world.running.addr);
+    let address = world.offer(call).await;
+    balancer.remove(world.running.addr);
+    address
+}
+
+/// Lets a stream come to this server of several.
+async fn connect_at(world: &World, balancer: &Balancer, address: &str) -> Result<Line, u16> {
+    balancer.add(world.running.addr);
+    let line = world.connect(address).await;
+    balancer.remove(world.running.addr);
+    line
+}
+
+/// Speaks on a stream, and hangs up.
+async fn speak(mut line: Line, call: &str) {
+    line.start(call, &json!({})).await;
+    line.silence().await;
+    line.hear("mark").await;
+    line.type_in("1").await;
+    line.stop().await;
+}
+
+/// Who took the only stream of a call, if the call is on record as it should be.
+async fn taken_by(world: &World, call: &str) -> String {
+    let said = format!(
+        "select coalesce(string_agg(split_part(content, ' ', 4), ' ' order by sequence), '')
+         from conversation_transcripts where call_sid = '{call}' and role = 'user'"
+    );
+    assert_eq!(world.value::<String>(&said).await, "1#", "{call}");
+    assert_eq!(world.reason(call).await, "caller_hung_up", "{call}");
+    let types = events(world, call).await;
+    assert_eq!(
+        types,
+        ["incoming_call", "stream_started", "connected", "agent_call_completed"],
+        "{call}: each once and in order"
+    );
+    let came = format!("select event_sequence->0->'details'->>'from' from calls where call_sid = '{call}'");
+    assert_eq!(world.value::<String>(&came).await, "+14155550123");
+    let stream = format!(
+        "select string_agg(node, ',') from call_streams join call_leases using (call_sid, fencing_token, node)
+         where call_sid = '{call}' and fencing_token = 1 and call_leases.claimed_at is not null
+           and call_leases.from_number = '+14155550123'"
+    );
+    world.value::<String>(&stream).await
+}
+
+async fn until_replayed(worlds: &[&World]) {
+    until("nothing waits any more", async || worlds.iter().all(|world| world.metric("spool_records") == 0))
+        .await;
+}
+
+#[tokio::test]
+async fn a_stream_that_comes_to_another_node_than_was_asked_is_taken_there_without_the_database() {
+    let (cable, balancer) = (Cable::plug_in().await, Balancer::start().await.unwrap());
+    let [asked, other] = neighbours(&cable, &balancer).await;
+    cable.unplug();
+    let address = offer_at(&asked, &balancer, "CA1").await;
+    let mut changed = address.clone();
+    changed.replace_range(changed.len() - 1.., if address.ends_with('A') { "Q" } else { "A" });
+    assert_eq!(connect_at(&other, &balancer, &changed).await.err(), Some(503), "nobody can say who that is");
+    let line = connect_at(&other, &balancer, &address).await.expect("it was offered");
+    assert_eq!(connect_at(&other, &balancer, &address).await.err(), Some(403), "once");
+    speak(line, "CA1").await;
+    cable.plug_in_again();
+    until_replayed(&[&asked, &other]).await;
+    let node = taken_by(&other, "CA1").await;
+    let stream = "select event_sequence->1->'details'->>'node' from calls where call_sid = 'CA1'";
+    assert_eq!(node, other.value::<String>(stream).await);
+    let ringing = "select count(*) from call_events where call_sid = 'CA1' and call_status = 'ringing'";
+    assert_eq!(other.value::<i64>(ringing).await, 1, "of the node that was asked");
+    for world in [asked, other] {
+        assert_eq!((world.metric("spool_late_total"), world.metric("spool_refused_total")), (0, 0));
+        world.settled().await;
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_comes_when_the_database_is_back_is_taken_by_any_node() {
+    let (cable, balancer) = (Cable::plug_in().await, Balancer::start().await.unwrap());
+    let [asked, other] = neighbours(&cable, &balancer).await;
+    cable.unplug();
+    let mut addresses = Vec::new();
+    for call in ["CA1", "CA2", "CA3"] {
+        addresses.push(offer_at(&asked, &balancer, call).await);
+    }
+    cable.plug_in_again();
+    until_replayed(&[&asked]).await;
+    // By what is on record.
+    for (world, call, address) in [(&asked, "CA1", &addresses[0]), (&other, "CA2", &addresses[1])] {
+        speak(connect_at(world, &balancer, address).await.expect("it was offered"), call).await;
+    }
+    until_replayed(&[&asked, &other]).await;
+    assert_ne!(taken_by(&asked, "CA1").await, taken_by(&other, "CA2").await);
+    assert_eq!(connect_at(&other, &balancer, &addresses[0]).await.err(), Some(403), "it was taken elsewhere");
+    assert_eq!(connect_at(&asked, &balancer, &addresses[0]).await.err(), Some(403), "it was taken here");
+    // By what its address says, when the node that was asked could not put that on record.
+    sqlx::raw_sql("delete from call_leases where call_sid = 'CA3'")
+        .execute(other.running.store.pool())
+        .await
+        .unwrap();
+    sqlx::raw_sql("delete from calls where call_sid = 'CA3'")
+        .execute(other.running.store.pool())
+        .await
+        .unwrap();
+    speak(connect_at(&other, &balancer, &addresses[2]).await.expect("it was offered"), "CA3").await;
+    until_replayed(&[&asked, &other]).await;
+    taken_by(&other, "CA3").await;
+    for world in [asked, other] {
+        assert_eq!(world.metric("spool_late_total"), 0);
+        world.settled().await;
+        world.stop().await;
+    }
+}
+
+/// What a webhook answers, with its status.
+async fn post(world: &World, path: &str, fields: &[(&str, &str)]) -> (u16, String) {
+    let url = world.running.public_url.join(path);
+    let signature = sign(secrecy::ExposeSecret::expose_secret(&world.token), &url, fields);
+    let request = world.http.post(url).header("x-twilio-signature", signature).form(fields);
+    let answer = request.send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+#[tokio::test]
+async fn what_the_carrier_says_while_the_database_is_away_is_on_record_later_with_all_that_it_means() {
+    let cable = Cable::plug_in().await;
+    let settings = [PCMU, ("DATABASE_URL", secrecy::ExposeSecret::expose_secret(&cable.url))];
+    let model = ModelOptions { script: brief([]), ..ModelOptions::default() };
+    let world = World::start(model, &settings).await;
+    let mut line = world.line("CA1").await;
+    line.hear("mark").await;
+    world.offer("CA2").await; // Its stream never comes.
+    world.change_agent("enabled = false, transfer_number = '+14155550177'").await;
+    let agent: String = world.value("select id::text from agents").await;
+    let arrives =
+        async |call| world.webhook(&format!("/api/agent/{agent}/call-incoming"), &arrival(call)).await;
+    assert!(arrives("CA3").await.contains("<Dial"));
+    cable.unplug();
+    assert!(arrives("CA4").await.contains("<Dial"), "from memory");
+    let says = async |call: &str, status: &str, number: &str| {
+        let fields =
+            [("CallSid", call), ("CallStatus", status), ("SequenceNumber", number), ("CallDuration", "4")];
+        post(&world, "/api/twilio/call-status", &fields).await
+    };
+    for call in ["CA1", "CA2", "CA3", "CA4", "CA-unknown"] {
+        for (status, number) in [("in-progress", "1"), ("completed", "2"), ("completed", "2")] {
+            assert_eq!(says(call, status, number).await, (204, String::new()), "{call}: {status}");
+        }
+    }
+    for (status, answer) in [("completed", "<Response><Hangup/>"), ("busy", "<Say>We are sorry, nobody can")]
+    {
+        let fields = [("CallSid", "CA3"), ("CallStatus", "in-progress"), ("DialCallStatus", status)];
+        let (_, twiml) = post(&world, ENDED, &fields).await;
+        assert!(twiml.contains(answer), "{status}: {twiml}");
+    }
+    let (_, twiml) = post(&world, ENDED, &[("CallSid", "CA9"), ("CallStatus", "completed")]).await;
+    assert!(twiml.contains("<Response><Hangup/>"), "{twiml}");
+
+    cable.plug_in_again();
+    until("nothing waits any more", async || world.metric("spool_records") == 0).await;
+    let statuses = async |call: &str| {
+        let query = format!(
+            "select coalesce(string_agg(call_status || coalesce(sequence_number, 0), ' ' order by id), '')
+             from call_events where call_sid = '{call}'"
+        );
+        world.value::<String>(&query).await
+    };
+    assert_eq!(statuses("CA2").await, "ringing0 in-progress1 completed2");
+    assert_eq!(statuses("CA3").await, "ringing0 in-progress1 completed2 in-progress0 in-progress0");
+    assert_eq!(statuses("CA4").await, "ringing0 in-progress1 completed2");
+    assert_eq!(statuses("CA-unknown").await, "in-progress1 completed2");
+    assert_eq!(statuses("CA9").await, "completed0");
+    let report = async |call: &str, of: &str| {
+        let query =
+            format!("select coalesce(data->'call'->>'{of}', '') from calls where call_sid = '{call}'");
+        world.value::<String>(&query).await
+    };
+    assert_eq!(report("CA1", "endedReason").await, "", "its stream ends it");
+    assert_eq!(report("CA2", "endedReason").await, "caller_hung_up");
+    assert_eq!(report("CA2", "duration").await, "4");
+    for call in ["CA3", "CA4"] {
+        assert_eq!(report(call, "endedReason").await, "transferred", "{call}");
+        assert_eq!(events(&world, call).await, ["incoming_call", "transferred", "agent_call_completed"]);
+    }
+    line.stop().await;
+    assert_eq!(world.reason("CA1").await, "caller_hung_up");
     world.stop().await;
 }
 

@@ -13,7 +13,7 @@ pub(crate) fn callback(
     number: Option<u32>,
 ) -> CarrierEvent {
     CarrierEvent {
-        organization,
+        organization: Some(organization),
         call_sid: sid(1),
         call_status: status.map(Into::into),
         to: Some("+15005550000".into()),

@@ -1,11 +1,14 @@
 //! Offers that were made without the database get their lease later, unless somebody else has the call by then.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use voicebridge::call::end::EndReason;
 use voicebridge::ids::CallSid;
+use voicebridge::lifecycle::{self, CallEvent, CallRef};
 use voicebridge::store::leases::{self, FencingToken};
 use voicebridge::store::standby::{LateOffer, record};
 use voicebridge::store::{Store, agents::Agent};
 
+use crate::carrier::callback;
 use crate::{default_agent, digest, offer_from, other_tenant, sid, support};
 
 fn late(agent: &Agent, call_sid: &CallSid, secret: u8) -> LateOffer {
@@ -72,4 +75,100 @@ async fn a_late_offer_takes_no_call_from_anybody() {
     assert!(!record(&store, &foreign).await.unwrap(), "it belongs to somebody else");
     assert_eq!(holder(&store, &sid(1)).await, (theirs.fencing_token, true));
     assert_eq!(holder(&store, &sid(2)).await, (FencingToken(2), false));
+}
+
+/// The same offer as the node keeps it that was asked, and does not know who took it.
+fn untaken(offer: &LateOffer) -> LateOffer {
+    LateOffer { node: "asked".into(), claimed_at: None, ..offer.clone() }
+}
+
+async fn node(store: &Store, table: &str) -> Vec<(String, bool)> {
+    let query =
+        format!("select coalesce(node, ''), claimed_at is not null from {table} order by fencing_token");
+    sqlx::query_as(sqlx::AssertSqlSafe(query)).fetch_all(store.pool()).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_node_that_took_the_stream_has_the_call_in_whatever_order_both_nodes_put_that_on_record() {
+    let store = support::store(2).await;
+    let agent = default_agent(&store).await;
+    let taken = late(&agent, &sid(1), 1);
+    for order in [[untaken(&taken), taken.clone()], [taken.clone(), untaken(&taken)]] {
+        for offer in order.iter().chain(&order) {
+            assert!(record(&store, offer).await.unwrap());
+        }
+        for table in ["call_leases", "call_streams"] {
+            assert_eq!(node(&store, table).await, [("node".to_owned(), true)], "{table}");
+        }
+        sqlx::query("delete from call_leases").execute(store.pool()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn of_two_nodes_that_took_the_same_stream_the_first_on_record_has_the_call() {
+    let store = support::store(2).await;
+    let agent = default_agent(&store).await;
+    let taken = late(&agent, &sid(1), 1);
+    let taken_twice = LateOffer { node: "twin".into(), ..taken.clone() };
+    assert!(record(&store, &taken).await.unwrap());
+    assert!(!record(&store, &taken_twice).await.unwrap());
+    assert!(record(&store, &untaken(&taken)).await.unwrap());
+    assert!(!record(&store, &taken_twice).await.unwrap());
+    assert_eq!(node(&store, "call_leases").await, [("node".to_owned(), true)]);
+}
+
+#[tokio::test]
+async fn an_offer_on_record_can_be_claimed_by_any_node_and_the_secret_is_used_up_then() {
+    let store = support::store(2).await;
+    let agent = default_agent(&store).await;
+    let taken = LateOffer { offered_at: Timestamp::now(), ..late(&agent, &sid(1), 1) };
+    assert!(record(&store, &untaken(&taken)).await.unwrap());
+    let claimed = leases::claim(&store, &[1; 32], "third").await.unwrap().expect("it is on record");
+    assert_eq!(claimed.fencing_token, FencingToken(1));
+    assert!(!record(&store, &taken).await.unwrap(), "another node has taken it meanwhile");
+    assert_eq!(node(&store, "call_leases").await, [("third".to_owned(), true)]);
+}
+
+#[tokio::test]
+async fn a_stream_that_was_taken_before_the_call_was_given_away_is_on_record_and_has_no_right_any_more() {
+    let store = support::store(2).await;
+    let agent = default_agent(&store).await;
+    let taken = late(&agent, &sid(1), 1);
+    assert!(record(&store, &untaken(&taken)).await.unwrap());
+    // Nobody knew of the one that carried it; the carrier has asked again.
+    let second = leases::resume(&store, &sid(1), FencingToken(1), &[7; 32]).await.unwrap();
+    assert_eq!(second, Some(FencingToken(2)));
+    let twin = LateOffer { node: "twin".into(), ..taken.clone() };
+    for _ in 0..2 {
+        assert!(record(&store, &taken).await.unwrap(), "what was said on it counts");
+        assert!(record(&store, &untaken(&taken)).await.unwrap());
+        assert!(!record(&store, &twin).await.unwrap());
+    }
+    assert_eq!(holder(&store, &sid(1)).await, (FencingToken(2), false));
+    let streams = [("node".to_owned(), true), (String::new(), false)];
+    assert_eq!(node(&store, "call_streams").await, streams);
+    let other = LateOffer { offered_at: taken.offered_at + SignedDuration::from_micros(1), ..taken };
+    assert!(!record(&store, &other).await.unwrap(), "that was another offer");
+}
+
+#[tokio::test]
+async fn the_carriers_word_ends_no_call_whose_stream_may_have_been_taken_without_the_database() {
+    let store = support::store(2).await;
+    let agent = default_agent(&store).await;
+    let call = CallRef { call_sid: sid(1), organization: agent.organization_id, agent: agent.id };
+    let taken = late(&agent, &sid(1), 1);
+    let incoming = CallEvent::Incoming { phone_number: None, from: String::new(), to: String::new() };
+    lifecycle::record(&store, &call, taken.offered_at, &incoming).await.unwrap();
+    assert!(record(&store, &untaken(&taken)).await.unwrap());
+    let over = callback(agent.organization_id, Some("completed"), Some(3));
+    let reason = async || leases::next_action(&store, &sid(1)).await.unwrap().unwrap().disconnect_reason;
+    lifecycle::callback::record(&store, &over, Timestamp::now()).await.unwrap();
+    assert_eq!(reason().await, None);
+    // A node that has not said so within 45 s is taken for gone, and so is a call that nobody took.
+    sqlx::query("update call_leases set heartbeat_at = now() - interval '46 seconds'")
+        .execute(store.pool())
+        .await
+        .unwrap();
+    let [ended] = &leases::reap(&store, 10).await.unwrap()[..] else { panic!("it is nobody's") };
+    assert_eq!((ended.call_sid.clone(), ended.reason), (sid(1), EndReason::StreamLost));
 }

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::offers::Right;
 use crate::call::transcript::Entry;
-use crate::lifecycle::{self, CallEvent, CallRef, Recorded};
+use crate::lifecycle::{self, CallEvent, CallRef, Recorded, callback};
 use crate::store::Store;
-use crate::store::call_events::{self, CarrierEvent};
+use crate::store::call_events::CarrierEvent;
 use crate::store::leases::FencingToken;
 use crate::store::standby::{self, LateOffer};
 use crate::store::transcripts::Turns;
@@ -15,7 +15,7 @@ use crate::store::transcripts::Turns;
 /// A record of a call. Written as JSON; a later version has to read what an earlier one has kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(in crate::bridge) struct Record {
-    /// The call.
+    /// The call. Of a callback only its SID counts: the carrier says no more.
     pub(in crate::bridge) call: CallRef,
     /// The right to write about it.
     pub(in crate::bridge) token: FencingToken,
@@ -32,8 +32,8 @@ pub(in crate::bridge) enum What {
     Event { at: Timestamp, event: CallEvent },
     /// The call was offered while the database was away.
     Offer(LateOffer),
-    /// The carrier has called back.
-    Callback(CarrierEvent),
+    /// The carrier has said something of the call.
+    Callback { at: Timestamp, callback: CarrierEvent },
 }
 
 impl Record {
@@ -45,12 +45,17 @@ impl Record {
                 Ok(lifecycle::record(store, &self.call, *at, event).await? != Recorded::Fenced)
             }
             What::Offer(offer) => standby::record(store, offer).await,
-            What::Callback(callback) => call_events::record(store, callback).await.map(|_| true),
+            What::Callback { at, callback } => callback::record(store, callback, *at).await.map(|()| true),
         }
     }
 
     pub(in crate::bridge) const fn is_offer(&self) -> bool {
         matches!(self.what, What::Offer(_))
+    }
+
+    /// What the carrier says, which is true whoever has the call.
+    pub(in crate::bridge) const fn is_callback(&self) -> bool {
+        matches!(self.what, What::Callback { .. })
     }
 
     /// By which it is written.

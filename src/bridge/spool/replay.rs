@@ -152,6 +152,8 @@ impl Replay {
         }
         match self.spool.standing(ticket, record) {
             Standing::Free => true,
+            // It is so whoever has the call.
+            Standing::Void if record.is_callback() => true,
             // Its call's own writer has the offer, or has just left it.
             Standing::Waits => {
                 pass.waiting.insert(record.call.call_sid.clone());

@@ -7,6 +7,7 @@ use crate::call::transcript::{Entry, Role, Status};
 use crate::clock::CallTime;
 use crate::lifecycle::{CallEvent, CallRef};
 use crate::store::agents;
+use crate::store::call_events::CarrierEvent;
 use crate::store::cluster::PrivateCluster;
 use crate::store::leases::{self, Offer};
 use crate::store::standby::{LateOffer, TOKEN};
@@ -85,7 +86,7 @@ impl Scene {
             direction: None,
             from: None,
             to: None,
-            token_sha256: [9; 32],
+            token_sha256: [call.as_bytes()[2]; 32],
             node: "this".into(),
             offered_at: now,
             claimed_at: Some(now),
@@ -119,6 +120,25 @@ impl Scene {
         let duration = Duration::from_secs(2);
         let event = CallEvent::after_stream(TOKEN, EndReason::CallerHungUp, duration, false);
         self.keep(call, What::Event { at: Timestamp::now(), event })
+    }
+
+    /// The carrier says that the call is over.
+    fn over(&self, call: &str) -> Ticket {
+        let callback = CarrierEvent {
+            organization: None,
+            call_sid: CallSid::parse(call).unwrap(),
+            call_status: Some("completed".into()),
+            to: None,
+            from: None,
+            direction: None,
+            duration_s: Some(2),
+            sequence_number: Some(3),
+            event_time: None,
+            sip_response_code: None,
+            answered_by: None,
+            payload: serde_json::json!({}),
+        };
+        self.keep(call, What::Callback { at: Timestamp::now(), callback })
     }
 
     /// Of records: late ones, and those that are refused.
@@ -201,6 +221,22 @@ async fn of_a_call_whose_offer_is_refused_nothing_is_put_on_record() {
     scene.spool.close().await;
     let (book, _) = super::super::Book::open(scene.dir.path()).unwrap();
     assert_eq!((book.rows, book.refused().len()), (0, records.len() + 1), "all are kept aside");
+}
+
+#[tokio::test]
+async fn what_the_carrier_says_waits_for_the_offer_of_its_call_and_is_true_also_without() {
+    let scene = Scene::set().await;
+    let (taken, refused) = (scene.late_offer("CA1"), scene.late_offer("CA2"));
+    scene.offered("CA2").await; // By the same token.
+    scene.spool.leave([scene.over("CA1"), scene.over("CA2"), scene.turn("CA3", 1, "of an unknown call")]);
+    scene.replay();
+    scene.until_left(2).await;
+    assert_eq!(scene.count("call_events").await, 0, "its call's own writer has the offer");
+    scene.spool.leave([taken, refused]);
+    scene.until_left(0).await;
+    assert_eq!(scene.count("call_events where call_status = 'completed'").await, 2);
+    assert_eq!(scene.set_aside(), (1, 1), "the offer, and the turn");
+    assert_eq!(scene.count("call_leases where ended_at is not null").await, 0, "streams end their calls");
 }
 
 #[tokio::test]

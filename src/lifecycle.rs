@@ -127,6 +127,17 @@ pub async fn record(
     calls::append(store, change(call, at, event)).await
 }
 
+/// Puts an event on record that was kept meanwhile. What happened to a stream while it had the call takes its place in the
+/// sequence also when another stream has the call by now; it decides nothing any more.
+pub async fn replay(
+    store: &Store,
+    call: &CallRef,
+    at: Timestamp,
+    event: &CallEvent,
+) -> sqlx::Result<Recorded> {
+    calls::append(store, Change { is_replayed: true, ..change(call, at, event) }).await
+}
+
 /// What an event means for the records. The names of events and members are part of the data model.
 fn change<'a>(call: &'a CallRef, at: Timestamp, event: &CallEvent) -> Change<'a> {
     let base = Change {
@@ -143,6 +154,7 @@ fn change<'a>(call: &'a CallRef, at: Timestamp, event: &CallEvent) -> Change<'a>
         token: None,
         end: None,
         is_over: false,
+        is_replayed: false,
     };
     match event {
         CallEvent::Incoming { phone_number, from, to } => Change {

@@ -261,6 +261,7 @@ async fn a_node_that_lost_the_call_while_the_database_was_away_learns_it_and_kee
     scribe.turn(turn(1));
     scene.until("it is on record", async || scene.turns().await == numbers(1)).await;
     scene.database_goes_away().await;
+    scribe.connected();
     scribe.turn(turn(2));
     scene.clock.passes(AWAY).await;
     // Another node takes the call, by the way that is open to it.
@@ -276,6 +277,8 @@ async fn a_node_that_lost_the_call_while_the_database_was_away_learns_it_and_kee
     drop(scribe);
     scene.until("nothing waits", async || scene.node.metrics.spool_records.get() == 0).await;
     assert_eq!(scene.turns().await, numbers(2), "what was said since then is not ours to tell");
+    let connected = r#"calls where event_sequence @> '[{"type": "connected"}]'"#;
+    assert_eq!(scene.count(connected).await, 1, "what happened before is");
     assert_eq!(scene.node.metrics.spool_late.get(), 1);
     assert_eq!(scene.count("call_leases where fencing_token = 2 and ended_at is null").await, 1);
 }

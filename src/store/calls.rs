@@ -1,6 +1,7 @@
 //! Call records. They are written by the `lifecycle` module only.
 
 use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
 use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -97,6 +98,9 @@ pub struct Change<'a> {
     pub end: Option<(NextStep, EndReason)>,
     /// The call is over: closes the lease.
     pub is_over: bool,
+    /// Put on record later than it happened: of a stream before the lease's, what happened before the next one was offered
+    /// still takes its place in the sequence, and changes nothing else. The end of a call is never such an event.
+    pub is_replayed: bool,
 }
 
 /// What came of an event.
@@ -119,13 +123,26 @@ pub async fn append(store: &Store, change: Change<'_>) -> sqlx::Result<Recorded>
     let outcome = sqlx::query!(
         r#"
         with lease as materialized (
-            select fencing_token
+            select fencing_token, offered_at
             from call_leases
             where call_sid = $1::text and organization_id = $2
             for update
         ),
         right_holder as materialized (
-            select not exists (select from lease where fencing_token <> $9) as yes
+            select not exists (select from lease where fencing_token <> $9) as yes,
+                   $13 and not $12 and exists (
+                       select
+                       from lease
+                       where fencing_token > $9
+                         and $14 < coalesce(
+                             (
+                                 select min(offered_at)
+                                 from call_streams
+                                 where call_sid = $1::text and call_streams.fencing_token > $9
+                             ),
+                             offered_at
+                         )
+                   ) as held_it_then
         ),
         closed as (
             update call_leases
@@ -142,7 +159,7 @@ pub async fn append(store: &Store, change: Change<'_>) -> sqlx::Result<Recorded>
             insert into calls (call_sid, organization_id, agent_id, phone_number_id, event_sequence, routing_status, data)
             select $1::text, $2, $3, $4, $5, $6, $7
             from right_holder
-            where yes
+            where yes or held_it_then
             on conflict (call_sid) do update
             set phone_number_id = coalesce(calls.phone_number_id, excluded.phone_number_id),
                 event_sequence = (
@@ -159,7 +176,7 @@ pub async fn append(store: &Store, change: Change<'_>) -> sqlx::Result<Recorded>
               and not calls.event_sequence @> any ($8::jsonb[])
             returning id
         )
-        select yes as "right_holder!",
+        select yes or held_it_then as "right_holder!",
                exists (select from written) as "written!"
         from right_holder
         "#,
@@ -175,6 +192,8 @@ pub async fn append(store: &Store, change: Change<'_>) -> sqlx::Result<Recorded>
         change.end.map(|(step, _)| step.as_str()),
         change.end.map(|(_, reason)| reason.as_str()),
         change.is_over,
+        change.is_replayed,
+        change.at.to_sqlx() as _,
     )
     .fetch_one(&store.pool)
     .await?;

@@ -3,7 +3,7 @@
 use sqlx::AssertSqlSafe;
 use tokio::task::JoinSet;
 use voicebridge::call::end::{EndReason, NextStep};
-use voicebridge::lifecycle::{CallEvent, CallRef, record};
+use voicebridge::lifecycle::{self, CallEvent, CallRef, record};
 use voicebridge::store::calls::Recorded;
 use voicebridge::store::leases::{FencingToken, claim, heartbeat, next_action, reap, resume};
 use voicebridge::store::transcripts::{Turns, by_call, replay};
@@ -61,6 +61,36 @@ async fn the_node_that_lost_the_call_can_neither_end_it_nor_show_life_for_it() {
     assert_eq!(heartbeat(&store, &[(sid(1), stale), (sid(1), token)]).await.unwrap(), [(sid(1), token)]);
     let after = next_action(&store, &sid(1)).await.unwrap().unwrap();
     assert_eq!((after.fencing_token, after.next_action, after.ended), (token, None, false));
+}
+
+#[tokio::test]
+async fn what_happened_before_the_next_stream_was_offered_is_put_on_record_later_and_decides_nothing() {
+    let store = support::store(2).await;
+    let (call, stale) = carried(&store).await;
+    let connected = CallEvent::Connected { token: stale };
+    let (at, later) = (now(), "2126-01-02T03:04:05Z".parse().unwrap());
+    let token = resume(&store, &sid(1), stale, &[7; 32]).await.unwrap().unwrap();
+    claim(&store, &[7; 32], "b").await.unwrap().unwrap();
+    let lost = CallEvent::after_stream(stale, EndReason::StreamLost, std::time::Duration::ZERO, true);
+    let over = CallEvent::after_stream(stale, EndReason::AgentEnded, std::time::Duration::ZERO, true);
+    for event in [&connected, &lost, &over] {
+        assert_eq!(
+            lifecycle::replay(&store, &call, later, event).await.unwrap(),
+            Recorded::Fenced,
+            "it happened too late"
+        );
+        assert_eq!(record(&store, &call, at, event).await.unwrap(), Recorded::Fenced, "it is not replayed");
+    }
+    assert_eq!(
+        lifecycle::replay(&store, &call, at, &over).await.unwrap(),
+        Recorded::Fenced,
+        "the call has gone on"
+    );
+    for (event, expected) in [(&connected, Recorded::New), (&lost, Recorded::New), (&lost, Recorded::Known)] {
+        assert_eq!(lifecycle::replay(&store, &call, at, event).await.unwrap(), expected, "{event:?}");
+    }
+    let after = next_action(&store, &sid(1)).await.unwrap().unwrap();
+    assert_eq!((after.fencing_token, after.next_action, after.disconnect_reason), (token, None, None));
 }
 
 #[tokio::test]

@@ -49,6 +49,16 @@ impl Record {
         }
     }
 
+    /// The same, later than it happened: what happened while the call was ours is put on record also when it is not any more.
+    pub(in crate::bridge) async fn replay(&self, store: &Store) -> sqlx::Result<bool> {
+        match &self.what {
+            What::Event { at, event } => {
+                Ok(lifecycle::replay(store, &self.call, *at, event).await? != Recorded::Fenced)
+            }
+            What::Turn { .. } | What::Offer(_) | What::Callback { .. } => self.put_on_record(store).await,
+        }
+    }
+
     pub(in crate::bridge) const fn is_offer(&self) -> bool {
         matches!(self.what, What::Offer(_))
     }

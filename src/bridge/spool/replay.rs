@@ -130,7 +130,7 @@ impl Replay {
             if !self.may_go(ticket, &record, pass, tally) {
                 continue;
             }
-            let written = timely(record.put_on_record(&self.store)).await;
+            let written = timely(record.replay(&self.store)).await;
             if record.is_offer() && matches!(written, Ok(false)) {
                 warn!(call.id = %record.call.call_sid, "a call that was answered without the database is somebody else's");
                 self.spool.void(ticket, record.right());

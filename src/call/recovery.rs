@@ -29,8 +29,6 @@ const MAX_STALLS: u32 = 2;
 /// Begins the ids of items that tell a new session what was said before.
 pub(super) const SEED: &str = "seed-";
 
-/// What a caller's turn is to the next session when nobody could write it down.
-const LOST_WORDS: &str = "(The caller said something here that was lost on the way.)";
 /// What a function of an earlier stream is said to have answered when it had not: nobody is left who would hear it.
 const OUTCOME_UNKNOWN: &str = r#"{"error":"The line broke while this ran. It may have taken effect or not. Say so if it matters, and do not call it again unless the caller wants that."}"#;
 /// To the first session of a stream that goes on with a call whose stream was lost.
@@ -268,13 +266,11 @@ impl Call {
         let playout = &self.playout;
         let mut remembered: Vec<_> = self.settings.history.iter().cloned().map(without_its_runner).collect();
         remembered.extend(self.transcript.remembered(|item| playout.received_ms(item)));
+        let mut remembered = with_gaps_told_once(remembered);
         let older = remembered.len().saturating_sub(MAX_REMEMBERED);
         for said in remembered.drain(older..) {
             match said {
-                Remembered::Caller(text) => {
-                    let text = if text.is_empty() { LOST_WORDS.to_owned() } else { text };
-                    self.seed(|id| NewItem::UserText { id, text });
-                }
+                Remembered::Caller(text) => self.seed(|id| NewItem::UserText { id, text }),
                 Remembered::Agent(text) => self.seed(|id| NewItem::AgentText { id, text }),
                 Remembered::Function { call, name, arguments, output } => {
                     let asked = call.clone();
@@ -303,6 +299,48 @@ impl Call {
         let event_id = format!("{SEED}{}", self.event_ids);
         let id = ItemId::parse(&event_id).expect("a word and a number are an id");
         self.outbox.model(ModelCommand::CreateItem { event_id, item: item(id) });
+    }
+}
+
+/// Puts a note where a caller's turn was not written down. Where the caller's next turns were not either, as without a
+/// transcription model, it is one note for all of them: a session that is told the same after every answer takes it for
+/// what the call is about. What was said last is what is to be answered now, and is told in its place.
+fn with_gaps_told_once(remembered: Vec<Remembered>) -> Vec<Remembered> {
+    let last = remembered.len().saturating_sub(1);
+    let mut told = Vec::with_capacity(remembered.len());
+    let mut gap: Option<(usize, u32)> = None;
+    for (index, said) in remembered.into_iter().enumerate() {
+        let is_lost = matches!(&said, Remembered::Caller(text) if text.is_empty());
+        if !is_lost {
+            gap = gap.filter(|_| !matches!(said, Remembered::Caller(_)));
+            told.push(said);
+            continue;
+        }
+        match &mut gap {
+            Some((at, turns)) if index < last || *at + 1 == told.len() => {
+                *turns += 1;
+                told[*at] = Remembered::Caller(lost_words(*turns));
+            }
+            _ => {
+                gap = Some((told.len(), 1));
+                told.push(Remembered::Caller(lost_words(1)));
+            }
+        }
+    }
+    told
+}
+
+/// What caller's turns are to the next session that nobody could write down.
+fn lost_words(turns: u32) -> String {
+    match turns {
+        1 => "(The caller said something here that was lost on the way.)".to_owned(),
+        2 => "(What the caller said here and in the turn after this one was lost on the way.)".to_owned(),
+        _ => {
+            let after = turns - 1;
+            format!(
+                "(What the caller said here and in the {after} turns after this one was lost on the way.)"
+            )
+        }
     }
 }
 

@@ -491,6 +491,80 @@ fn who_speaks_over_an_answer_of_the_last_session_is_not_forgotten_by_the_next() 
     assert_eq!(order, ["user_1", "item_1", "item_2", "user_2"]);
 }
 
+/// A question that nobody writes down, unless `words` say what it was, and its answer.
+fn exchange(call: &mut TestCall, n: u64, words: Option<&str>) {
+    let (user, response, item) = (format!("user_{n}"), format!("resp_{n}"), format!("item_{n}"));
+    let at = 3_000 * n;
+    call.at(at, speech_starts(&user, at));
+    call.at(at + 500, speech_stops(&user, at + 500));
+    let previous = (n > 1).then(|| format!("item_{}", n - 1));
+    call.at(at + 500, committed(&user, previous.as_deref()));
+    if let Some(words) = words {
+        call.at(at + 600, user_said(&user, words));
+    }
+    call.at(at + 600, response_started(&response));
+    call.at(at + 600, audio_of(&response, &item, 400));
+    call.at(at + 600, text_done(&item, &format!("Answer {n}.")));
+    call.at(at + 600, response_done(&response));
+    call.at(at + 1_200, all_marks_played());
+}
+
+/// What a session is told of the conversation.
+fn told(call: &TestCall) -> Vec<&str> {
+    let told = call.lines.iter().filter_map(|line| line.text.strip_prefix("model item seed-"));
+    told.map(|told| told.split_once(' ').unwrap().1).collect()
+}
+
+#[test]
+fn of_turns_that_nobody_wrote_down_the_next_session_is_told_once_for_as_many_as_they_are() {
+    let mut call = TestCall::connected();
+    exchange(&mut call, 1, Some("When do you open?"));
+    for n in 2..=5 {
+        exchange(&mut call, n, None);
+    }
+    exchange(&mut call, 6, Some("And on Sundays?"));
+    exchange(&mut call, 7, None);
+    call.at(25_000, model_closed());
+    call.at(25_200, model_ready());
+    assert_eq!(
+        told(&call),
+        [
+            "When do you open?",
+            "by the agent Answer 1.",
+            "(What the caller said here and in the 3 turns after this one was lost on the way.)",
+            "by the agent Answer 2.",
+            "by the agent Answer 3.",
+            "by the agent Answer 4.",
+            "by the agent Answer 5.",
+            "And on Sundays?",
+            "by the agent Answer 6.",
+            "(The caller said something here that was lost on the way.)",
+            "by the agent Answer 7.",
+        ]
+    );
+}
+
+#[test]
+fn a_turn_that_nobody_wrote_down_or_answered_is_told_in_its_place_whatever_was_lost_before() {
+    let mut call = TestCall::connected();
+    exchange(&mut call, 1, None);
+    exchange(&mut call, 2, None);
+    call.at(9_000, speech_starts("user_9", 9_000));
+    call.at(9_500, speech_stops("user_9", 9_500));
+    call.at(9_500, committed("user_9", Some("item_2")));
+    call.at(9_600, model_closed());
+    call.at(9_800, model_ready());
+    assert_eq!(
+        told(&call),
+        [
+            "(What the caller said here and in the turn after this one was lost on the way.)",
+            "by the agent Answer 1.",
+            "by the agent Answer 2.",
+            "(The caller said something here that was lost on the way.)",
+        ]
+    );
+}
+
 #[test]
 fn a_goodbye_is_played_to_its_end_without_another_session() {
     let mut call = TestCall::answering();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use divan::{AllocProfiler, Bencher, black_box};
 use voicebridge::audio::AudioFormat;
-use voicebridge::call::outbox::Output;
+use voicebridge::call::outbox::{Output, SessionAct};
 use voicebridge::call::settings::Settings;
 use voicebridge::call::{Call, Input};
 use voicebridge::clock::CallTime;
@@ -149,7 +149,7 @@ impl Path {
                     twilio::encode(message, &self.stream_sid, &mut text);
                 }
                 Output::Model(command) => openai::encode(&command, &mut text),
-                Output::PingModel => asked = true,
+                Output::Session(SessionAct::Ping) => asked = true,
                 _ => {}
             }
             bytes += black_box(text).len();

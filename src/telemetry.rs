@@ -55,6 +55,10 @@ pub struct EndpointMetrics {
     pub failed: Counter,
     /// Sessions it refused.
     pub refused: Counter,
+    /// Sessions it gave that did what they are for.
+    pub served: Counter,
+    /// Sessions it gave that were lost before.
+    pub lost_early: Counter,
     /// 0: it is asked; 1: it is being tested; 2: it is left alone.
     pub breaker: Gauge,
 }
@@ -347,7 +351,7 @@ impl Metrics {
             model_sessions: family(
                 &mut registry,
                 "model_sessions",
-                "Model sessions asked for, by endpoint and outcome",
+                "Model sessions asked for, by endpoint and outcome; one that was opened has a second one",
             ),
             model_breakers: family(
                 &mut registry,
@@ -396,6 +400,8 @@ impl Metrics {
             opened: sessions("opened"),
             failed: sessions("failed"),
             refused: sessions("refused"),
+            served: sessions("served"),
+            lost_early: sessions("lost_early"),
             breaker: self.model_breakers.get_or_create(&EndpointLabel { endpoint }).clone(),
         }
     }

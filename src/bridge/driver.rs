@@ -13,16 +13,17 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
+use super::endpoints::{ModelSession, Source, Trial};
 use super::http_tools::HttpTools;
 use super::lobby::Opening;
-use super::model_socket::{ModelSession, ModelSocket, OpenError};
+use super::model_socket::{ModelSocket, OpenError};
 use super::scribe::Scribe;
 use super::seldom::Seldom;
 use super::socket::{Blocked, Received, Socket};
 use super::sounds::Sounds;
 use super::{GOODBYE_WITHIN, Sessions};
 use crate::call::end::EndReason;
-use crate::call::outbox::{Note, Output, emptied};
+use crate::call::outbox::{Note, Output, SessionAct, emptied};
 use crate::call::{Call, Input};
 use crate::clock::CallTime;
 use crate::ids::StreamSid;
@@ -61,6 +62,11 @@ pub(super) struct Driver<S> {
     /// The session that will follow, while there is one beside the one in use.
     pub(super) next_model: Option<ModelSide>,
     pub(super) sessions: Sessions,
+    /// What the session in use, and the one that will follow, will have shown of their endpoints.
+    pub(super) trial: Option<Trial>,
+    pub(super) next_trial: Option<Trial>,
+    /// Where the last session came from that was lost early.
+    pub(super) lost_from: Option<Source>,
     /// Since when the call has been without a session it had.
     pub(super) lost_at: Option<Instant>,
     pub(super) tools: HttpTools,
@@ -162,6 +168,7 @@ where
         let input = match event {
             Event::Opened(Ok(session)) => {
                 self.model = ModelSide::Open(session.socket);
+                self.trial = Some(session.trial);
                 Input::ModelReady { expires: call_time(session.expires) }
             }
             Event::Opened(Err(error)) => {
@@ -172,6 +179,7 @@ where
             Event::NextModel(event) => match *event {
                 Event::Opened(Ok(session)) => {
                     self.next_model = Some(ModelSide::Open(session.socket));
+                    self.next_trial = Some(session.trial);
                     Input::NextModelReady { expires: call_time(session.expires) }
                 }
                 Event::Opened(Err(error)) => {
@@ -180,7 +188,7 @@ where
                     Input::NextModelGone
                 }
                 _ if self.next_model_is_gone() => Input::NextModelGone,
-                _ => Input::Timeout,
+                _ => Input::NextModelAlive,
             },
             Event::Tool(result) => Input::ToolFinished(result),
             Event::MoveAway => Input::MoveAway,
@@ -281,25 +289,8 @@ where
                     self.scribe.turn(entry);
                     Ok(())
                 }
-                Output::OpenModel => {
-                    self.model = ModelSide::Opening(self.sessions.open());
-                    Ok(())
-                }
-                Output::OpenNextModel => {
-                    self.next_model = Some(ModelSide::Opening(self.sessions.open()));
-                    Ok(())
-                }
-                Output::UseNextModel => {
-                    let next = self.next_model.take().unwrap_or(ModelSide::Gone);
-                    if let ModelSide::Open(left) = std::mem::replace(&mut self.model, next) {
-                        self.sessions.close(left);
-                    }
-                    Ok(())
-                }
-                Output::PingModel => {
-                    if let ModelSide::Open(socket) = &mut self.model {
-                        socket.ping();
-                    }
+                Output::Session(act) => {
+                    self.act_on_sessions(act);
                     Ok(())
                 }
                 Output::CallTool(request) => {
@@ -356,6 +347,58 @@ where
                 self.call.handle_input(now, Input::HangUp(EndReason::SlowPeer));
             }
         }
+    }
+
+    fn act_on_sessions(&mut self, act: SessionAct) {
+        match act {
+            SessionAct::Open { elsewhere } => {
+                self.model = ModelSide::Opening(self.open(elsewhere));
+                self.trial = None;
+            }
+            SessionAct::OpenNext { elsewhere } => {
+                self.next_model = Some(ModelSide::Opening(self.open(elsewhere)));
+            }
+            SessionAct::UseNext => {
+                let next = self.next_model.take().unwrap_or(ModelSide::Gone);
+                self.trial = self.next_trial.take();
+                if let ModelSide::Open(left) = std::mem::replace(&mut self.model, next) {
+                    self.sessions.close(left);
+                }
+            }
+            SessionAct::LeaveNext { early } => {
+                if let Some(ModelSide::Open(left)) = self.next_model.take() {
+                    info!("the session that was to follow shows no life");
+                    self.sessions.close(left);
+                }
+                if let Some(mut trial) = self.next_trial.take().filter(|_| early) {
+                    self.lost_from = Some(trial.lost_early());
+                }
+            }
+            SessionAct::Ping => {
+                if let ModelSide::Open(socket) = &mut self.model {
+                    socket.ping();
+                }
+            }
+            SessionAct::PingNext => {
+                if let Some(ModelSide::Open(socket)) = &mut self.next_model {
+                    socket.ping(); // It leaves when the socket is looked at next.
+                }
+            }
+            SessionAct::Served => {
+                if let Some(trial) = &mut self.trial {
+                    trial.served();
+                }
+            }
+            SessionAct::LostEarly => {
+                if let Some(trial) = &mut self.trial {
+                    self.lost_from = Some(trial.lost_early());
+                }
+            }
+        }
+    }
+
+    fn open(&self, elsewhere: bool) -> Opening {
+        self.sessions.open(self.lost_from.filter(|_| elsewhere))
     }
 
     /// What comes next must be on record before the stream closes, because Twilio asks for it at once.

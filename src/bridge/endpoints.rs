@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::breaker::{Breaker, Health, Permit};
-use super::model_socket::{ModelEndpoint, ModelSession, OpenError};
+use super::model_socket::{Agreed, ModelEndpoint, ModelSocket, OpenError};
 use crate::telemetry::{EndpointMetrics, Metrics};
 use crate::wire::model::SessionConfig;
 
@@ -27,6 +27,27 @@ struct Endpoint {
     metrics: EndpointMetrics,
 }
 
+/// Which of the endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Source(usize);
+
+/// A session that is agreed on.
+pub(super) struct ModelSession {
+    pub(super) socket: ModelSocket,
+    /// When its provider will end it.
+    pub(super) expires: Instant,
+    /// Where it comes from.
+    pub(super) trial: Trial,
+}
+
+/// A session of an endpoint, until it is known what it says about the endpoint. Dropped before, it says nothing.
+pub(super) struct Trial {
+    endpoints: Endpoints,
+    source: Source,
+    /// Until the outcome is reported.
+    permit: Option<Permit>,
+}
+
 impl Endpoints {
     /// `fallback` is asked when `primary` does not work.
     #[must_use]
@@ -39,43 +60,123 @@ impl Endpoints {
         Self(endpoints.collect())
     }
 
-    /// Opens a session of `model` and agrees on its configuration, with the first endpoint that gives one.
+    /// Opens a session of `model` and agrees on its configuration, with the first endpoint that gives one. The one that
+    /// is `last` is asked after all others.
     ///
     /// An endpoint that has failed too often is not asked; one that refuses us is, because it may refuse only this.
-    pub(super) async fn open(&self, model: &str, config: &SessionConfig) -> Result<ModelSession, OpenError> {
-        let (mut found, mut resting) = (None, false);
-        for (place, endpoint) in self.0.iter().enumerate() {
-            let Some(permit) = endpoint.permit() else {
-                resting = true;
+    pub(super) async fn open(
+        &self,
+        model: &str,
+        config: &SessionConfig,
+        last: Option<Source>,
+    ) -> Result<ModelSession, OpenError> {
+        let mut sources: Vec<Source> = (0..self.0.len()).map(Source).collect();
+        sources.sort_by_key(|source| Some(*source) == last);
+        let (mut found, mut resting) = (None, Vec::new());
+        for (index, source) in sources.iter().enumerate() {
+            let Some(permit) = self.at(*source).change(|breaker| breaker.permit(Instant::now())) else {
+                resting.push(*source);
                 continue;
             };
-            let elsewhere = self.0[place + 1..].iter().any(Endpoint::may_work);
-            let within = if elsewhere { OPEN_WITHIN_OR_ELSEWHERE } else { OPEN_WITHIN };
-            let opened = endpoint.at.open(model, config.clone(), within).await;
-            permit.report(&opened);
-            match opened {
+            let elsewhere = sources[index + 1..].iter().any(|source| self.at(*source).may_work());
+            match self.ask(*source, permit, model, config, elsewhere).await {
                 Ok(session) => return Ok(session),
-                Err(error) => {
-                    if elsewhere {
-                        warn!(%error, endpoint = endpoint.name, "no session; the other endpoint is asked");
-                    }
-                    if found.as_ref().is_none_or(|found: &OpenError| !found.may_pass()) {
-                        found = Some(error);
-                    }
-                }
+                Err(error) => keep_hopeful(&mut found, error),
+            }
+        }
+        for source in &resting {
+            let Some(permit) = self.at(*source).change(|breaker| breaker.permit_in_need()) else { continue };
+            match self.ask(*source, permit, model, config, false).await {
+                Ok(session) => return Ok(session),
+                Err(error) => keep_hopeful(&mut found, error),
             }
         }
         // A refusal is final only where nobody else could have been asked.
-        Err(found.filter(|error| error.may_pass() || !resting).unwrap_or(OpenError::Resting))
+        Err(found.filter(|error| error.may_pass() || resting.is_empty()).unwrap_or(OpenError::Resting))
+    }
+
+    async fn ask(
+        &self,
+        source: Source,
+        permit: Permit,
+        model: &str,
+        config: &SessionConfig,
+        elsewhere: bool,
+    ) -> Result<ModelSession, OpenError> {
+        let mut trial = Trial { endpoints: self.clone(), source, permit: Some(permit) };
+        let endpoint = self.at(source);
+        let within = if elsewhere { OPEN_WITHIN_OR_ELSEWHERE } else { OPEN_WITHIN };
+        match endpoint.at.open(model, config.clone(), within).await {
+            Ok(Agreed { socket, expires }) => {
+                endpoint.metrics.opened.inc();
+                endpoint.change(|breaker| breaker.opened(permit));
+                Ok(ModelSession { socket, expires, trial })
+            }
+            Err(error) => {
+                if elsewhere {
+                    warn!(%error, endpoint = endpoint.name, "no session; the other endpoint is asked");
+                }
+                if error.may_pass() {
+                    endpoint.metrics.failed.inc();
+                    trial.report(|breaker, permit| breaker.failed(permit, Instant::now(), rand::random()));
+                } else {
+                    endpoint.metrics.refused.inc();
+                    trial.report(Breaker::refused);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn at(&self, source: Source) -> &Endpoint {
+        &self.0[source.0]
+    }
+}
+
+/// Keeps the first error after which another try may work; where there is none, the last.
+fn keep_hopeful(found: &mut Option<OpenError>, error: OpenError) {
+    if found.as_ref().is_none_or(|found| !found.may_pass()) {
+        *found = Some(error);
+    }
+}
+
+impl Trial {
+    /// The session has done what it is for.
+    pub(super) fn served(&mut self) {
+        if self.report(Breaker::served) {
+            self.endpoint().metrics.served.inc();
+        }
+    }
+
+    /// It was lost before it had served. Returns where it came from.
+    pub(super) fn lost_early(&mut self) -> Source {
+        if self.report(|breaker, permit| breaker.failed(permit, Instant::now(), rand::random())) {
+            let endpoint = self.endpoint();
+            endpoint.metrics.lost_early.inc();
+            warn!(endpoint = endpoint.name, "a session was lost before it had served");
+        }
+        self.source
+    }
+
+    /// True: for the first time.
+    fn report(&mut self, outcome: impl FnOnce(&mut Breaker, Permit)) -> bool {
+        let Some(permit) = self.permit.take() else { return false };
+        self.endpoint().change(|breaker| outcome(breaker, permit));
+        true
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        self.endpoints.at(self.source)
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        self.report(|breaker, permit| breaker.given_up(permit, Instant::now()));
     }
 }
 
 impl Endpoint {
-    fn permit(&self) -> Option<Asking<'_>> {
-        let permit = self.change(|breaker| breaker.permit(Instant::now()))?;
-        Some(Asking { endpoint: self, permit: Some(permit) })
-    }
-
     fn may_work(&self) -> bool {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner).health() == Health::Closed
     }
@@ -90,9 +191,10 @@ impl Endpoint {
         }
         let endpoint = self.name;
         match after {
-            Health::Open => {
+            Health::Open if before == Health::Closed => {
                 warn!(endpoint, "the model's endpoint has failed too often; it is left alone for a while");
             }
+            Health::Open => info!(endpoint, "the model's endpoint has not shown that it works"),
             Health::Closed => info!(endpoint, "the model's endpoint works again"),
             Health::Testing => {}
         }
@@ -102,37 +204,5 @@ impl Endpoint {
             Health::Open => 2,
         });
         result
-    }
-}
-
-/// A session is being asked for.
-struct Asking<'a> {
-    endpoint: &'a Endpoint,
-    /// Until the outcome is reported.
-    permit: Option<Permit>,
-}
-
-impl Asking<'_> {
-    fn report(mut self, opened: &Result<ModelSession, OpenError>) {
-        let Some(permit) = self.permit.take() else { return };
-        let metrics = &self.endpoint.metrics;
-        let outcome = match opened {
-            Ok(_) => &metrics.opened,
-            Err(error) if error.may_pass() => &metrics.failed,
-            Err(_) => &metrics.refused,
-        };
-        outcome.inc();
-        self.endpoint.change(|breaker| match opened {
-            Err(error) if error.may_pass() => breaker.failed(permit, Instant::now(), rand::random()),
-            Ok(_) | Err(_) => breaker.succeeded(),
-        });
-    }
-}
-
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        if let Some(permit) = self.permit {
-            self.endpoint.change(|breaker| breaker.given_up(permit, Instant::now()));
-        }
     }
 }

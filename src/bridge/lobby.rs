@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::endpoints::ModelSession;
 use super::lanes::Lane;
-use super::model_socket::{ModelSession, OpenError};
+use super::model_socket::OpenError;
 use crate::store::agents::Agent;
 
 /// Twilio opens the stream within a second of the TwiML; this covers a slow handshake and its retry.

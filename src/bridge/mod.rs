@@ -55,7 +55,7 @@ use afterwards::Afterwards;
 pub use afterwards::Decided;
 use desk::Desk;
 use driver::{Driver, ModelSide};
-use endpoints::Endpoints;
+use endpoints::{Endpoints, Source};
 use http_tools::HttpTools;
 use lanes::{Lane, Lanes};
 use lobby::{Lobby, Opened, Opening};
@@ -230,7 +230,7 @@ impl Bridge {
         let (bridge, agent) = (self.clone(), Arc::clone(agent));
         let span = info_span!(parent: None, "prepare", call.id = %call_sid);
         let work = async move {
-            bridge.open(&agent, opened).await;
+            bridge.open(&agent, None, opened).await;
             expiry.run(bridge.0.tasks.hang_up()).await;
         };
         self.0.tasks.spawn_on(lane.as_ref(), work.instrument(span));
@@ -290,10 +290,10 @@ impl Bridge {
         self.0.afterwards.asked(call_sid)
     }
 
-    async fn open(&self, agent: &Agent, opened: Opened) {
+    async fn open(&self, agent: &Agent, last: Option<Source>, opened: Opened) {
         let asked_at = Instant::now();
         let (model, settings) = profile::settings(agent, &self.0.defaults);
-        let result = self.0.endpoints.open(&model, &settings.session).await;
+        let result = self.0.endpoints.open(&model, &settings.session, last).await;
         if result.is_ok() {
             self.0.metrics.model_ready_seconds.observe_duration(asked_at.elapsed());
         }
@@ -478,7 +478,7 @@ impl Bridge {
         let shared = &self.0;
         let (opening, lane) = prepared.unwrap_or_else(|| {
             let lane = shared.lanes.choose();
-            (self.start_opening(&agent, &lane), lane)
+            (self.start_opening(&agent, &lane, None), lane)
         });
         let twilio = match lanes::move_to(&lane, twilio) {
             Ok(twilio) => twilio,
@@ -529,6 +529,9 @@ impl Bridge {
             model: ModelSide::Opening(opening),
             next_model: None,
             sessions: Sessions { bridge: self.clone(), agent: Arc::clone(&agent), lane: lane.clone() },
+            trial: None,
+            next_trial: None,
+            lost_from: None,
             lost_at: None,
             tools: HttpTools::new(shared.http.clone(), shared.metrics.clone(), start.call_sid, &agent.tools),
             scribe,
@@ -574,10 +577,11 @@ impl Bridge {
         }
     }
 
-    fn start_opening(&self, agent: &Arc<Agent>, lane: &Lane) -> Opening {
+    /// `last`: the endpoint that is asked after all others.
+    fn start_opening(&self, agent: &Arc<Agent>, lane: &Lane, last: Option<Source>) -> Opening {
         let (opened, opening) = oneshot::channel();
         let (bridge, agent) = (self.clone(), Arc::clone(agent));
-        self.0.tasks.spawn_on(lane.as_ref(), async move { bridge.open(&agent, opened).await });
+        self.0.tasks.spawn_on(lane.as_ref(), async move { bridge.open(&agent, last, opened).await });
         opening
     }
 }
@@ -599,9 +603,9 @@ struct Sessions {
 }
 
 impl Sessions {
-    /// Begins to open one.
-    fn open(&self) -> Opening {
-        self.bridge.start_opening(&self.agent, &self.lane)
+    /// Begins to open one, if possible not at the endpoint that is `last`.
+    fn open(&self, last: Option<Source>) -> Opening {
+        self.bridge.start_opening(&self.agent, &self.lane, last)
     }
 
     /// Says goodbye in one that the call has no more use for.

@@ -48,8 +48,8 @@ type ModelIo = MaybeTlsStream<TcpStream>;
 /// Boxed, because it waits in places that are empty most of the time.
 pub(super) type ModelSocket = Box<Socket<ModelIo>>;
 
-/// A session that is agreed on.
-pub(super) struct ModelSession {
+/// What an endpoint has agreed to.
+pub(super) struct Agreed {
     pub(super) socket: ModelSocket,
     /// When its provider will end it.
     pub(super) expires: Instant,
@@ -127,11 +127,11 @@ impl ModelEndpoint {
         model: &str,
         config: SessionConfig,
         within: Duration,
-    ) -> Result<ModelSession, OpenError> {
+    ) -> Result<Agreed, OpenError> {
         tokio::time::timeout(within, async {
             let mut socket = self.connect(model).await?;
             let expires = agree(&mut socket, config).await?;
-            Ok(ModelSession { socket, expires })
+            Ok(Agreed { socket, expires })
         })
         .await
         .unwrap_or(Err(OpenError::TimedOut))

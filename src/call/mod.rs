@@ -20,6 +20,7 @@ mod over_agent;
 pub mod outbox;
 mod model_side;
 pub mod recovery;
+mod probation;
 mod renewal;
 mod pulse;
 mod ending;
@@ -35,8 +36,9 @@ use barge_in::BargeIn;
 use caller_audio::{CallerAudio, Taken};
 use end::EndReason;
 use ending::{Leaving, Phase};
-use outbox::{Note, Outbox, Output, empty};
+use outbox::{Note, Outbox, Output, SessionAct, empty};
 use playout::{Playout, Step};
+use probation::Probation;
 use pulse::{Check, Pulse};
 use recovery::Recovery;
 use renewal::Renewal;
@@ -85,6 +87,8 @@ pub enum Input<'a> {
         /// When its provider will end it.
         expires: CallTime,
     },
+    /// Something came of it, whatever it was.
+    NextModelAlive,
     /// It did not come, or its socket closed again.
     NextModelGone,
     /// A function answered.
@@ -142,6 +146,7 @@ pub struct Call {
     /// `None`: the model stops by itself at any sound.
     barge_in: Option<BargeIn>,
     recovery: Recovery,
+    probation: Probation,
     renewal: Renewal,
     pulse: Pulse,
     transcript: Transcript,
@@ -187,6 +192,7 @@ impl Call {
             turns: Turns::new(),
             barge_in: by_us.then(BargeIn::default),
             recovery: Recovery::new(settings.seed),
+            probation: Probation::default(),
             renewal: Renewal::new(),
             pulse: Pulse::default(),
             transcript: Transcript::default(),
@@ -227,7 +233,8 @@ impl Call {
             Input::Model(event) => self.on_model(now, event),
             Input::ModelUnavailable(why) => self.on_model_unavailable(now, why),
             Input::ModelClosed => self.on_model_lost(now),
-            Input::NextModelReady { expires } => self.on_next_ready(expires),
+            Input::NextModelReady { expires } => self.on_next_ready(now, expires),
+            Input::NextModelAlive => self.renewal.felt_next(now),
             Input::NextModelGone => self.on_no_next(now),
             Input::ToolFinished(result) => self.on_tool_result(now, result),
             Input::MoveAway => {
@@ -392,6 +399,7 @@ impl Call {
             Timer::OpenModel => self.try_again(),
             Timer::Pulse => self.on_quiet_model(now),
             Timer::NextModel => self.open_next(),
+            Timer::NextPulse => self.on_quiet_next(now),
             Timer::Response => {
                 if self.turns.let_go_of_interrupted() {
                     self.last_activity = now;
@@ -418,7 +426,7 @@ impl Call {
     fn on_quiet_model(&mut self, now: CallTime) {
         match self.pulse.check(now) {
             Check::Ask => {
-                self.outbox.push(Output::PingModel);
+                self.outbox.session(SessionAct::Ping);
                 self.follow_caller();
             }
             Check::Gone => self.on_model_silent(now),
@@ -505,6 +513,7 @@ impl Call {
             (Timer::OpenModel, self.recovery.try_at().filter(|_| connecting)),
             (Timer::Pulse, in_talk(Some(self.pulse.due()).filter(|_| self.model_open))),
             (Timer::NextModel, in_talk(self.opens_next_at())),
+            (Timer::NextPulse, in_talk(self.renewal.looks_at())),
             (Timer::Renew, in_talk(self.renews_at())),
             (Timer::Move, in_talk(self.moves_at())),
             (Timer::Response, in_talk(self.turns.stalled_at(settings.response_within))),

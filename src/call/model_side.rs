@@ -27,6 +27,15 @@ const SERVER_ERROR: &str = "server_error";
 /// What a function answers that the caller spoke over.
 pub(super) const SPOKEN_OVER: &str = "the caller spoke again, so this was not done; the call goes on";
 
+/// What a response failed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blame {
+    /// What was asked, or nothing that is known.
+    Request,
+    /// Trouble on the provider's side, which passes. `limited`: more was asked than it gives for now.
+    Endpoint { limited: bool },
+}
+
 impl Call {
     /// The session is as asked: what the caller said so far is told, and the agent greets.
     pub(super) fn on_ready(&mut self, now: CallTime, expires: CallTime) {
@@ -282,6 +291,9 @@ impl Call {
         if self.phase.is_over() {
             return;
         }
+        if done == Done::Productive && !matches!(status, ResponseStatus::Failed { .. }) {
+            self.session_served();
+        }
         let void = discarded || done == Done::Stale;
         match status {
             ResponseStatus::Cancelled => self.transcript.agent_unheard(|item| self.playout.holds(item)),
@@ -296,19 +308,25 @@ impl Call {
                 self.outbox.note(Note::ResponseFailed);
                 self.turns.on_empty();
             }
-            ResponseStatus::Failed { class: ErrorClass::RetryResponse, code, .. } if code != SERVER_ERROR => {
-                self.on_response_failed(now, PAUSE_AFTER_RATE_LIMIT);
+            ResponseStatus::Failed { class: ErrorClass::RetryResponse, code, .. } => {
+                let limited = code != SERVER_ERROR;
+                self.on_response_failed(now, Blame::Endpoint { limited });
             }
             ResponseStatus::Incomplete { .. } | ResponseStatus::Failed { .. } => {
-                self.on_response_failed(now, PAUSE_AFTER_FAILURE);
+                self.on_response_failed(now, Blame::Request);
             }
         }
     }
 
-    fn on_response_failed(&mut self, now: CallTime, pause: Duration) {
+    fn on_response_failed(&mut self, now: CallTime, blame: Blame) {
         self.outbox.note(Note::ResponseFailed);
-        let pause = self.recovery.spread(pause);
-        match self.turns.on_failed(now, pause) {
+        let limited = blame == Blame::Endpoint { limited: true };
+        let pause = self.recovery.spread(if limited { PAUSE_AFTER_RATE_LIMIT } else { PAUSE_AFTER_FAILURE });
+        let failed = self.turns.on_failed(now, pause);
+        if failed != Failed::AskAgain && blame != Blame::Request {
+            self.session_failed();
+        }
+        match failed {
             Failed::AskAgain => {}
             Failed::AskAnotherSession => self.lose_model(now, EndReason::ModelFailed),
             Failed::TooOften => self.end(now, EndReason::ModelFailed),
@@ -334,12 +352,10 @@ impl Call {
                 // Trouble of the provider's own names none of our events, and is about the response that was asked for.
                 let unnamed = about.is_empty() && error.class == ErrorClass::RetryResponse;
                 if self.turns.on_refused(about, unnamed) {
-                    let limited = error.class == ErrorClass::RetryResponse && error.kind != SERVER_ERROR;
-                    let limited = limited && error.code != SERVER_ERROR;
-                    self.on_response_failed(
-                        now,
-                        if limited { PAUSE_AFTER_RATE_LIMIT } else { PAUSE_AFTER_FAILURE },
-                    );
+                    let limited = error.kind != SERVER_ERROR && error.code != SERVER_ERROR;
+                    let passes = error.class == ErrorClass::RetryResponse;
+                    let blame = if passes { Blame::Endpoint { limited } } else { Blame::Request };
+                    self.on_response_failed(now, blame);
                 }
             }
         }

@@ -24,14 +24,8 @@ pub enum Output<'a> {
     Model(ModelCommand<'a>),
     /// Save; a newer revision replaces an older one.
     Transcript(Entry),
-    /// Open another session of the model; the one there was is of no more use.
-    OpenModel,
-    /// Open another session of the model beside the one that is in use.
-    OpenNextModel,
-    /// Use the one that was opened beside it from now on, or that is being opened, and close the one that was in use.
-    UseNextModel,
-    /// Ask the model's end of the connection whether it is there.
-    PingModel,
+    /// Open, use or leave a session of the model.
+    Session(SessionAct),
     /// Run a function and come back with a [`super::tools::ToolResult`].
     CallTool(ToolRequest),
     /// The answer of this function is no longer wanted.
@@ -50,6 +44,37 @@ pub enum Output<'a> {
     EndStream(EndReason),
     /// Always the last.
     Ended(EndReason),
+}
+
+/// What is to be done about the model's sessions, of which there are two at most: the one in use, and the next one beside
+/// it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionAct {
+    /// Open another one; the one there was is of no more use.
+    Open {
+        /// If possible at another endpoint than the last one that was lost early.
+        elsewhere: bool,
+    },
+    /// Open another one beside the one that is in use.
+    OpenNext {
+        /// The same.
+        elsewhere: bool,
+    },
+    /// Use the next one from now on, or that is being opened, and close the one that was in use.
+    UseNext,
+    /// Let go of the next one: it is gone, or shows no life.
+    LeaveNext {
+        /// So soon that its endpoint is to blame.
+        early: bool,
+    },
+    /// Ask the model's end of the connection in use whether it is there.
+    Ping,
+    /// The same of the next one.
+    PingNext,
+    /// The one in use has given its first answer: its endpoint works.
+    Served,
+    /// The one that was in use was lost before, and its endpoint is to blame.
+    LostEarly,
 }
 
 /// Facts for metrics and logs; nothing depends on them.
@@ -111,6 +136,10 @@ pub(super) struct Outbox {
 impl Outbox {
     pub(super) fn push(&mut self, output: Output<'static>) {
         self.queue.push_back(Queued::Other(output));
+    }
+
+    pub(super) fn session(&mut self, act: SessionAct) {
+        self.push(Output::Session(act));
     }
 
     pub(super) fn note(&mut self, note: Note) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::end::EndReason;
 use super::ending::Phase;
-use super::outbox::{Note, Output};
+use super::outbox::{Note, SessionAct};
 use super::settings::Settings;
 use super::transcript::Remembered;
 use super::{Call, Unavailable};
@@ -122,16 +122,19 @@ impl Recovery {
 impl Call {
     /// The session is over, whoever ended it.
     pub(super) fn on_model_lost(&mut self, now: CallTime) {
+        self.session_broke(now);
         self.lose_model(now, EndReason::ModelLost);
     }
 
     /// The session shows no life any more.
     pub(super) fn on_model_silent(&mut self, now: CallTime) {
+        self.session_broke(now);
         self.lose_model(now, EndReason::ModelStalled);
     }
 
     /// A response shows no life. Another session may do better, once.
     pub(super) fn on_response_stalled(&mut self, now: CallTime) {
+        self.session_failed();
         self.recovery.stalls += 1;
         if self.recovery.stalls >= MAX_STALLS {
             self.end(now, EndReason::ModelStalled);
@@ -158,6 +161,7 @@ impl Call {
         if was_stable {
             recovery.failures = 0;
         }
+        self.leave_next_in_doubt(now);
         if was_stable || self.renewal.has_next() {
             self.take_next(now);
         } else {
@@ -218,7 +222,7 @@ impl Call {
     /// It is time for another try.
     pub(super) fn try_again(&mut self) {
         self.recovery.try_at = None;
-        self.outbox.push(Output::OpenModel);
+        self.outbox.session(SessionAct::Open { elsewhere: self.probation.elsewhere() });
     }
 
     /// There is no session in all the time there was for it.
@@ -229,6 +233,7 @@ impl Call {
     /// A session is ready. One that is not the first of the call is told what was said so far. True: it is the first.
     pub(super) fn begin_session(&mut self, now: CallTime, expires: CallTime) -> bool {
         self.pulse.felt(now);
+        self.probation.begin(now);
         self.renewal.begin(now, expires);
         let recovery = &mut self.recovery;
         (recovery.began, recovery.try_at) = (now, None);

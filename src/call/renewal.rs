@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::Call;
 use super::ending::Phase;
-use super::outbox::{Note, Output};
+use super::outbox::{Note, SessionAct};
+use super::pulse::{Check, Pulse};
 use crate::clock::CallTime;
 
 /// How long before its end a session's successor is opened; a quarter of its time where that is shorter. In five
@@ -32,6 +33,7 @@ pub(super) enum Next {
     Opening,
     /// It can take over.
     Ready {
+        since: CallTime,
         /// When its own time is over.
         expires: CallTime,
     },
@@ -41,6 +43,8 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub(super) struct Renewal {
     next: Next,
+    /// Whether the next one is still there: a connection may be dropped by the network without a word.
+    pulse: Pulse,
     /// When to ask for the next one, or to ask again.
     open_at: CallTime,
     /// From then on it may take over while the last answer is still being played.
@@ -55,10 +59,11 @@ pub(super) struct Renewal {
 }
 
 impl Renewal {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         let far = CallTime::FAR;
         Self {
             next: Next::None,
+            pulse: Pulse::default(),
             open_at: far,
             hurry_at: far,
             leave_at: far,
@@ -91,6 +96,21 @@ impl Renewal {
         matches!(self.next, Next::Ready { .. })
     }
 
+    /// Something came from the next session.
+    pub(super) const fn felt_next(&mut self, now: CallTime) {
+        self.pulse.felt(now);
+    }
+
+    /// When to see whether the next session is still there.
+    pub(super) fn looks_at(&self) -> Option<CallTime> {
+        self.is_ready().then(|| self.pulse.due())
+    }
+
+    /// It has been asked whether it is there and has not answered.
+    fn is_in_doubt(&self) -> bool {
+        self.is_ready() && self.pulse.is_in_doubt()
+    }
+
     /// There is one, or one is being opened.
     pub(super) fn has_next(&self) -> bool {
         self.next != Next::None
@@ -108,24 +128,51 @@ impl Call {
     /// The session will be over before long: its successor is asked for.
     pub(super) fn open_next(&mut self) {
         self.renewal.next = Next::Opening;
-        self.outbox.push(Output::OpenNextModel);
+        self.outbox.session(SessionAct::OpenNext { elsewhere: self.probation.elsewhere() });
     }
 
     /// The next session is as asked.
-    pub(super) fn on_next_ready(&mut self, expires: CallTime) {
+    pub(super) fn on_next_ready(&mut self, now: CallTime, expires: CallTime) {
         if self.renewal.next == Next::Opening {
-            self.renewal.next = Next::Ready { expires };
+            self.renewal.next = Next::Ready { since: now, expires };
+            self.renewal.pulse = Pulse::default();
+            self.renewal.pulse.felt(now);
             self.follow_caller();
         }
     }
 
-    /// The next session did not come, or is gone again.
+    /// Nothing has come of the next session for a while.
+    pub(super) fn on_quiet_next(&mut self, now: CallTime) {
+        match self.renewal.pulse.check(now) {
+            Check::Ask => self.outbox.session(SessionAct::PingNext),
+            Check::Gone => self.on_no_next(now),
+        }
+    }
+
+    /// The next session did not come, is gone again, or shows no life.
     pub(super) fn on_no_next(&mut self, now: CallTime) {
         if self.renewal.next != Next::None {
+            self.leave_next(now);
             self.renewal.next = Next::None;
             self.renewal.failures += 1;
             self.renewal.open_at = now + self.recovery.pause(self.renewal.failures);
             self.follow_caller();
+        }
+    }
+
+    /// What broke the connection of the session in use may have broken the next one's, too: one that does not answer is
+    /// not relied upon.
+    pub(super) fn leave_next_in_doubt(&mut self, now: CallTime) {
+        if self.renewal.is_in_doubt() {
+            self.leave_next(now);
+            self.renewal.next = Next::None;
+        }
+    }
+
+    fn leave_next(&mut self, now: CallTime) {
+        if let Next::Ready { since, .. } = self.renewal.next {
+            let early = self.probation.is_early(now, since);
+            self.outbox.session(SessionAct::LeaveNext { early });
         }
     }
 
@@ -140,10 +187,12 @@ impl Call {
             return None;
         }
         let renewal = &self.renewal;
-        let quiet_at =
-            if self.nothing_is_open() { self.quiet_at().min(renewal.hurry_at) } else { CallTime::FAR };
-        // Words that the caller has said already are worth a moment more: nobody else can write them down.
-        let wait = self.awaits_words() && !self.turns.caller_speaks();
+        let in_doubt = renewal.is_in_doubt();
+        let in_a_pause = self.nothing_is_open() && !in_doubt;
+        let quiet_at = if in_a_pause { self.quiet_at().min(renewal.hurry_at) } else { CallTime::FAR };
+        // Words that the caller has said already are worth a moment more: nobody else can write them down. So is it to know
+        // that the next session lives.
+        let wait = in_doubt || self.awaits_words() && !self.turns.caller_speaks();
         Some(quiet_at.min(if wait { renewal.last_at } else { renewal.leave_at }))
     }
 
@@ -165,8 +214,11 @@ impl Call {
     pub(super) fn take_next(&mut self, now: CallTime) {
         self.phase = Phase::Connecting;
         let next = self.renewal.take();
-        self.outbox.push(if next == Next::None { Output::OpenModel } else { Output::UseNextModel });
-        if let Next::Ready { expires } = next {
+        if next == Next::None {
+            return self.try_again();
+        }
+        self.outbox.session(SessionAct::UseNext);
+        if let Next::Ready { expires, .. } = next {
             self.begin_talk(now, expires);
         }
     }

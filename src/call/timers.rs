@@ -22,6 +22,8 @@ pub(super) enum Timer {
     Pulse,
     /// When to ask for the session that follows this one.
     NextModel,
+    /// When to see whether it is still there.
+    NextPulse,
     /// When to go over to it.
     Renew,
     /// When to leave for another server.
@@ -50,7 +52,7 @@ pub(super) enum Timer {
     Linger,
 }
 
-const ALL: [Timer; 21] = [
+const ALL: [Timer; 22] = [
     Timer::SendAudio,
     Timer::FinishItem,
     Timer::FillStall,
@@ -59,6 +61,7 @@ const ALL: [Timer; 21] = [
     Timer::OpenModel,
     Timer::Pulse,
     Timer::NextModel,
+    Timer::NextPulse,
     Timer::Renew,
     Timer::Move,
     Timer::Response,

@@ -49,10 +49,16 @@ async fn call(model: ModelOptions, steps: Scenario) -> Over {
 
 async fn call_with(model: ModelOptions, steps: Scenario, settings: &[(&str, &str)]) -> Over {
     let world = World::start(model, &[&[("AUDIO_FORMAT", "pcmu")], settings].concat()).await;
-    call_in(world, steps).await
+    Box::pin(call_in(world, steps)).await
 }
 
 async fn call_in(world: World, steps: Scenario) -> Over {
+    let over = call_in_world(&world, steps).await;
+    world.stop().await;
+    over
+}
+
+async fn call_in_world(world: &World, steps: Scenario) -> Over {
     let call = run_call(world.call(steps)).await;
     let reason = world.reason(&call.call_sid).await;
     world.settled().await;
@@ -60,7 +66,6 @@ async fn call_in(world: World, steps: Scenario) -> Over {
     let late_frames = world.metric(r#"frames_dropped_total{why="interrupted"}"#);
     let reconnects = world.metric("reconnects_total");
     let model = world.model.report();
-    world.stop().await;
     Over { call, reason, rows, model, late_frames, reconnects }
 }
 
@@ -235,7 +240,7 @@ async fn what_arrives_of_an_interrupted_answer_is_never_heard() {
             let world = World::start(model, &[("AUDIO_FORMAT", "pcmu")]).await;
             world.change_agent(&format!("reversible_barge_in = {reversible}")).await;
             let steps = [listen(), say("hours-question"), interrupt(1500, "sunday-question"), listen()];
-            call_in(world, scenario(steps.into_iter().chain([Step::HangUp]))).await
+            Box::pin(call_in(world, scenario(steps.into_iter().chain([Step::HangUp])))).await
         }
     });
     for over in futures_util::future::join_all(calls).await {
@@ -418,6 +423,36 @@ async fn sessions_that_are_short_are_replaced_between_turns_and_the_caller_notic
     assert!(worst_ms < usual_ms + 200.0, "{worst_ms} ms to an answer, {usual_ms} ms is usual");
 }
 
+/// The answer is so long that the session that is to follow has to stand by for more than three seconds.
+#[tokio::test]
+async fn a_session_that_stands_by_and_is_dead_is_found_out_and_replaced_and_one_that_lives_is_kept() {
+    let limit = Faults { expire_after_ms: Some(20_000), ..Faults::default() };
+    let story = rule(When::Greeting, [tone(17_500, "A very long story.")]);
+    let call_of = |later_faults| {
+        let script = brief([story.clone()]);
+        let options = ModelOptions { script, speed: 1.0, later_faults, ..faulty(limit.clone()) };
+        async move {
+            let world = World::start(options, &[("AUDIO_FORMAT", "pcmu")]).await;
+            let talking = call_in_world(&world, short());
+            let mending = async {
+                until("there is a next session", async || world.model.report().sessions.len() == 2).await;
+                world.model.set_faults(Faults::default());
+            };
+            let (over, ()) = join!(talking, mending);
+            over.went_well();
+            assert_eq!(over.words(), ["A very long story.", "Hello?", "Hello to you."]);
+            assert_eq!(over.reconnects, 0);
+            assert_eq!(world.metric("renewals_total"), 1);
+            let answered: Vec<_> = over.model.sessions.iter().map(|s| s.responses.len()).collect();
+            world.stop().await;
+            answered
+        }
+    };
+    let dead = Faults { freeze_after_ms: Some(1_000), ..Faults::default() };
+    let (kept, replaced) = join!(call_of(None), call_of(Some(dead)));
+    assert_eq!((kept, replaced), (vec![1, 1], vec![1, 0, 1]));
+}
+
 // ---- Where sessions come from ----------------------------------------------------------------------------------------
 
 #[tokio::test]
@@ -493,6 +528,102 @@ async fn an_endpoint_that_refuses_us_is_asked_again_and_the_other_one_helps_mean
         assert_eq!(world.metric(r#"model_sessions_total{endpoint="primary",outcome="refused"}"#), calls);
     }
     assert_eq!(world.metric(r#"model_breaker{endpoint="primary"}"#), 0, "the key is wrong, not the endpoint");
+    world.stop().await;
+    second.stop().await;
+}
+
+/// Two endpoints, the first of which does this.
+async fn two_endpoints(first: ModelOptions) -> (World, ModelServer) {
+    let second = ModelServer::bind(faulty(Faults::default()), ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let settings = [("AUDIO_FORMAT", "pcmu"), ("OPENAI_REALTIME_FALLBACK_URL", &*second.url())];
+    (World::start(first, &settings).await, second)
+}
+
+/// Its sessions are agreed on, and break before anything is said.
+fn breaking_at_once() -> ModelOptions {
+    ModelOptions { think_ms: 1_500, ..faulty(Faults { drop_after_ms: Some(900), ..Faults::default() }) }
+}
+
+fn sessions(world: &World, endpoint: &str, outcome: &str) -> u64 {
+    world.metric(&format!(r#"model_sessions_total{{endpoint="{endpoint}",outcome="{outcome}"}}"#))
+}
+
+#[tokio::test]
+async fn who_gets_a_session_that_breaks_stalls_or_fails_at_once_is_spoken_to_from_the_other_endpoint() {
+    let stalling = Faults { freeze_after_ms: Some(900), ..Faults::default() };
+    let failing = Faults { fail_every: 1, fail_code: Some("server_error".into()), ..Faults::default() };
+    let kinds = [breaking_at_once(), ModelOptions { think_ms: 1_500, ..faulty(stalling) }, faulty(failing)];
+    let calls = kinds.map(|first| async {
+        let (world, second) = two_endpoints(first).await;
+        let call = run_call(world.call(talk(2))).await;
+        only_stream(&call);
+        assert_eq!(world.reason(&call.call_sid).await, "caller_hung_up");
+        world.settled().await;
+        let rows = world.transcript(&call.call_sid).await;
+        let words: Vec<_> = rows.iter().map(|row| row["content"].as_str().unwrap()).collect();
+        assert_eq!(words, ["Good day.", "Hello?", "Hello to you.", "Hello?", "Hello to you."]);
+        let tries = (world.model.report().sessions.len(), second.report().sessions.len());
+        assert_eq!(tries, (1, 1), "one session of the first endpoint is enough to know");
+        assert_eq!(
+            (sessions(&world, "primary", "lost_early"), sessions(&world, "primary", "served")),
+            (1, 0)
+        );
+        assert_eq!(
+            (sessions(&world, "fallback", "served"), sessions(&world, "fallback", "lost_early")),
+            (1, 0)
+        );
+        world.stop().await;
+        second.stop().await;
+    });
+    futures_util::future::join_all(calls).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_breaks_its_sessions_at_once_is_left_alone_until_one_has_served() {
+    let (world, second) = two_endpoints(breaking_at_once()).await;
+    let greeted = || async {
+        let call = run_call(world.call(scenario([listen(), Step::HangUp]))).await;
+        only_stream(&call);
+        assert_eq!(world.reason(&call.call_sid).await, "caller_hung_up");
+    };
+    futures_util::future::join_all((0..6).map(|_| greeted())).await;
+    assert_eq!((sessions(&world, "primary", "opened"), sessions(&world, "primary", "lost_early")), (6, 6));
+    assert_eq!((sessions(&world, "fallback", "opened"), sessions(&world, "fallback", "served")), (6, 6));
+    let breaker = || world.metric(r#"model_breaker{endpoint="primary"}"#);
+    assert_eq!(breaker(), 2);
+
+    // A test is opened as well as any session before, and shows nothing by that.
+    greeted().await;
+    assert_eq!((sessions(&world, "primary", "opened"), breaker()), (7, 2));
+
+    world.model.set_faults(Faults::default());
+    until("a session of it has served", async || {
+        greeted().await;
+        breaker() == 0
+    })
+    .await;
+    assert_eq!((sessions(&world, "primary", "served"), sessions(&world, "primary", "lost_early")), (1, 7));
+    assert!(world.metric(r#"model_breaker{endpoint="fallback"}"#) == 0);
+    world.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_loses_many_sessions_that_have_served_is_asked_at_once_for_others() {
+    let (world, second) = two_endpoints(faulty(Faults::default())).await;
+    let calls = (0..10).map(|_| async {
+        let call = run_call(world.call(talk(3))).await;
+        only_stream(&call);
+        assert_eq!(world.reason(&call.call_sid).await, "caller_hung_up");
+    });
+    let cutting = async {
+        until("all have been greeted", async || sessions(&world, "primary", "served") == 10).await;
+        world.model.cut();
+    };
+    join!(futures_util::future::join_all(calls), cutting);
+    assert_eq!((sessions(&world, "primary", "opened"), sessions(&world, "primary", "lost_early")), (20, 0));
+    assert_eq!(world.metric(r#"model_breaker{endpoint="primary"}"#), 0);
+    assert_eq!(second.report().sessions.len(), 0);
     world.stop().await;
     second.stop().await;
 }

@@ -10,6 +10,7 @@ mod hostile;
 mod over_agent;
 mod player;
 mod playout;
+mod probation;
 mod properties;
 mod recovery;
 mod renewal;

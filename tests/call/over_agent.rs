@@ -80,7 +80,7 @@ impl Line {
     fn expect_after(&self, ms: u64, expected: &str) {
         let call = &self.call;
         let after = |line: &&crate::support::Line| line.at.as_millis() > ms;
-        let quiet = ["save", "measured", "note", "model append", "twilio mark", "twilio media"];
+        let quiet = ["save", "measured", "note", "session", "model append", "twilio mark", "twilio media"];
         let mut log = String::new();
         for line in call.lines.iter().filter(after) {
             if line.text == "note Paused" || !quiet.iter().any(|quiet| line.text.starts_with(quiet)) {

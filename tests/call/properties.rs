@@ -128,6 +128,7 @@ fn rare() -> impl Strategy<Value = Event> {
         1 => (1_000..60_000_u64).prop_map(|ms| model_ready_until(CallTime::from_millis(ms))),
         2 => (1_000..60_000_u64).prop_map(|ms| next_model_ready_until(CallTime::from_millis(ms))),
         1 => Just(next_model_gone()),
+        1 => Just(next_model_alive()),
         1 => prop_oneof![
             Just(Unavailable::Failed),
             Just(Unavailable::Refused),

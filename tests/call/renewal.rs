@@ -210,6 +210,83 @@ fn a_session_that_is_lost_early_is_replaced_at_once_by_the_one_that_stands_by() 
     assert_eq!(opening.count("end"), 0);
 }
 
+/// A call whose model talks while its next session stands by since 22.9 s.
+fn standing_by() -> TestCall {
+    let mut call = nearly_over();
+    call.at(22_500, response_started("resp_1"));
+    call.at(22_900, next_model_ready());
+    call
+}
+
+#[test]
+fn a_session_that_stands_by_and_shows_no_life_is_replaced_before_it_is_needed() {
+    let mut call = standing_by();
+    call.next_deaf = true;
+    call.until(25_399);
+    assert_eq!((call.count("ping next model"), call.count("leave next model")), (2, 0));
+    call.until(26_000);
+    assert_eq!(call.time_of("leave next model").as_millis(), 25_400, "two questions were not answered");
+    assert_eq!(call.count("open next model"), 2);
+    call.next_deaf = false;
+    call.at(26_000, next_model_ready_until(until_ms(56_000)));
+    call.at(27_000, agent_audio("item_1", 100));
+    call.at(27_000, response_done("resp_1"));
+    call.until(30_000);
+    assert_eq!(call.count("use next model"), 1);
+    assert_eq!((call.count("leave next model"), call.count("open model"), call.count("end")), (1, 0, 0));
+}
+
+#[test]
+fn a_session_that_stands_by_quietly_and_answers_is_kept() {
+    let mut call = standing_by();
+    call.until(28_400);
+    assert_eq!((call.count("open next model"), call.count("leave next model")), (1, 0));
+    call.until(28_500);
+    assert_eq!(call.count("use next model"), 1);
+}
+
+#[test]
+fn a_session_that_is_in_doubt_is_not_gone_over_to_before_it_has_answered() {
+    let mut call = standing_by();
+    call.next_deaf = true;
+    call.at(24_100, agent_audio("item_1", 100));
+    call.at(24_200, response_done("resp_1"));
+    call.at(24_460, caller_frame(24_440));
+    assert_eq!((call.count("ping next model"), call.count("use next model")), (1, 0), "asked at 24.4 s");
+    call.at(24_600, next_model_alive());
+    assert_eq!(call.time_of("use next model").as_millis(), 24_600);
+
+    // At the end of the time that is left, too, as long as it takes to know.
+    let mut last = standing_by();
+    last.at(26_950, next_model_alive());
+    last.next_deaf = true;
+    last.until(29_000);
+    assert_eq!(last.count("use next model"), 0, "asked at 28.45 s, and it would have left at 28.5 s");
+    last.at(29_100, next_model_alive());
+    assert_eq!(last.time_of("use next model").as_millis(), 29_100);
+
+    // And no longer, because the session in use is as good as over.
+    let mut late = standing_by();
+    late.at(26_950, next_model_alive());
+    late.next_deaf = true;
+    late.until(29_250);
+    late.deaf = true; // It is the same one now.
+    late.until(32_000);
+    assert_eq!(late.time_of("use next model").as_millis(), 29_250);
+    assert_eq!((late.time_of("open model").as_millis(), late.count("end")), (31_750, 0), "it is found out");
+}
+
+#[test]
+fn a_session_in_doubt_does_not_take_over_from_one_that_is_lost() {
+    let mut call = standing_by();
+    (call.deaf, call.next_deaf) = (true, true);
+    call.until(25_000);
+    assert_eq!(call.count("use next model"), 0, "the network has dropped both");
+    assert_eq!(call.time_of("leave next model").as_millis(), call.time_of("open model").as_millis());
+    call.at(25_400, model_ready());
+    assert_eq!((call.count("model respond retry"), call.count("end")), (1, 0), "{}", call.log());
+}
+
 #[test]
 fn nothing_is_renewed_while_the_last_words_are_played() {
     let mut call = nearly_over();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use voicebridge::audio::AudioFormat;
 use voicebridge::call::Input;
 use voicebridge::call::end::EndReason;
-use voicebridge::call::outbox::{Note, Output};
+use voicebridge::call::outbox::{Note, Output, SessionAct};
 use voicebridge::call::settings::Settings;
 use voicebridge::call::timing::Verdict;
 use voicebridge::clock::CallTime;
@@ -238,13 +238,16 @@ impl Rules {
                     self.confirmed = true;
                 }
             }
-            Output::OpenNextModel => {
+            Output::Session(SessionAct::OpenNext { .. }) => {
                 assert_eq!(self.next.replace(false), None, "there are at most two sessions at a time");
             }
-            Output::UseNextModel => {
+            Output::Session(SessionAct::LeaveNext { .. }) => self.next = None,
+            Output::Session(SessionAct::UseNext) => {
                 self.ready = self.next.take().expect("there is a session that can be used");
             }
-            Output::OpenModel => assert_eq!(self.next, None, "there is a session that could be used"),
+            Output::Session(SessionAct::Open { .. }) => {
+                assert_eq!(self.next, None, "there is a session that could be used");
+            }
             Output::Note(Note::ModelLost | Note::ModelRenewed) => {
                 self.turn_open = false;
                 self.doubtful.clear();

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use voicebridge::audio::AudioFormat;
-use voicebridge::call::outbox::Output;
+use voicebridge::call::outbox::{Output, SessionAct};
 use voicebridge::call::settings::{END_CALL, Settings, TRANSFER_TO_HUMAN};
 use voicebridge::call::tools::{ToolResult, built_in};
 use voicebridge::call::transcript::{Entry, Role, Status};
@@ -210,6 +210,10 @@ pub fn next_model_ready_until(expires: CallTime) -> Event {
     Event::Plain(Input::NextModelReady { expires })
 }
 
+pub fn next_model_alive() -> Event {
+    Event::Plain(Input::NextModelAlive)
+}
+
 pub fn next_model_gone() -> Event {
     Event::Plain(Input::NextModelGone)
 }
@@ -282,6 +286,8 @@ pub struct TestCall {
     marks_back: usize,
     /// The model's end of the connection is dead: it answers no ping.
     pub deaf: bool,
+    /// So is that of the session beside it.
+    pub next_deaf: bool,
     pub rules: Rules,
 }
 
@@ -299,6 +305,7 @@ impl TestCall {
             marks: Vec::new(),
             marks_back: 0,
             deaf: false,
+            next_deaf: false,
             rules,
         }
     }
@@ -414,8 +421,12 @@ impl TestCall {
             }
             self.rules.output(self.now, &output);
             // A model that is there answers at once, and nothing else comes of it.
-            if output == Output::PingModel && !self.deaf {
+            if output == Output::Session(SessionAct::Ping) && !self.deaf {
                 self.call.handle_input(self.now, Input::ModelAlive);
+                continue;
+            }
+            if output == Output::Session(SessionAct::PingNext) && !self.next_deaf {
+                self.call.handle_input(self.now, Input::NextModelAlive);
                 continue;
             }
             match &output {
@@ -458,7 +469,7 @@ impl TestCall {
     #[track_caller]
     pub fn expect_after(&self, ms: u64, expected: &str) {
         let after = CallTime::from_millis(ms);
-        let quiet = ["save", "note", "measured", "judged", "model append", "twilio mark"];
+        let quiet = ["save", "note", "measured", "judged", "session", "model append", "twilio mark"];
         let log = self.select(|line| line.at > after && !quiet.iter().any(|q| line.text.starts_with(q)));
         assert_same(&log, expected);
     }
@@ -551,10 +562,7 @@ fn describe(output: &Output<'_>) -> String {
         Output::CallTool(request) => format!("tool {} {} {}", request.call, request.name, request.arguments),
         Output::CancelTool(call) => format!("tool {call} cancelled"),
         Output::Connected => "connected".into(),
-        Output::OpenModel => "open model".into(),
-        Output::OpenNextModel => "open next model".into(),
-        Output::UseNextModel => "use next model".into(),
-        Output::PingModel => "ping model".into(),
+        Output::Session(act) => describe_session(*act),
         Output::Transfer(transfer) => format!("transfer {:?} {:?}", transfer.reason, transfer.summary),
         Output::Measured(turn) => {
             let latency = turn.response_latency().map_or("-".into(), |latency| format!("{latency:?}"));
@@ -567,6 +575,21 @@ fn describe(output: &Output<'_>) -> String {
         Output::Note(note) => format!("note {note:?}"),
         Output::EndStream(reason) => format!("end stream {reason}"),
         Output::Ended(reason) => format!("ended {reason}"),
+    }
+}
+
+fn describe_session(act: SessionAct) -> String {
+    let elsewhere = |elsewhere| if elsewhere { " elsewhere" } else { "" };
+    match act {
+        SessionAct::Open { elsewhere: other } => format!("open model{}", elsewhere(other)),
+        SessionAct::OpenNext { elsewhere: other } => format!("open next model{}", elsewhere(other)),
+        SessionAct::LeaveNext { early: true } => "leave next model, lost early".into(),
+        SessionAct::LeaveNext { early: false } => "leave next model".into(),
+        SessionAct::UseNext => "use next model".into(),
+        SessionAct::Ping => "ping model".into(),
+        SessionAct::PingNext => "ping next model".into(),
+        SessionAct::Served => "session served".into(),
+        SessionAct::LostEarly => "session lost early".into(),
     }
 }
 

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::call::timing::Judgement;
+use crate::clock::CallTime;
 
 /// A call in which there are more is noisy, and the rest tells nothing new.
 const MOST: usize = 200;
@@ -32,7 +33,7 @@ fn in_report(judgement: &Judgement) -> Value {
     json!({
         "item": judgement.item,
         "noticedMs": judgement.noticed.as_millis(),
-        "pausedMs": judgement.paused.map(|at| at.as_millis()),
+        "pausedMs": judgement.paused.map(CallTime::as_millis),
         "judgedMs": judgement.judged.as_millis(),
         "voiceMs": judgement.voice.as_millis() as u64,
         "loudestDbfs": (f64::from(judgement.loudest.0) * 10.0).round() / 10.0,

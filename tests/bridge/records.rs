@@ -73,7 +73,7 @@ async fn turns_have_the_time_of_the_database() {
     let call = run_call(world.call(short())).await;
     only_stream(&call);
     assert_eq!(world.reason(&call.call_sid).await, "caller_hung_up");
-    let turns = world.transcript(&call.call_sid).await.len() as i64;
+    let turns = world.transcript(&call.call_sid).await.len();
     let query = r#"select count(*) from conversation_transcripts
         where "timestamp" - pg_catalog.now() between interval '4 minutes' and interval '5 minutes'"#;
     assert_eq!((turns, world.value::<i64>(query).await), (3, 3));

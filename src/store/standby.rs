@@ -28,7 +28,7 @@ pub struct LateOffer {
     pub to: Option<String>,
     /// SHA-256 of the one-time secret in the stream's address.
     pub token_sha256: [u8; 32],
-    /// Who has offered it, and alone can take it.
+    /// Who keeps it: the node that was asked, or the one that has taken the stream.
     pub node: String,
     /// When it was offered.
     pub offered_at: Timestamp,
@@ -43,6 +43,16 @@ pub struct LateOffer {
 /// another one: it is the one whose answer did not reach the carrier any more. Where the call has been given away since,
 /// what was said before that still counts, and the stream is on record as taken.
 pub async fn record(store: &Store, offer: &LateOffer) -> sqlx::Result<bool> {
+    // Whoever waits for another's write decides by what was there before it, or fails where both bring the same secret. A
+    // second look sees it.
+    match record_once(store, offer).await {
+        Ok(false) => record_once(store, offer).await,
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => record_once(store, offer).await,
+        result => result,
+    }
+}
+
+async fn record_once(store: &Store, offer: &LateOffer) -> sqlx::Result<bool> {
     let taken = sqlx::query_scalar!(
         r#"
         with offered as (

@@ -1,6 +1,7 @@
 //! Offers that were made without the database get their lease later, unless somebody else has the call by then.
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::task::JoinSet;
 use voicebridge::call::end::EndReason;
 use voicebridge::ids::CallSid;
 use voicebridge::lifecycle::{self, CallEvent, CallRef};
@@ -171,4 +172,21 @@ async fn the_carriers_word_ends_no_call_whose_stream_may_have_been_taken_without
         .unwrap();
     let [ended] = &leases::reap(&store, 10).await.unwrap()[..] else { panic!("it is nobody's") };
     assert_eq!((ended.call_sid.clone(), ended.reason), (sid(1), EndReason::StreamLost));
+}
+
+#[tokio::test]
+async fn the_node_that_was_asked_and_the_one_that_took_the_stream_may_say_so_at_the_same_moment() {
+    let store = support::store(8).await;
+    let agent = default_agent(&store).await;
+    for number in 1..=20 {
+        let taken = LateOffer { node: "taker".into(), ..late(&agent, &sid(number), number as u8) };
+        let asked = LateOffer { node: "asked".into(), claimed_at: None, ..taken.clone() };
+        let mut at_once = JoinSet::new();
+        for offer in [&asked, &taken, &asked, &taken] {
+            let (store, offer) = (store.clone(), offer.clone());
+            at_once.spawn(async move { record(&store, &offer).await.unwrap() });
+        }
+        assert_eq!(at_once.join_all().await, [true; 4], "it is one offer");
+        assert_eq!(holder(&store, &sid(number)).await, (FencingToken(1), true));
+    }
 }

@@ -271,9 +271,8 @@ impl Call {
         let playout = &self.playout;
         let mut remembered: Vec<_> = self.settings.history.iter().cloned().map(without_its_runner).collect();
         remembered.extend(self.transcript.remembered(|item| playout.received_ms(item)));
-        let mut remembered = with_gaps_told_once(remembered);
         let older = remembered.len().saturating_sub(MAX_REMEMBERED);
-        for said in remembered.drain(older..) {
+        for said in with_gaps_told_once(remembered.split_off(older)) {
             match said {
                 Remembered::Caller(text) => self.seed(|id| NewItem::UserText { id, text }),
                 Remembered::Agent(text) => self.seed(|id| NewItem::AgentText { id, text }),

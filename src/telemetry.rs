@@ -351,7 +351,7 @@ impl Metrics {
             model_sessions: family(
                 &mut registry,
                 "model_sessions",
-                "Model sessions asked for, by endpoint and outcome; one that was opened has a second one",
+                "Model sessions asked for, by endpoint and outcome; one that was opened may have a second one, `served` or `lost_early`",
             ),
             model_breakers: family(
                 &mut registry,

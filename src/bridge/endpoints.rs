@@ -84,15 +84,19 @@ impl Endpoints {
                 Err(error) => keep_hopeful(&mut found, error),
             }
         }
-        for source in &resting {
-            let Some(permit) = self.at(*source).change(|breaker| breaker.permit_in_need()) else { continue };
-            match self.ask(*source, permit, model, config, false).await {
+        let mut unasked = false;
+        for source in resting {
+            let Some(permit) = self.at(source).change(|breaker| breaker.permit_in_need()) else {
+                unasked = true;
+                continue;
+            };
+            match self.ask(source, permit, model, config, false).await {
                 Ok(session) => return Ok(session),
                 Err(error) => keep_hopeful(&mut found, error),
             }
         }
         // A refusal is final only where nobody else could have been asked.
-        Err(found.filter(|error| error.may_pass() || resting.is_empty()).unwrap_or(OpenError::Resting))
+        Err(found.filter(|error| error.may_pass() || !unasked).unwrap_or(OpenError::Resting))
     }
 
     async fn ask(

@@ -33,6 +33,11 @@ pub(super) fn keep_callback(
     call_sid: &CallSid,
     organization: Option<OrganizationId>,
 ) -> bool {
+    // By the time it is replayed nothing else may be on record of the call.
+    let organization = organization.or_else(|| {
+        let number = PhoneNumber::parse(webhook.our_number()?).ok()?;
+        Some(api.known.agent_for(None, Some(&number))?.0.organization_id)
+    });
     let kept = api.bridge.keep_callback(webhook.carrier_event(organization, call_sid.clone()));
     if !kept {
         tracing::error!(call.id = %call_sid, "what the carrier says of a call is lost: there is no room for it");

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::{CallEvent, CallRef};
 use crate::call::end::{EndReason, NextStep};
 use crate::ids::CallSid;
-use crate::store::call_events::{self, CarrierEvent};
+use crate::store::call_events::{self, CarrierEvent, LastWord};
 use crate::store::calls::{self, CallRecord};
 use crate::store::leases::{self, AfterStream, FencingToken};
 use crate::store::{Store, leads};
@@ -27,8 +27,21 @@ pub fn is_terminal(status: &str) -> bool {
 pub async fn record(store: &Store, callback: &CarrierEvent, at: Timestamp) -> sqlx::Result<()> {
     call_events::record(store, callback).await?;
     match callback.call_status.as_deref() {
-        Some(status) if is_terminal(status) => end_without_stream(store, callback, status, at).await,
+        Some(status) if is_terminal(status) => {
+            let duration_s = callback.duration_s;
+            let word = LastWord { status: status.to_owned(), duration_s, at };
+            end_without_stream(store, &callback.call_sid, word).await
+        }
         _ => Ok(()),
+    }
+}
+
+/// What the carrier has said before anything else of the call was on record, as happens when that was kept meanwhile: has
+/// it mean what it means now.
+pub async fn catch_up(store: &Store, call_sid: &CallSid) -> sqlx::Result<()> {
+    match call_events::last_word(store, call_sid).await? {
+        Some(word) => end_without_stream(store, call_sid, word).await,
+        None => Ok(()),
     }
 }
 
@@ -47,13 +60,8 @@ pub async fn end_lost_call(
 }
 
 /// Ends a call that the carrier says is over. A stream that came ends its call itself, and knows more about it.
-async fn end_without_stream(
-    store: &Store,
-    callback: &CarrierEvent,
-    status: &str,
-    at: Timestamp,
-) -> sqlx::Result<()> {
-    let call_sid = &callback.call_sid;
+async fn end_without_stream(store: &Store, call_sid: &CallSid, word: LastWord) -> sqlx::Result<()> {
+    let LastWord { status, duration_s, at } = word;
     let Some(record) = calls::by_call_sid(store, call_sid).await? else { return Ok(()) };
     let lease = leases::next_action(store, call_sid).await?;
     if let Some(lost) = lease.as_ref().filter(|lease| lease.next_action == Some(NextStep::Resume)) {
@@ -69,7 +77,7 @@ async fn end_without_stream(
     }
     let reason = if went_to_people(&record) {
         EndReason::Transferred
-    } else if lease.is_some() && matches!(status, "completed" | "canceled") {
+    } else if lease.is_some() && matches!(&*status, "completed" | "canceled") {
         EndReason::CallerHungUp
     } else {
         // Turned away by us, or never connected by the carrier.
@@ -79,7 +87,7 @@ async fn end_without_stream(
     let token = lease.map_or(FencingToken(0), |lease| lease.fencing_token);
     let call =
         CallRef { call_sid: call_sid.clone(), organization: record.organization_id, agent: record.agent_id };
-    let duration = Duration::from_secs(callback.duration_s.unwrap_or_default().into());
+    let duration = Duration::from_secs(duration_s.unwrap_or_default().into());
     let report = Map::from_iter([("carrier_status".to_owned(), json!(status))]);
     end(store, &call, at, token, reason, duration, report).await
 }

@@ -66,3 +66,36 @@ pub async fn record(store: &Store, event: &CarrierEvent) -> sqlx::Result<bool> {
     .await?;
     Ok(inserted.rows_affected() == 1)
 }
+
+/// What the carrier said when a call was over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastWord {
+    /// One of the terminal statuses.
+    pub status: String,
+    /// Seconds, where it said so.
+    pub duration_s: Option<u32>,
+    /// When it was put on record.
+    pub at: Timestamp,
+}
+
+/// Whether the carrier has said that this call is over.
+pub async fn last_word(store: &Store, call_sid: &CallSid) -> sqlx::Result<Option<LastWord>> {
+    let row = sqlx::query!(
+        r#"
+        select call_status as "status!", duration, created_at as "at: jiff_sqlx::Timestamp"
+        from call_events
+        where call_sid = $1
+          and call_status in ('completed', 'busy', 'failed', 'no-answer', 'canceled')
+        order by id
+        limit 1
+        "#,
+        call_sid.as_str(),
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    Ok(row.map(|row| LastWord {
+        status: row.status,
+        duration_s: row.duration.and_then(|seconds| u32::try_from(seconds).ok()),
+        at: row.at.to_jiff(),
+    }))
+}

@@ -63,6 +63,14 @@ impl Record {
         matches!(self.what, What::Offer(_))
     }
 
+    /// The first of its call, or all there will be of it: the carrier may have said before that the call is over.
+    pub(in crate::bridge) const fn may_come_after_the_end(&self) -> bool {
+        matches!(
+            self.what,
+            What::Event { event: CallEvent::Incoming { .. } | CallEvent::Transferred { .. }, .. }
+        )
+    }
+
     /// What the carrier says, which is true whoever has the call.
     pub(in crate::bridge) const fn is_callback(&self) -> bool {
         matches!(self.what, What::Callback { .. })

@@ -17,6 +17,7 @@ use super::{Record, Shared, Spool, Standing, Ticket};
 use crate::bridge::gather::{is_final, may_be_ones_own, timely};
 use crate::bridge::outage::Outage;
 use crate::ids::{CallSid, ItemId, OrganizationId};
+use crate::lifecycle::callback;
 use crate::store::Store;
 use crate::store::leads;
 use crate::store::transcripts::{self, Turns};
@@ -53,6 +54,8 @@ struct Pass {
     after: Ticket,
     /// Calls of which something was put off: what follows of them waits with it.
     waiting: BTreeSet<CallSid>,
+    /// Calls of which the carrier may have said before that they are over.
+    perhaps_over: BTreeSet<CallSid>,
     /// Offers that were refused. Each is set aside after all that came with it, so that it is known to be void until then.
     void: Vec<Ticket>,
 }
@@ -87,7 +90,8 @@ impl Replay {
         loop {
             let batch = self.spool.read(pass.after, BATCH).await;
             let Some((last, _)) = batch.last() else {
-                let Pass { after, waiting, void } = mem::take(&mut pass);
+                let Pass { after, waiting, perhaps_over, void } = mem::take(&mut pass);
+                pass.perhaps_over = self.catch_up(perhaps_over, &waiting).await;
                 if self.spool.has_left(after) {
                     sleep(LONGEST_PAUSE).await; // They cannot be read now.
                     continue;
@@ -95,7 +99,7 @@ impl Replay {
                 for offer in void {
                     self.spool.late(offer);
                 }
-                if waiting.is_empty() {
+                if waiting.is_empty() && pass.perhaps_over.is_empty() {
                     self.spool.left.notified().await;
                     pause = FIRST_PAUSE;
                 } else {
@@ -117,9 +121,23 @@ impl Replay {
                 debug!(%error, "the records of the spool have to wait");
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
-                pass = Pass::default();
+                pass = Pass { perhaps_over: pass.perhaps_over, ..Pass::default() };
             }
         }
+    }
+
+    /// Returns those that could not be looked at yet.
+    async fn catch_up(&self, calls: BTreeSet<CallSid>, waiting: &BTreeSet<CallSid>) -> BTreeSet<CallSid> {
+        let mut put_off = BTreeSet::new();
+        for call_sid in calls {
+            if waiting.contains(&call_sid) {
+                put_off.insert(call_sid);
+            } else if let Err(error) = timely(callback::catch_up(&self.store, &call_sid)).await {
+                warn!(%error, call.id = %call_sid, "whether the carrier has said that a call is over is looked up later");
+                put_off.insert(call_sid);
+            }
+        }
+        put_off
     }
 
     /// An error concerns the database as a whole: the rest of the batch waits.
@@ -136,6 +154,9 @@ impl Replay {
                 self.spool.void(ticket, record.right());
                 pass.void.push(ticket);
                 continue;
+            }
+            if record.may_come_after_the_end() && matches!(written, Ok(true)) {
+                pass.perhaps_over.insert(record.call.call_sid.clone());
             }
             let fate = written.map(|written| if written { Fate::Written } else { Fate::Late });
             self.settle(ticket, &record, fate, pass, tally)?;

@@ -274,3 +274,26 @@ async fn an_odd_record_holds_up_its_own_call_only() {
     scene.until_left(0).await;
     assert_eq!((scene.count("conversation_transcripts").await, scene.set_aside()), (3, (0, 0)));
 }
+
+#[tokio::test]
+async fn a_call_of_which_the_carrier_said_first_that_it_is_over_is_ended_when_its_beginning_is_on_record() {
+    let scene = Scene::set().await;
+    scene.spool.leave([scene.over("CA1")]);
+    scene.replay();
+    scene.until_left(0).await;
+    assert_eq!((scene.count("call_events").await, scene.count("calls").await), (1, 0));
+    let (from, to) = (String::new(), String::new());
+    let incoming = CallEvent::Incoming { phone_number: None, from, to };
+    let to_people = CallEvent::Transferred {
+        token: leases::FencingToken(0),
+        to: None,
+        reason: "nobody is free".into(),
+        summary: String::new(),
+    };
+    let kept =
+        [incoming, to_people].map(|event| scene.keep("CA1", What::Event { at: Timestamp::now(), event }));
+    scene.spool.leave(kept);
+    scene.until_left(0).await;
+    let ended = "calls where data->'call'->>'endedReason' = 'transferred'";
+    until("it is over", async || scene.count(ended).await == 1).await;
+}

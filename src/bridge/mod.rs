@@ -503,6 +503,7 @@ impl Bridge {
             stream_sid: start.stream_sid.clone(),
             node: shared.node.clone(),
             stream_started: Timestamp::now() - claimed.clock_ahead,
+            clock_ahead: claimed.clock_ahead,
             lasted_before: claimed.lasted,
             resumable: claimed.offered,
             after_sequence: places_before(claimed.fencing_token),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Map;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection};
@@ -21,14 +21,14 @@ use super::outage::Outage;
 use super::scribe::{Scribe, Subject, scribe};
 use super::spool::{Spool, replay};
 use crate::call::end::EndReason;
-use crate::call::transcript::{Entry, Role, Status};
+use crate::call::transcript::{Entry, Remembered, Role, Status};
 use crate::clock::{CallTime, StillClock};
 use crate::ids::{CallSid, ItemId, StreamSid};
 use crate::lifecycle::CallRef;
-use crate::store::Store;
 use crate::store::agents::{self, Agent};
 use crate::store::cluster::PrivateCluster;
 use crate::store::leases::{self, FencingToken, Offer};
+use crate::store::{Store, transcripts};
 use crate::telemetry::Metrics;
 
 /// How long the database is away.
@@ -67,7 +67,7 @@ impl Scene {
         let store = Store::connect(direct.clone().socket(&door), 4).await.unwrap();
         store.migrate().await.unwrap();
         let agent = agents::default_agent(&store).await.unwrap().unwrap();
-        let node = Node::start(&dir, &store).await;
+        let node = Node::start(dir.path().join("spool"), &store).await;
         Self { clock, door, direct, store, agent, node, dir, _cluster: cluster }
     }
 
@@ -75,7 +75,7 @@ impl Scene {
     async fn restart_node(&mut self) {
         self.node.writers.shutdown().await;
         self.node.spool.close().await;
-        self.node = Node::start(&self.dir, &self.store).await;
+        self.node = Node::start(self.dir.path().join("spool"), &self.store).await;
     }
 
     async fn database_goes_away(&self) {
@@ -119,8 +119,12 @@ impl Scene {
         };
         let token = leases::offer(&self.store, &offer).await.unwrap().unwrap();
         leases::claim(&self.store, &[7; 32], "node").await.unwrap().unwrap();
-        let call = CallRef { call_sid, organization: self.agent.organization_id, agent: self.agent.id };
-        self.node.scribe(call, token, &self.store)
+        self.node.scribe(self.call_ref(), token, &self.store)
+    }
+
+    fn call_ref(&self) -> CallRef {
+        let call_sid = CallSid::parse("CA1").unwrap();
+        CallRef { call_sid, organization: self.agent.organization_id, agent: self.agent.id }
     }
 
     /// Lets time go by until something is so.
@@ -130,9 +134,9 @@ impl Scene {
 }
 
 impl Node {
-    async fn start(dir: &TempDir, store: &Store) -> Self {
+    async fn start(spool: PathBuf, store: &Store) -> Self {
         let metrics = Metrics::new();
-        let spool = Spool::open(dir.path().join("spool"), &metrics).await;
+        let spool = Spool::open(spool, &metrics).await;
         let outage = Outage::new(&metrics);
         replay::start(&spool, store.clone(), outage.clone(), metrics.clone());
         let desk = Arc::new(Desk::open(store, outage));
@@ -146,9 +150,10 @@ impl Node {
             stream_sid: StreamSid::parse("MZ1").unwrap(),
             node: "node".into(),
             stream_started: Timestamp::now(),
+            clock_ahead: SignedDuration::ZERO,
             lasted_before: Duration::ZERO,
             resumable: true,
-            after_sequence: 0,
+            after_sequence: 10_000 * (token.0 as u32 - 1),
         };
         let (desk, spool, metrics) = (Arc::clone(&self.desk), self.spool.clone(), self.metrics.clone());
         let (scribe, writer) =
@@ -190,6 +195,7 @@ async fn a_call_whose_database_is_away_for_half_a_minute_goes_on_and_every_turn_
     let mut scribe = scene.call().await;
     scribe.turn(turn(1));
     scene.until("it is on record", async || scene.turns().await == numbers(1)).await;
+    scene.until("and forgotten here", async || scene.node.metrics.spool_records.get() == 0).await;
 
     scene.database_goes_away().await;
     for number in 2..=31 {
@@ -281,4 +287,38 @@ async fn a_node_that_lost_the_call_while_the_database_was_away_learns_it_and_kee
     assert_eq!(scene.count(connected).await, 1, "what happened before is");
     assert_eq!(scene.node.metrics.spool_late.get(), 1);
     assert_eq!(scene.count("call_leases where fencing_token = 2 and ended_at is null").await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_node_dies_goes_on_at_another_and_what_the_dead_one_kept_comes_in_its_place() {
+    let mut scene = Scene::set().await;
+    let mut scribe = scene.call().await;
+    scribe.turn(turn(1));
+    scribe.turn(turn(2));
+    scene.until("both are on record", async || scene.turns().await == numbers(2)).await;
+    scene.database_goes_away().await;
+    scribe.turn(turn(3));
+    scene.clock.passes(Duration::from_secs(1)).await;
+    scene.node.writers.shutdown().await;
+    drop(scribe);
+    scene.database_is_back();
+
+    // As `/twiml/stream-ended` and the stream that follows do it, at the other node.
+    let (call, next) = (scene.call_ref(), scene.dir.path().join("the other"));
+    let mut other = Node::start(next, &scene.store).await;
+    let token =
+        leases::resume(&scene.store, &call.call_sid, FencingToken(1), &[8; 32]).await.unwrap().unwrap();
+    let claimed = leases::claim(&scene.store, &[8; 32], "other").await.unwrap().unwrap();
+    assert_eq!((claimed.fencing_token, claimed.resumed_after), (token, Some(EndReason::StreamLost)));
+    let known = transcripts::history(&scene.store, call.organization, &call.call_sid, 10).await.unwrap();
+    let one_and_two = ["1", "2"].map(|words| Remembered::Caller(words.to_owned()));
+    assert_eq!(known, one_and_two, "the model is told what is on record");
+    let mut scribe = other.scribe(call.clone(), token, &scene.store);
+    scribe.turn(Entry { sequence: 1, ..turn(4) });
+    scene.until("it goes on there", async || scene.turns().await == ["1", "2", "4"]).await;
+
+    scene.restart_node().await;
+    scene.until("what was kept is on record, in its place", async || scene.turns().await == numbers(4)).await;
+    let beaten = leases::heartbeat(&scene.store, &[(call.call_sid, FencingToken(1))]).await.unwrap();
+    assert!(beaten.is_empty() && !scribe.lost().is_cancelled(), "the call is the other node's");
 }

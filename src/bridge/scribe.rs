@@ -8,7 +8,7 @@ use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
@@ -52,12 +52,21 @@ pub(super) struct Subject {
     pub(super) stream_sid: StreamSid,
     pub(super) node: String,
     pub(super) stream_started: Timestamp,
+    /// How far this machine's clock is ahead of the database's.
+    pub(super) clock_ahead: SignedDuration,
     /// How long the call had lasted when the stream came.
     pub(super) lasted_before: Duration,
     /// Twilio asks us how the call goes on after the stream.
     pub(super) resumable: bool,
     /// Places in the conversation that belong to earlier streams of the call.
     pub(super) after_sequence: u32,
+}
+
+impl Subject {
+    /// By the database's clock.
+    fn now(&self) -> Timestamp {
+        Timestamp::now() - self.clock_ahead
+    }
 }
 
 /// A record on its way.
@@ -229,7 +238,7 @@ impl Scribe {
         let event =
             CallEvent::after_stream(token, reason, lasted_before + duration, resumable).reporting(report);
         let (done, written) = oneshot::channel();
-        let waiting = self.keep(What::Event { at: Timestamp::now(), event });
+        let waiting = self.keep(What::Event { at: self.subject.now(), event });
         place.send(Box::new(Waiting { done: Some(done), ..waiting }));
         match timeout(patience, written).await {
             Ok(Ok(true)) => {}
@@ -243,7 +252,7 @@ impl Scribe {
     }
 
     fn event(&mut self, event: CallEvent) {
-        self.put(What::Event { at: Timestamp::now(), event });
+        self.put(What::Event { at: self.subject.now(), event });
     }
 
     fn put(&mut self, what: What) {

@@ -105,6 +105,7 @@ fn full_queue(spool: Spool) -> (Scribe, mpsc::Receiver<Box<Waiting>>) {
         stream_sid: StreamSid::parse("MZ1").unwrap(),
         node: "node".into(),
         stream_started: Timestamp::UNIX_EPOCH,
+        clock_ahead: SignedDuration::ZERO,
         lasted_before: Duration::ZERO,
         resumable: true,
         after_sequence: 0,

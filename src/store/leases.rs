@@ -164,6 +164,7 @@ pub async fn offer(store: &Store, offer: &Offer<'_>) -> sqlx::Result<Option<Fenc
 /// Takes the call whose stream has come with this secret. Only one caller ever gets it, and only within ten minutes of
 /// the offer: TwiML is acted upon at once.
 pub async fn claim(store: &Store, token_sha256: &[u8; 32], node: &str) -> sqlx::Result<Option<ClaimedCall>> {
+    let asked = Timestamp::now();
     let row = sqlx::query_as!(
         Row,
         r#"
@@ -195,7 +196,7 @@ pub async fn claim(store: &Store, token_sha256: &[u8; 32], node: &str) -> sqlx::
                (select extract(epoch from now() - min(claimed_at))::float8
                 from call_streams
                 where call_streams.call_sid = claimed.call_sid) as lasted_s,
-               now() as "now!"
+               clock_timestamp() as "now!"
         from claimed
         "#,
         token_sha256,
@@ -203,7 +204,7 @@ pub async fn claim(store: &Store, token_sha256: &[u8; 32], node: &str) -> sqlx::
     )
     .fetch_optional(&store.pool)
     .await?;
-    row.map(ClaimedCall::try_from).transpose()
+    row.map(|row| row.claimed(asked)).transpose()
 }
 
 /// Takes a call whose stream has come by TwiML that is not ours, so that nothing is known of it but its SID.
@@ -216,6 +217,7 @@ pub async fn claim_unoffered(
     agent: AgentId,
     node: &str,
 ) -> sqlx::Result<Option<ClaimedCall>> {
+    let asked = Timestamp::now();
     // The conditions are those of `call_is_live`, on the row itself: a function would not see what a rival has just written.
     let row = sqlx::query_as!(
         Row,
@@ -251,7 +253,7 @@ pub async fn claim_unoffered(
                (select extract(epoch from now() - min(claimed_at))::float8
                 from call_streams
                 where call_streams.call_sid = claimed.call_sid) as lasted_s,
-               now() as "now!"
+               clock_timestamp() as "now!"
         from claimed
         "#,
         call_sid.as_str(),
@@ -261,7 +263,7 @@ pub async fn claim_unoffered(
     )
     .fetch_optional(&store.pool)
     .await?;
-    row.map(ClaimedCall::try_from).transpose()
+    row.map(|row| row.claimed(asked)).transpose()
 }
 
 /// Expects another stream of a call whose stream was lost; everything before it becomes void.
@@ -416,7 +418,7 @@ pub async fn reap(store: &Store, limit: i64) -> sqlx::Result<Vec<Abandoned>> {
     let rows = sqlx::query!(
         r#"
         with open as (
-            select call_sid, agent_id, claimed_at,
+            select call_sid, agent_id, claimed_at, heartbeat_at,
                    greatest(offered_at, claimed_at, heartbeat_at) as seen_at,
                    (select min(claimed_at)
                     from call_streams
@@ -429,7 +431,11 @@ pub async fn reap(store: &Store, limit: i64) -> sqlx::Result<Vec<Abandoned>> {
                    coalesce(began_at + make_interval(secs => max_duration_s + 60) < now(), false) as outlived
             from open
             join agents on agents.id = open.agent_id
-            where seen_at < now() - case when claimed_at is null then interval '2 minutes' else interval '10 minutes' end
+            -- Of an offer that came late to the record the stream may have been taken by a node that is still cut off.
+            where seen_at < now() - case
+                      when claimed_at is null and heartbeat_at is null then interval '2 minutes'
+                      else interval '10 minutes'
+                  end
                or began_at + make_interval(secs => max_duration_s + 60) < now()
                or seen_at < now() - interval '45 seconds'
                   and exists (
@@ -507,11 +513,11 @@ struct Row {
     now: jiff_sqlx::Timestamp,
 }
 
-impl TryFrom<Row> for ClaimedCall {
-    type Error = sqlx::Error;
-
-    fn try_from(row: Row) -> sqlx::Result<Self> {
-        Ok(Self {
+impl Row {
+    /// `asked`: by this machine's clock.
+    fn claimed(self, asked: Timestamp) -> sqlx::Result<ClaimedCall> {
+        let row = self;
+        Ok(ClaimedCall {
             call_sid: decoded(CallSid::try_from(row.call_sid))?,
             organization: row.organization_id.into(),
             agent: row.agent_id.into(),
@@ -522,8 +528,20 @@ impl TryFrom<Row> for ClaimedCall {
             offered: row.offered,
             lasted: seconds(row.lasted_s),
             resumed_after: row.resumed_after.as_deref().and_then(EndReason::from_word),
-            clock_ahead: Timestamp::now().duration_since(row.now.to_jiff()),
+            clock_ahead: ahead(asked, row.now.to_jiff(), Timestamp::now()),
         })
+    }
+}
+
+/// How far a clock that said `asked` and `answered` is ahead of one that said `now` in between. Clocks that may agree do.
+fn ahead(asked: Timestamp, now: Timestamp, answered: Timestamp) -> SignedDuration {
+    let (least, most) = (asked.duration_since(now), answered.duration_since(now));
+    if least.is_positive() {
+        least
+    } else if most.is_negative() {
+        most
+    } else {
+        SignedDuration::ZERO
     }
 }
 

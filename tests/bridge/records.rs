@@ -5,6 +5,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::io::copy_bidirectional;
 use tokio::join;
 use tokio::net::{TcpListener, UnixStream};
@@ -64,12 +65,17 @@ async fn turns_have_the_time_of_the_database() {
         create schema ahead;
         create function ahead.now() returns timestamptz language sql stable
         as $$ select pg_catalog.now() + interval '5 minutes' $$;
+        create function ahead.clock_timestamp() returns timestamptz language sql volatile
+        as $$ select pg_catalog.clock_timestamp() + interval '5 minutes' $$;
         do $$ begin
             execute format('alter database %I set search_path = ahead, public, pg_catalog', current_database());
         end $$;
         select pg_terminate_backend(pid) from pg_stat_activity
         where datname = current_database() and pid <> pg_backend_pid()";
-    sqlx::raw_sql(five_minutes_ahead).execute(world.running.store.pool()).await.unwrap();
+    // On a connection of its own: those of the server all begin anew.
+    let mut own = world.running.store.pool().connect_options().connect().await.unwrap();
+    sqlx::raw_sql(five_minutes_ahead).execute(&mut own).await.unwrap();
+    own.close().await.unwrap();
     let call = run_call(world.call(short())).await;
     only_stream(&call);
     assert_eq!(world.reason(&call.call_sid).await, "caller_hung_up");

@@ -9,6 +9,7 @@ pub mod shutdown;
 pub mod audio;
 pub mod wire;
 pub mod call;
+pub mod outreach;
 pub mod simulate;
 pub mod store;
 pub mod lifecycle;

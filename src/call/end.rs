@@ -44,6 +44,18 @@ pub enum EndReason {
     Moved,
     /// Somebody else carries it now, or has ended it. What the one who lost it says of it changes nothing.
     LeaseLost,
+    /// A machine answered, and what was to be said to it has been said.
+    Voicemail,
+    /// The called telephone was busy.
+    CarrierBusy,
+    /// Nobody took the call while it rang.
+    CarrierNoAnswer,
+    /// The carrier could not connect the call; its SIP answer says more.
+    CarrierFailed,
+    /// The call was taken back before anybody answered.
+    CarrierCanceled,
+    /// A rule forbids the call: do-not-call, hours, caps.
+    BlockedByRule,
 }
 
 /// What the carrier is told when the stream has ended.
@@ -61,7 +73,7 @@ pub enum NextStep {
 
 impl EndReason {
     /// Every reason, for documents and checks.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 24] = [
         Self::CallerHungUp,
         Self::AgentEnded,
         Self::Transferred,
@@ -80,6 +92,12 @@ impl EndReason {
         Self::NodeLost,
         Self::Moved,
         Self::LeaseLost,
+        Self::Voicemail,
+        Self::CarrierBusy,
+        Self::CarrierNoAnswer,
+        Self::CarrierFailed,
+        Self::CarrierCanceled,
+        Self::BlockedByRule,
     ];
 
     /// The stored word.
@@ -104,6 +122,12 @@ impl EndReason {
             Self::NodeLost => "node_lost",
             Self::Moved => "moved",
             Self::LeaseLost => "lease_lost",
+            Self::Voicemail => "voicemail",
+            Self::CarrierBusy => "carrier_busy",
+            Self::CarrierNoAnswer => "carrier_no_answer",
+            Self::CarrierFailed => "carrier_failed",
+            Self::CarrierCanceled => "carrier_canceled",
+            Self::BlockedByRule => "blocked_by_rule",
         }
     }
 
@@ -117,9 +141,17 @@ impl EndReason {
     #[must_use]
     pub const fn next_step(self) -> NextStep {
         match self {
-            Self::CallerHungUp | Self::AgentEnded | Self::MaxDuration | Self::Silence | Self::Operator => {
-                NextStep::HangUp
-            }
+            Self::CallerHungUp
+            | Self::AgentEnded
+            | Self::MaxDuration
+            | Self::Silence
+            | Self::Operator
+            | Self::Voicemail
+            | Self::CarrierBusy
+            | Self::CarrierNoAnswer
+            | Self::CarrierFailed
+            | Self::CarrierCanceled
+            | Self::BlockedByRule => NextStep::HangUp,
             Self::Transferred => NextStep::Transfer,
             Self::StreamLost | Self::Drained | Self::Moved => NextStep::Resume,
             Self::StreamInvalid
@@ -137,7 +169,20 @@ impl EndReason {
     /// True when the call did what it was for; false when something failed.
     #[must_use]
     pub const fn is_success(self) -> bool {
-        !matches!(self.next_step(), NextStep::Apologise | NextStep::Resume)
+        !matches!(self.next_step(), NextStep::Apologise | NextStep::Resume) && !self.is_never_connected()
+    }
+
+    /// True when the call came to nothing before anybody took it.
+    #[must_use]
+    pub const fn is_never_connected(self) -> bool {
+        matches!(
+            self,
+            Self::CarrierBusy
+                | Self::CarrierNoAnswer
+                | Self::CarrierFailed
+                | Self::CarrierCanceled
+                | Self::BlockedByRule
+        )
     }
 }
 

@@ -1,0 +1,195 @@
+//! What follows a try to reach somebody.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// What came of one try. Stored as `call_attempts.outcome`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// A person took the call.
+    Answered,
+    /// A machine took it.
+    Voicemail,
+    /// The telephone was busy.
+    Busy,
+    /// Nobody took it.
+    NoAnswer,
+    /// The carrier could not connect it.
+    Failed,
+    /// It was taken back.
+    Canceled,
+    /// The carrier has no such call: it was never asked, or did not hear it.
+    NotPlaced,
+}
+
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 7] = [
+        Self::Answered,
+        Self::Voicemail,
+        Self::Busy,
+        Self::NoAnswer,
+        Self::Failed,
+        Self::Canceled,
+        Self::NotPlaced,
+    ];
+
+    /// The stored word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Voicemail => "voicemail",
+            Self::Busy => "busy",
+            Self::NoAnswer => "no_answer",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+            Self::NotPlaced => "not_placed",
+        }
+    }
+
+    /// Reads the stored word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| outcome.as_str() == word)
+    }
+}
+
+/// What is done when a machine answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum VoicemailPolicy {
+    /// Hang up and be done.
+    #[default]
+    HangUp,
+    /// Leave a message and be done.
+    LeaveMessage,
+    /// Hang up and try again later.
+    Retry,
+}
+
+impl VoicemailPolicy {
+    /// The stored word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::HangUp => "hang_up",
+            Self::LeaveMessage => "leave_message",
+            Self::Retry => "retry",
+        }
+    }
+
+    /// Reads the stored word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::HangUp, Self::LeaveMessage, Self::Retry].into_iter().find(|policy| policy.as_str() == word)
+    }
+}
+
+/// When somebody who was not reached is called again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Tries in all.
+    pub max_attempts: u32,
+    /// How long to wait after an outcome. One that is missing is not tried again.
+    pub delays: BTreeMap<Outcome, Duration>,
+    /// What a machine means.
+    pub voicemail: VoicemailPolicy,
+}
+
+/// What follows a try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// What the call was for is done.
+    Done,
+    /// Another try, not before this.
+    Retry {
+        /// When.
+        at: Timestamp,
+    },
+    /// There is no point, or no try, left.
+    GiveUp,
+}
+
+impl RetryPolicy {
+    /// What follows try `attempt_number` (from 1), which ended so at `ended_at`.
+    #[must_use]
+    pub fn after(&self, outcome: Outcome, attempt_number: u32, ended_at: Timestamp) -> Next {
+        let is_done = match outcome {
+            Outcome::Answered => true,
+            Outcome::Voicemail => self.voicemail != VoicemailPolicy::Retry,
+            _ => false,
+        };
+        if is_done {
+            return Next::Done;
+        }
+        let delay = self.delays.get(&outcome).filter(|_| attempt_number < self.max_attempts);
+        let delay = delay.and_then(|delay| SignedDuration::try_from(*delay).ok());
+        match delay.and_then(|delay| ended_at.checked_add(delay).ok()) {
+            Some(at) => Next::Retry { at },
+            None => Next::GiveUp,
+        }
+    }
+}
+
+impl Default for RetryPolicy {
+    /// For calls that belong to no campaign.
+    fn default() -> Self {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        Self {
+            max_attempts: 3,
+            delays: BTreeMap::from([
+                (Outcome::Busy, minutes(15)),
+                (Outcome::NoAnswer, minutes(120)),
+                (Outcome::Failed, minutes(60)),
+                (Outcome::NotPlaced, minutes(5)),
+            ]),
+            voicemail: VoicemailPolicy::HangUp,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_was_not_reached_is_called_again_after_the_delay_of_the_outcome() {
+        let policy = RetryPolicy::default();
+        let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+        let at = |text: &str| Next::Retry { at: text.parse().unwrap() };
+        assert_eq!(policy.after(Outcome::Busy, 1, now), at("2026-03-01T12:15:00Z"));
+        assert_eq!(policy.after(Outcome::NoAnswer, 2, now), at("2026-03-01T14:00:00Z"));
+        assert_eq!(policy.after(Outcome::NoAnswer, 3, now), Next::GiveUp, "it was the last try");
+        assert_eq!(policy.after(Outcome::Canceled, 1, now), Next::GiveUp, "it has no delay");
+    }
+
+    #[test]
+    fn a_machine_is_tried_again_only_where_the_policy_says_so() {
+        let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+        let mut policy = RetryPolicy::default();
+        policy.delays.insert(Outcome::Voicemail, Duration::from_secs(60));
+        for (voicemail, next) in [
+            (VoicemailPolicy::HangUp, Next::Done),
+            (VoicemailPolicy::LeaveMessage, Next::Done),
+            (VoicemailPolicy::Retry, Next::Retry { at: "2026-03-01T12:01:00Z".parse().unwrap() }),
+        ] {
+            policy.voicemail = voicemail;
+            assert_eq!(policy.after(Outcome::Voicemail, 1, now), next);
+            assert_eq!(policy.after(Outcome::Answered, 1, now), Next::Done);
+        }
+    }
+
+    #[test]
+    fn words_are_read_as_they_are_written() {
+        for outcome in Outcome::ALL {
+            assert_eq!(Outcome::from_word(outcome.as_str()), Some(outcome));
+        }
+        assert_eq!(VoicemailPolicy::from_word("leave_message"), Some(VoicemailPolicy::LeaveMessage));
+        assert_eq!(Outcome::from_word("maybe"), None);
+    }
+}

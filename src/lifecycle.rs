@@ -11,6 +11,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use crate::call::end::{EndReason, NextStep};
 use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumberId, StreamSid};
@@ -41,6 +42,59 @@ pub enum CallEvent {
         from: String,
         /// As the carrier sent it; need not be a number.
         to: String,
+        /// People are called first, as the schedule says; else the agent answers.
+        #[serde(default)]
+        to_team: bool,
+    },
+    /// The people who were called first did not answer.
+    TeamNoAnswer {
+        /// The carrier's word: `no-answer`, `busy`, `failed`, `canceled`.
+        dial_status: String,
+    },
+    /// The carrier took a call that we asked for.
+    Dispatched {
+        /// The try, `call_attempts.id`.
+        attempt: Uuid,
+        /// What it is a try of, `call_queue.id`.
+        queue: Uuid,
+        /// The interaction it is made for.
+        interaction: Option<String>,
+        /// Our number.
+        from: String,
+        /// Theirs.
+        to: String,
+    },
+    /// A machine answered a call of ours.
+    VoicemailDetected {
+        /// The carrier's word, such as `machine_start`.
+        answered_by: String,
+    },
+    /// The other party does not want to be called any more.
+    OptedOut {
+        /// Their number, in E.164.
+        number: String,
+        /// How they said so.
+        source: OptOutSource,
+    },
+    /// A person took the caller over.
+    HandoffAnswered {
+        /// Which handoff of the call, from 1.
+        handoff: u32,
+        /// Who, `team_members.id`.
+        member: Option<Uuid>,
+        /// The leg to the person.
+        leg: Option<CallSid>,
+    },
+    /// What came of ringing people on behalf of the agent: they have spoken, or nobody answered.
+    HandoffEnded {
+        /// Which handoff of the call, from 1.
+        handoff: u32,
+        /// The carrier's word: `completed`, `busy`, `no-answer`, `failed`, `canceled`.
+        dial_status: String,
+        /// The leg to the person.
+        leg: Option<CallSid>,
+        /// How long they spoke, in seconds.
+        duration_s: Option<u32>,
     },
     /// Its media stream started.
     StreamStarted {
@@ -88,6 +142,27 @@ pub enum CallEvent {
         /// What else there is to say: the members of the end-of-call report beside `call`.
         report: Map<String, Value>,
     },
+}
+
+/// How somebody said that they do not want to be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptOutSource {
+    /// To the agent.
+    Call,
+    /// On the keypad.
+    Keypad,
+}
+
+impl OptOutSource {
+    /// The stored word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::Keypad => "keypad",
+        }
+    }
 }
 
 impl CallEvent {
@@ -157,11 +232,50 @@ fn change<'a>(call: &'a CallRef, at: Timestamp, event: &CallEvent) -> Change<'a>
         is_replayed: false,
     };
     match event {
-        CallEvent::Incoming { phone_number, from, to } => Change {
+        CallEvent::Incoming { phone_number, from, to, to_team } => Change {
             phone_number: *phone_number,
             kind: "incoming_call",
             details: json!({"from": from, "to": to}),
             known_by: vec![json!([{"type": "incoming_call"}])],
+            routing_status: if *to_team { "transferred_to_team" } else { base.routing_status },
+            ..base
+        },
+        CallEvent::TeamNoAnswer { dial_status } => Change {
+            kind: "team_no_answer",
+            details: json!({"dial_status": dial_status}),
+            known_by: vec![json!([{"type": "team_no_answer"}])],
+            routing_status: "team_no_answer",
+            ..base
+        },
+        CallEvent::Dispatched { attempt, queue, interaction, from, to } => Change {
+            kind: "outbound_dispatched",
+            details: json!({"interaction_id": interaction, "queue_id": queue, "attempt_id": attempt, "from": from, "to": to}),
+            known_by: vec![json!([{"type": "outbound_dispatched"}])],
+            ..base
+        },
+        CallEvent::VoicemailDetected { answered_by } => Change {
+            kind: "voicemail_detected",
+            details: json!({"answered_by": answered_by}),
+            known_by: vec![json!([{"type": "voicemail_detected"}])],
+            end: Some((NextStep::HangUp, EndReason::Voicemail)),
+            ..base
+        },
+        CallEvent::OptedOut { number: _, source } => Change {
+            kind: "opted_out",
+            details: json!({"source": source}),
+            known_by: vec![json!([{"type": "opted_out"}])],
+            ..base
+        },
+        CallEvent::HandoffAnswered { handoff, member, leg } => Change {
+            kind: "handoff_answered",
+            details: json!({"handoff": handoff, "member_id": member, "call_sid": leg}),
+            known_by: vec![json!([{"type": "handoff_answered", "details": {"handoff": handoff}}])],
+            ..base
+        },
+        CallEvent::HandoffEnded { handoff, dial_status, leg, duration_s } => Change {
+            kind: "handoff_ended",
+            details: json!({"handoff": handoff, "dial_status": dial_status, "call_sid": leg, "duration": duration_s}),
+            known_by: vec![json!([{"type": "handoff_ended", "details": {"handoff": handoff}}])],
             ..base
         },
         CallEvent::StreamStarted { stream_sid, node, token } => Change {

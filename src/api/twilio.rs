@@ -168,7 +168,7 @@ async fn answer(
     note_callback(api, webhook, call_sid, Some(agent.organization_id)).await?;
     let call = CallRef { call_sid: call_sid.clone(), organization: agent.organization_id, agent: agent.id };
     let text = |name| webhook.get(name).unwrap_or_default().to_owned();
-    let incoming = CallEvent::Incoming { phone_number, from: text("From"), to: text("To") };
+    let incoming = CallEvent::Incoming { phone_number, from: text("From"), to: text("To"), to_team: false };
     lifecycle::record(&api.store, &call, Timestamp::now(), &incoming).await?;
 
     if let Some((sentence, why)) = refusal(api, &agent) {

@@ -65,6 +65,7 @@ pub(super) fn answer(
             phone_number,
             from: text("From").unwrap_or_default(),
             to: text("To").unwrap_or_default(),
+            to_team: false,
         };
         keep_event(api, &call, incoming);
         return Some(match &agent.transfer_number {

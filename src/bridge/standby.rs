@@ -196,7 +196,8 @@ fn take(mut offer: LateOffer, came: Option<What>, spool: &Spool) -> (ClaimedCall
 
 fn came(offer: &LateOffer, phone_number: Option<PhoneNumberId>) -> What {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let event = CallEvent::Incoming { phone_number, from: text(&offer.from), to: text(&offer.to) };
+    let event =
+        CallEvent::Incoming { phone_number, from: text(&offer.from), to: text(&offer.to), to_team: false };
     What::Event { at: offer.offered_at, event }
 }
 

@@ -168,7 +168,12 @@ pub async fn append(store: &Store, change: Change<'_>) -> sqlx::Result<Recorded>
                         with ordinality as sequence (event, place)
                 ),
                 routing_status = case
-                    when excluded.routing_status = 'completed' then excluded.routing_status
+                    when calls.routing_status = 'completed' then calls.routing_status
+                    -- Each of these overrules what comes before it in the life of a call, and any overrules that
+                    -- the agent answers, which every event says that knows no better.
+                    when excluded.routing_status in ('completed', 'team_no_answer') then excluded.routing_status
+                    when calls.routing_status = 'team_no_answer' then calls.routing_status
+                    when excluded.routing_status = 'transferred_to_team' then excluded.routing_status
                     else coalesce(calls.routing_status, excluded.routing_status)
                 end,
                 data = calls.data || excluded.data

@@ -31,7 +31,12 @@ fn whole_call() -> Vec<(Timestamp, CallEvent)> {
     vec![
         (
             at(0),
-            CallEvent::Incoming { phone_number: None, from: "anonymous".into(), to: "+15005550000".into() },
+            CallEvent::Incoming {
+                phone_number: None,
+                from: "anonymous".into(),
+                to: "+15005550000".into(),
+                to_team: false,
+            },
         ),
         (
             at(1),

@@ -198,7 +198,8 @@ async fn a_call_outlives_its_number_but_not_its_agent_or_organisation() {
     let (other, others_agent) = other_tenant(&store).await;
     let number =
         phone_numbers::create(&store, other, others_agent, &phone("+15005550006"), "").await.unwrap();
-    let incoming = |phone_number| CallEvent::Incoming { phone_number, from: "a".into(), to: "b".into() };
+    let incoming =
+        |phone_number| CallEvent::Incoming { phone_number, from: "a".into(), to: "b".into(), to_team: false };
     let ours = CallRef { call_sid: sid(1), organization: agent.organization_id, agent: agent.id };
     let theirs = CallRef { call_sid: sid(2), organization: other, agent: others_agent };
     lifecycle::record(&store, &ours, jiff::Timestamp::UNIX_EPOCH, &incoming(None)).await.unwrap();

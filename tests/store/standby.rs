@@ -158,7 +158,8 @@ async fn the_carriers_word_ends_no_call_whose_stream_may_have_been_taken_without
     let agent = default_agent(&store).await;
     let call = CallRef { call_sid: sid(1), organization: agent.organization_id, agent: agent.id };
     let taken = late(&agent, &sid(1), 1);
-    let incoming = CallEvent::Incoming { phone_number: None, from: String::new(), to: String::new() };
+    let incoming =
+        CallEvent::Incoming { phone_number: None, from: String::new(), to: String::new(), to_team: false };
     lifecycle::record(&store, &call, taken.offered_at, &incoming).await.unwrap();
     assert!(record(&store, &untaken(&taken)).await.unwrap());
     let over = callback(agent.organization_id, Some("completed"), Some(3));

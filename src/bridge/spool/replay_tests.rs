@@ -283,7 +283,7 @@ async fn a_call_of_which_the_carrier_said_first_that_it_is_over_is_ended_when_it
     scene.until_left(0).await;
     assert_eq!((scene.count("call_events").await, scene.count("calls").await), (1, 0));
     let (from, to) = (String::new(), String::new());
-    let incoming = CallEvent::Incoming { phone_number: None, from, to };
+    let incoming = CallEvent::Incoming { phone_number: None, from, to, to_team: false };
     let to_people = CallEvent::Transferred {
         token: leases::FencingToken(0),
         to: None,

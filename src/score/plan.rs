@@ -102,7 +102,9 @@ fn sound(utterance: &Utterance, voice: &str) -> Vec<u8> {
             speech::louder(&recording.unwrap_or_default(), *gain_db)
         }
         Utterance::Cough { ms, gain_db } => speech::louder(&speech::cough(*ms), *gain_db),
-        Utterance::Phrase(_) | Utterance::File(_) => vec![g711::SILENCE],
+        Utterance::Phrase(_) | Utterance::File(_) | Utterance::Beginning { .. } | Utterance::Beep { .. } => {
+            vec![g711::SILENCE]
+        }
     }
 }
 

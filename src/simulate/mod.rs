@@ -1,10 +1,11 @@
-//! Simulated far ends: a Twilio caller and an OpenAI Realtime server.
+//! Simulated far ends: a Twilio caller, the carrier behind it, and an OpenAI Realtime server.
 //!
 //! They ship with the program, carry the demo and judge the bridge in tests. So that they can judge, they spell and
 //! check every message themselves and share none of the bridge's codecs.
 
 pub mod balancer;
 pub mod caller;
+pub mod carrier;
 pub mod cli;
 pub mod model;
 pub mod network;

@@ -109,6 +109,18 @@ pub enum Utterance {
         /// Decibels to add.
         gain_db: i32,
     },
+    /// The first so many milliseconds of a recording, repeated when it is shorter.
+    Beginning {
+        /// The recording.
+        phrase: String,
+        /// How long.
+        ms: u64,
+    },
+    /// The tone of an answering machine, after which it records.
+    Beep {
+        /// How long.
+        ms: u64,
+    },
     /// A cough: two bursts of noise, no words.
     Cough {
         /// How long.
@@ -163,7 +175,8 @@ pub enum ScenarioError {
 }
 
 /// Names that [`Scenario::named`] knows, `random` beside them.
-pub const BUILT_IN: [&str; 7] = ["demo", "short", "interrupt", "agree", "keypad", "person", "silent"];
+pub const BUILT_IN: [&str; 8] =
+    ["demo", "short", "brief", "interrupt", "agree", "keypad", "person", "silent"];
 
 impl Scenario {
     /// Reads JSON and checks it.
@@ -214,6 +227,8 @@ impl Scenario {
                 say("goodbye"),
             ],
             "short" => vec![listen(), say("address-question"), listen(), say("goodbye")],
+            // Has no time: hears who it is and says goodbye.
+            "brief" => vec![interrupt(900, "goodbye"), listen(), Step::HangUp],
             "interrupt" => {
                 vec![
                     listen(),
@@ -245,6 +260,14 @@ impl Scenario {
     pub fn playing(file: PathBuf) -> Self {
         let steps = vec![listen(), Step::Say(Utterance::File(file)), listen(), Step::HangUp];
         Self { name: "file".into(), voice: String::new(), steps }
+    }
+
+    /// An answering machine: a greeting, a beep, and then it listens.
+    #[must_use]
+    pub fn answering_machine(greeting_ms: u64, beep_ms: u64) -> Self {
+        let greeting = Utterance::Beginning { phrase: "order-question".into(), ms: greeting_ms };
+        let steps = vec![Step::Say(greeting), Step::Say(Utterance::Beep { ms: beep_ms })];
+        Self { name: "answering machine".into(), voice: String::new(), steps }
     }
 
     /// A conversation of about `length_ms`, different for each seed and always the same for one.
@@ -315,13 +338,13 @@ impl Utterance {
     /// What makes it impossible to say, if anything.
     fn problem(&self, voice: &str) -> Option<String> {
         match self {
-            Self::Phrase(id) | Self::Adjusted { phrase: id, .. } => {
+            Self::Phrase(id) | Self::Adjusted { phrase: id, .. } | Self::Beginning { phrase: id, .. } => {
                 speech::caller_phrase(id, voice).is_none().then(|| format!("there is no recording `{id}`"))
             }
             Self::Cough { ms, .. } => {
                 (!(50..=2_000).contains(ms)).then(|| format!("nobody coughs for {ms} ms"))
             }
-            Self::File(_) => None,
+            Self::File(_) | Self::Beep { .. } => None,
         }
     }
 
@@ -332,6 +355,8 @@ impl Utterance {
             Self::Phrase(id) => id.clone(),
             Self::File(path) => path.display().to_string(),
             Self::Adjusted { phrase, gain_db } => format!("{phrase} {gain_db:+} dB"),
+            Self::Beginning { phrase, ms } => format!("{ms} ms of {phrase}"),
+            Self::Beep { .. } => "beep".into(),
             Self::Cough { ms, gain_db } => format!("cough of {ms} ms {gain_db:+} dB"),
         }
     }

@@ -193,6 +193,13 @@ pub fn cough(ms: u64) -> Vec<u8> {
     sound.collect()
 }
 
+/// The beep of an answering machine in mu-law: 1400 Hz at -10 dBFS.
+#[must_use]
+pub fn beep(ms: u64) -> Vec<u8> {
+    let step = 1400.0 * std::f64::consts::TAU / 8000.0;
+    (0..ms * 8).map(|n| g711::encode(((n as f64 * step).sin() * 14_700.0) as i16)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -170,7 +170,7 @@ fn check_end(call: &CallReport, reason: &str) {
         // Out of patience is who says goodbye to a model of tones.
         EndedBy::Caller | EndedBy::Patience => assert_eq!(reason, "caller_hung_up", "{call:?}"),
         EndedBy::Twiml => assert_eq!(reason, "agent_ended", "{call:?}"),
-        EndedBy::Error => panic!("{reason}: {call:?}"),
+        EndedBy::Error | EndedBy::Carrier => panic!("{reason}: {call:?}"),
     }
     // An answer may be too short to be interrupted; that is no fault of ours.
     let is_short = |missed: &String| missed.ends_with("the agent was not heard for long enough");

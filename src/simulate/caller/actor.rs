@@ -106,6 +106,12 @@ fn load(utterance: &Utterance, voice: &str) -> Result<Vec<u8>, PrepareError> {
             Ok(speech::louder(&recording, *gain_db))
         }
         Utterance::Cough { ms, gain_db } => Ok(speech::louder(&speech::cough(*ms), *gain_db)),
+        Utterance::Beginning { phrase, ms } => {
+            let recording = load(&Utterance::Phrase(phrase.clone()), voice)?;
+            // Again and again, when that is longer than the recording.
+            Ok(recording.iter().copied().cycle().take(*ms as usize * 8).collect())
+        }
+        Utterance::Beep { ms } => Ok(speech::beep(*ms)),
         Utterance::File(path) => {
             let shown = path.display().to_string();
             let file =
@@ -156,6 +162,41 @@ impl Actor {
     /// When the last step was done.
     pub(super) const fn finished(&self) -> Option<Duration> {
         self.finished
+    }
+
+    /// The keys that this caller presses next, without the listening before them; none when something else comes first.
+    pub(super) fn take_keys(&mut self) -> Option<String> {
+        let Step::Press { digits } = self.skip_listening()? else { return None };
+        self.next += 1;
+        Some(digits)
+    }
+
+    /// The words that this caller says next, without the listening before them; none when something else comes first.
+    pub(super) fn take_words(&mut self) -> Option<String> {
+        let Step::Say(Utterance::Phrase(id)) = self.skip_listening()? else { return None };
+        let words = speech::caller_phrase(&id, "").map_or(id, |phrase| phrase.text.to_owned());
+        self.next += 1;
+        Some(words)
+    }
+
+    /// The next step that is something done.
+    fn skip_listening(&mut self) -> Option<Step> {
+        let listens = |part: &Part| {
+            matches!(
+                part.step,
+                Step::Listen { .. }
+                    | Step::WaitForAgent { .. }
+                    | Step::WaitUntilAgentSilent { .. }
+                    | Step::Pause { .. }
+            )
+        };
+        let ahead = self.parts.get(self.next..)?.iter().position(|part| !listens(part))?;
+        let part = self.parts.get(self.next + ahead)?;
+        if matches!(part.step, Step::Press { .. } | Step::Say(_)) {
+            self.next += ahead;
+            self.began = None;
+        }
+        Some(part.step.clone())
     }
 
     /// The caller cannot act any more; what was said and waited for in vain.

@@ -1,24 +1,43 @@
 //! One call from ringing to its end: webhooks and TwiML around media streams.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
 
 use super::actor::{Actor, prepare};
 use super::ear::Ear;
+use super::leg::{DialWish, Leg, News, Order, Orders, Source};
 use super::playout::ms;
-use super::report::{CallReport, EndedBy};
+use super::report::{CallReport, EndedBy, SaidReport};
 use super::stream::{Line, Outcome, complain, run_stream};
-use super::twiml::{Stream, Verb, parse};
+use super::twiml::{Dial, Gather, Stream, Verb, parse};
 use super::webhook::{Webhooks, absolute};
 use super::{CallerOptions, Recording};
 use crate::simulate::wav;
 
 /// Twilio follows so many documents (error 11215).
 const MOST_DOCUMENTS: u32 = 10;
+/// A character of spoken text: 150 words a minute.
+const CHARACTER: Duration = Duration::from_millis(65);
+/// What is played is not fetched; it is taken to be so long.
+const PLAYED: Duration = Duration::from_secs(2);
 
 /// Places one call and lives through it. Whatever goes wrong is in the report.
 pub async fn run_call(options: CallerOptions) -> CallReport {
+    run(options, None).await
+}
+
+/// Lives through a call that a carrier stands behind: texts and pauses take their time, other telephones really ring,
+/// and the carrier may interfere.
+pub(in crate::simulate) async fn run_leg(options: CallerOptions, leg: Leg) -> CallReport {
+    run(options, Some(leg)).await
+}
+
+async fn run(options: CallerOptions, leg: Option<Leg>) -> CallReport {
     let call_sid = options.call_sid.clone().unwrap_or_else(|| format!("CA{}", uuid::Uuid::new_v4().simple()));
     let mut report = CallReport {
         call_sid: call_sid.clone(),
@@ -41,6 +60,19 @@ pub async fn run_call(options: CallerOptions) -> CallReport {
             return report;
         }
     };
+    let mut first = Source::Url { url: options.webhook_url.clone(), method: "POST".into(), fallback: None };
+    let mut orders = Orders::default();
+    let carrier = leg.map(|leg| {
+        first = leg.source;
+        orders = Orders::new(leg.orders, leg.leaves, leg.limit);
+        Carrier {
+            direction: leg.direction,
+            status: leg.status,
+            extra: leg.extra,
+            news: leg.news,
+            pace: leg.pace,
+        }
+    });
     let mut call = Call {
         recording: Recording { on: options.record.is_some(), ..Recording::default() },
         options,
@@ -49,10 +81,13 @@ pub async fn run_call(options: CallerOptions) -> CallReport {
         actor: Actor::new(parts),
         ear: Ear::default(),
         origin: None,
+        began: Instant::now(),
         documents: 0,
+        carrier,
+        orders,
         report,
     };
-    call.report.ended_by = call.live().await;
+    call.report.ended_by = call.live(first).await;
     call.finish().await
 }
 
@@ -65,8 +100,21 @@ struct Call {
     recording: Recording,
     /// When the first stream began.
     origin: Option<Instant>,
+    began: Instant,
     documents: u32,
+    /// Who stands behind this call, if anybody does.
+    carrier: Option<Carrier>,
+    orders: Orders,
     report: CallReport,
+}
+
+/// The carrier as a call knows it.
+struct Carrier {
+    direction: &'static str,
+    status: &'static str,
+    extra: Vec<(String, String)>,
+    news: mpsc::Sender<News>,
+    pace: f64,
 }
 
 /// A document and the URL it came from.
@@ -75,52 +123,184 @@ struct Document {
     verbs: VecDeque<Verb>,
 }
 
+/// What a call does after a verb.
+enum Then {
+    Next,
+    Ask { url: String, method: String, extra: Vec<(String, String)> },
+    Obey(Order),
+    End(EndedBy),
+}
+
 impl Call {
     /// Carries out TwiML until there is no more or somebody hangs up.
-    async fn live(&mut self) -> EndedBy {
+    async fn live(&mut self, first: Source) -> EndedBy {
         let before = Instant::now();
-        let first = self.options.webhook_url.clone();
-        let Some(mut document) = self.fetch(&first, "POST", "ringing", &[]).await else {
-            return EndedBy::Error;
-        };
+        let status = self.carrier.as_ref().map_or("ringing", |carrier| carrier.status);
+        let Some(mut document) = self.open(first, status).await else { return EndedBy::Error };
         self.report.webhook_ms = ms(before.elapsed());
-        while let Some(verb) = document.verbs.pop_front() {
-            self.report.followed.push(verb.shown());
-            let (next, extra) = match verb {
-                Verb::Connect { action, method, stream } => {
-                    let outcome = self.stream(&document.url, stream).await;
-                    let over = match outcome {
-                        Outcome::HungUp => Some(EndedBy::Caller),
-                        Outcome::Impatient => Some(EndedBy::Patience),
-                        Outcome::StreamOver => None,
-                    };
-                    if let Some(ended_by) = over {
-                        // The answer cannot change anything any more.
-                        if let Some(action) = action {
-                            let url = absolute(&document.url, &action);
-                            self.fetch(&url, &method, "completed", &[]).await;
-                        }
-                        return ended_by;
-                    }
-                    (action.map(|action| (action, method)), Vec::new())
+        let mut taken = false;
+        loop {
+            let then = if let Some(order) = self.orders.ready() {
+                Then::Obey(order)
+            } else if let Some(verb) = document.verbs.pop_front() {
+                self.report.followed.push(verb.shown());
+                if !taken && !matches!(verb, Verb::Reject { .. }) {
+                    taken = true;
+                    self.tell(News::Answered).await;
                 }
-                Verb::Dial { action, method, .. } => {
-                    let status = field("DialCallStatus", &self.options.dial_status);
-                    (action.map(|action| (action, method)), vec![status])
-                }
-                Verb::Redirect { url, method } => (Some((url, method)), Vec::new()),
-                Verb::Hangup | Verb::Reject => return EndedBy::Twiml,
-                Verb::Say(_) | Verb::Pause(_) | Verb::Other(_) => continue,
+                self.carry_out(verb, &document.url).await
+            } else {
+                return EndedBy::Twiml;
             };
-            if let Some((url, method)) = next {
-                let url = absolute(&document.url, &url);
-                match self.fetch(&url, &method, "in-progress", &extra).await {
-                    Some(answer) => document = answer,
-                    None => return EndedBy::Error,
+            let next = match then {
+                Then::Next => continue,
+                Then::Ask { url, method, extra } => {
+                    let url = absolute(&document.url, &url);
+                    self.fetch(&url, &method, "in-progress", &extra).await
                 }
+                Then::Obey(Order::Follow(source)) => {
+                    self.documents = 0;
+                    self.open(source, "in-progress").await
+                }
+                Then::Obey(Order::End(ended_by)) | Then::End(ended_by) => return ended_by,
+            };
+            document = match next {
+                Some(document) => document,
+                None => return EndedBy::Error,
+            };
+        }
+    }
+
+    async fn carry_out(&mut self, verb: Verb, base: &str) -> Then {
+        let obey = |order: Option<Order>| order.map_or(Then::Next, Then::Obey);
+        match verb {
+            Verb::Connect { action, method, stream } => self.connect(action, method, stream, base).await,
+            Verb::Dial(dial) => self.dial(dial, base).await,
+            Verb::Gather(gather) => self.gather(gather, base).await,
+            Verb::Redirect { url, method } => Then::Ask { url, method, extra: Vec::new() },
+            Verb::Hangup | Verb::Reject { .. } => Then::End(EndedBy::Twiml),
+            Verb::Say(_) | Verb::Play(_) | Verb::Pause(_) => obey(self.play(&verb).await),
+            Verb::Other(_) => Then::Next,
+        }
+    }
+
+    async fn connect(&mut self, action: Option<String>, method: String, stream: Stream, base: &str) -> Then {
+        let ended_by = match self.stream(base, stream).await {
+            Outcome::StreamOver => {
+                return action.map_or(Then::Next, |url| Then::Ask { url, method, extra: Vec::new() });
+            }
+            Outcome::HungUp => EndedBy::Caller,
+            Outcome::Impatient => EndedBy::Patience,
+            Outcome::Ordered => match self.orders.ready() {
+                Some(Order::End(ended_by)) => ended_by,
+                Some(order) => return Then::Obey(order),
+                None => EndedBy::Carrier,
+            },
+        };
+        // The answer cannot change anything any more.
+        if let Some(action) = action {
+            let url = absolute(base, &action);
+            self.fetch(&url, &method, "completed", &[]).await;
+        }
+        Then::End(ended_by)
+    }
+
+    /// Says or plays something, or is silent, for as long as that takes.
+    async fn play(&mut self, verb: &Verb) -> Option<Order> {
+        let since_ms = ms(self.began.elapsed());
+        let length = match verb {
+            Verb::Say(text) => CHARACTER * text.chars().count() as u32,
+            Verb::Play(_) => PLAYED,
+            Verb::Pause(seconds) => Duration::from_secs(*seconds),
+            _ => Duration::ZERO,
+        };
+        let order = self.pass(length).await;
+        if let Verb::Say(text) = verb {
+            self.report.said.push(SaidReport { text: text.clone(), since_ms, whole: order.is_none() });
+        }
+        order
+    }
+
+    /// Lets time pass, none without a carrier.
+    async fn pass(&mut self, length: Duration) -> Option<Order> {
+        let pace = self.carrier.as_ref()?.pace;
+        tokio::select! {
+            order = self.orders.next() => Some(order),
+            () = sleep(length.mul_f64(pace)) => None,
+        }
+    }
+
+    async fn dial(&mut self, dial: Dial, base: &str) -> Then {
+        let bridged = Arc::new(AtomicBool::new(false));
+        let (wish, answer) = DialWish::new(&dial, base, &bridged);
+        let dialed = if self.tell(News::Dial(wish)).await {
+            tokio::select! {
+                order = self.orders.next() => Err(order),
+                dialed = answer => Ok(dialed.ok()),
+            }
+        } else {
+            Ok(None)
+        };
+        self.documents = 0;
+        let mut extra = Vec::new();
+        let over = match dialed {
+            Ok(Some(dialed)) => {
+                extra.push(field("DialCallStatus", dialed.status));
+                extra.extend(dialed.call_sid.map(|sid| field("DialCallSid", &sid)));
+                extra.extend(dialed.seconds.map(|seconds| field("DialCallDuration", &seconds.to_string())));
+                extra.push(field("DialBridged", &dialed.bridged.to_string()));
+                None
+            }
+            Ok(None) => {
+                extra.push(field("DialCallStatus", &self.options.dial_status));
+                None
+            }
+            Err(order @ Order::Follow(_)) => return Then::Obey(order),
+            Err(Order::End(ended_by)) => {
+                let bridged = bridged.load(Ordering::Acquire);
+                extra.push(field("DialCallStatus", if bridged { "completed" } else { "canceled" }));
+                extra.push(field("DialBridged", &bridged.to_string()));
+                Some(ended_by)
+            }
+        };
+        match (over, dial.action) {
+            (None, Some(url)) => Then::Ask { url, method: dial.method, extra },
+            (None, None) => Then::Next,
+            (Some(ended_by), action) => {
+                if let Some(action) = action {
+                    self.fetch(&absolute(base, &action), &dial.method, "completed", &extra).await;
+                }
+                Then::End(ended_by)
             }
         }
-        EndedBy::Twiml
+    }
+
+    async fn gather(&mut self, gather: Gather, base: &str) -> Then {
+        for prompt in &gather.prompts {
+            self.report.followed.push(prompt.shown());
+            if let Some(order) = self.play(prompt).await {
+                return Then::Obey(order);
+            }
+        }
+        let keys = gather.digits.then(|| self.actor.take_keys()).flatten();
+        let words = (gather.speech && keys.is_none()).then(|| self.actor.take_words()).flatten();
+        let extra = match (keys, words) {
+            (Some(keys), _) => vec![field("Digits", &gather.cut(&keys))],
+            (None, Some(words)) => vec![field("SpeechResult", &words), field("Confidence", "0.9")],
+            (None, None) => {
+                let order = self.pass(gather.timeout).await;
+                return order.map_or(Then::Next, Then::Obey);
+            }
+        };
+        Then::Ask { url: gather.action.unwrap_or_else(|| base.to_owned()), method: gather.method, extra }
+    }
+
+    /// False when nobody wants to know.
+    async fn tell(&self, news: News) -> bool {
+        match &self.carrier {
+            Some(carrier) => carrier.news.send(news).await.is_ok(),
+            None => false,
+        }
     }
 
     async fn stream(&mut self, document_url: &str, mut stream: Stream) -> Outcome {
@@ -144,12 +324,30 @@ impl Call {
             actor: &mut self.actor,
             ear: &mut self.ear,
             recording: &mut self.recording,
+            orders: &mut self.orders,
             origin: &mut self.origin,
             violations: &mut self.report.violations,
         };
         let (report, outcome) = run_stream(line, &stream).await;
         self.report.streams.push(report);
         outcome
+    }
+
+    /// The document to follow, wherever it comes from.
+    async fn open(&mut self, source: Source, status: &str) -> Option<Document> {
+        match source {
+            Source::Text(text) => self.read(String::new(), text),
+            Source::Url { url, method, fallback } => {
+                let document = self.fetch(&url, &method, status, &[]).await;
+                match (document, fallback) {
+                    (None, Some((other, method))) => {
+                        let extra = [field("ErrorCode", "11200"), field("ErrorUrl", &url)];
+                        self.fetch(&other, &method, status, &extra).await
+                    }
+                    (document, _) => document,
+                }
+            }
+        }
     }
 
     /// Asks a webhook what to do. What is wrong with the answer is a violation.
@@ -166,17 +364,20 @@ impl Call {
             return None;
         }
         let fields = [self.fields(call_status), extra.to_vec()].concat();
-        let text = match self.webhooks.twiml(url, method, &fields).await {
-            Ok(text) => text,
+        match self.webhooks.twiml(url, method, &fields).await {
+            Ok(text) => self.read(url.into(), text),
             Err(error) => {
                 complain(&mut self.report.violations, error.to_string());
-                return None;
+                None
             }
-        };
+        }
+    }
+
+    fn read(&mut self, url: String, text: String) -> Option<Document> {
         let verbs = parse(&text);
         self.report.last_twiml = text;
         match verbs {
-            Ok(verbs) => Some(Document { url: url.into(), verbs: verbs.into() }),
+            Ok(verbs) => Some(Document { url, verbs: verbs.into() }),
             Err(error) => {
                 complain(&mut self.report.violations, format!("12100: {error}"));
                 None
@@ -187,7 +388,7 @@ impl Call {
     /// What every webhook is told.
     fn fields(&self, call_status: &str) -> Vec<(String, String)> {
         let options = &self.options;
-        vec![
+        let mut fields = vec![
             field("CallSid", &self.sid),
             field("AccountSid", &options.account_sid),
             field("From", &options.from),
@@ -195,12 +396,14 @@ impl Call {
             field("Caller", &options.from),
             field("Called", &options.to),
             field("CallStatus", call_status),
-            field("Direction", "inbound"),
+            field("Direction", self.carrier.as_ref().map_or("inbound", |carrier| carrier.direction)),
             field("ApiVersion", "2010-04-01"),
             field("FromCountry", "US"),
             // Twilio sends empty values too, and they count in the signature.
             field("FromCity", ""),
-        ]
+        ];
+        fields.extend(self.carrier.iter().flat_map(|carrier| carrier.extra.clone()));
+        fields
     }
 
     async fn finish(mut self) -> CallReport {
@@ -231,6 +434,14 @@ impl Call {
         self.report.utterances = utterances;
         self.report.missed = missed;
         self.report
+    }
+}
+
+impl Gather {
+    /// What of these keys is the input.
+    fn cut(&self, keys: &str) -> String {
+        let most = self.most_digits.unwrap_or(usize::MAX);
+        keys.chars().take_while(|key| Some(*key) != self.finish_on_key).take(most).collect()
     }
 }
 

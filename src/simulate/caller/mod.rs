@@ -3,6 +3,7 @@
 mod actor;
 mod call;
 mod ear;
+pub(super) mod leg;
 pub mod offer;
 mod playout;
 mod protocol;
@@ -10,8 +11,8 @@ mod report;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod twiml;
-mod webhook;
+pub(super) mod twiml;
+pub(super) mod webhook;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,9 +28,10 @@ use super::network::Network;
 use super::scenario::Scenario;
 
 pub use call::run_call;
+pub(super) use call::run_leg;
 pub use report::{
-    AudioAfterClear, CallReport, ClearReport, EndedBy, MarkReport, MarkReturn, StreamEnd, StreamReport,
-    Stretch, UtteranceReport,
+    AudioAfterClear, CallReport, ClearReport, EndedBy, MarkReport, MarkReturn, SaidReport, StreamEnd,
+    StreamReport, Stretch, UtteranceReport,
 };
 
 /// One call, or the first of many.

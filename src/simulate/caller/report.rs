@@ -25,6 +25,8 @@ pub struct CallReport {
     pub missed: Vec<String>,
     /// TwiML verbs that were carried out, in order, such as `Connect`, `Dial +1…`, `Hangup`.
     pub followed: Vec<String>,
+    /// What TwiML said itself, in order, with `<Say>`.
+    pub said: Vec<SaidReport>,
     /// The answer to the last webhook, as it came.
     pub last_twiml: String,
     /// What Twilio would have complained about. Empty for a good bridge.
@@ -43,6 +45,8 @@ pub enum EndedBy {
     Twiml,
     /// The caller waited for the other side to end the call, in vain.
     Patience,
+    /// The carrier: over REST it was told to, or the longest time of a call was over.
+    Carrier,
     /// A webhook did not give usable TwiML, or the stream could not be opened and nothing followed.
     #[default]
     Error,
@@ -105,6 +109,8 @@ pub enum StreamEnd {
     Broken,
     /// The scenario broke the connection.
     Dropped,
+    /// The carrier was told over REST what to do instead: `stop`, then close.
+    Ordered,
     /// It could not be opened; the text says why.
     Refused(String),
     /// Not ended.
@@ -178,6 +184,17 @@ pub enum MarkReturn {
     Empty,
     /// A `clear` took its audio away.
     Flushed,
+}
+
+/// A `<Say>`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SaidReport {
+    /// The words.
+    pub text: String,
+    /// When it began, in milliseconds since the call did.
+    pub since_ms: f64,
+    /// False when something else happened before its end.
+    pub whole: bool,
 }
 
 /// Something the caller said or pressed.

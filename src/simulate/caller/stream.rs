@@ -18,6 +18,7 @@ use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream};
 
 use super::actor::{Action, Actor, FRAME, FRAME_BYTES};
 use super::ear::Ear;
+use super::leg::Orders;
 use super::playout::{Heard, Playout, ms};
 use super::protocol::{Command, Writer, read};
 use super::report::{StreamEnd, StreamReport};
@@ -47,6 +48,8 @@ pub(super) enum Outcome {
     Impatient,
     /// The stream is over, the call is not.
     StreamOver,
+    /// The carrier has other orders, which are kept with them.
+    Ordered,
 }
 
 /// What a stream shares with the rest of its call.
@@ -57,6 +60,7 @@ pub(super) struct Line<'a> {
     pub(super) actor: &'a mut Actor,
     pub(super) ear: &'a mut Ear,
     pub(super) recording: &'a mut Recording,
+    pub(super) orders: &'a mut Orders,
     /// When the first stream of the call began.
     pub(super) origin: &'a mut Option<Instant>,
     pub(super) violations: &'a mut Vec<String>,
@@ -187,6 +191,12 @@ impl Live<'_> {
                         }
                     };
                     self.down.push(now, down);
+                }
+                order = self.line.orders.next() => {
+                    let heard = self.playout.advance(self.origin.elapsed());
+                    self.hear(heard);
+                    self.line.orders.keep(order);
+                    return (StreamEnd::Ordered, Outcome::Ordered);
                 }
                 () = sleep_until(self.origin + wake) => {}
             }
@@ -353,7 +363,9 @@ impl Live<'_> {
         mut writing: JoinSet<()>,
     ) -> (StreamReport, Outcome) {
         let ended_at = self.origin.elapsed();
-        if ended == StreamEnd::Stop {
+        // Twilio says so before it closes.
+        let says_stop = matches!(ended, StreamEnd::Stop | StreamEnd::Ordered);
+        if says_stop {
             let options = self.line.options;
             let stop = self.writer.stop(&options.account_sid, self.line.call_sid);
             self.up.push(ended_at, Up::Text(stop));
@@ -366,7 +378,7 @@ impl Live<'_> {
             writing.abort_all();
         }
         let goodbye = async {
-            if ended == StreamEnd::Stop {
+            if says_stop {
                 let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
                 let _ = self.outbox.send(Message::Close(Some(frame))).await;
             }

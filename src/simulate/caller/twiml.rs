@@ -1,6 +1,7 @@
 //! TwiML as Twilio reads it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
@@ -13,21 +14,63 @@ pub(super) enum Verb {
         method: String,
         stream: Stream,
     },
-    Dial {
-        action: Option<String>,
-        method: String,
-        to: String,
-    },
+    Dial(Dial),
+    Gather(Gather),
     Redirect {
         url: String,
         method: String,
     },
     Say(String),
+    Play(String),
+    /// Seconds.
     Pause(u64),
     Hangup,
-    Reject,
+    Reject {
+        busy: bool,
+    },
     /// Known to Twilio, not carried out here.
     Other(String),
+}
+
+/// `<Dial>`: telephones that ring at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::simulate) struct Dial {
+    pub(super) action: Option<String>,
+    pub(super) method: String,
+    /// How long it rings.
+    pub(super) timeout: Duration,
+    /// How long the two may speak.
+    pub(super) time_limit: Duration,
+    pub(super) caller_id: Option<String>,
+    pub(super) numbers: Vec<Number>,
+}
+
+/// `<Number>` inside `<Dial>`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::simulate) struct Number {
+    /// E.164, or whatever stands there.
+    pub(in crate::simulate) to: String,
+    /// Whom to ask what is whispered before the two are connected, and how.
+    pub(in crate::simulate) whisper: Option<(String, String)>,
+    /// Whom to tell what becomes of this telephone.
+    pub(in crate::simulate) status_callback: Option<String>,
+    /// About which events.
+    pub(in crate::simulate) status_events: Vec<String>,
+}
+
+/// `<Gather>`: waits for keys or words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Gather {
+    pub(super) action: Option<String>,
+    pub(super) method: String,
+    pub(super) digits: bool,
+    pub(super) speech: bool,
+    pub(super) timeout: Duration,
+    /// The key that ends the input and is no part of it.
+    pub(super) finish_on_key: Option<char>,
+    pub(super) most_digits: Option<usize>,
+    /// What is said meanwhile: `Say`, `Play`, `Pause`.
+    pub(super) prompts: Vec<Verb>,
 }
 
 /// `<Stream>` inside `<Connect>`.
@@ -51,19 +94,25 @@ pub(super) enum TwimlError {
 }
 
 /// Verbs that exist but that a simulated call does not carry out.
-const OTHER: [&str; 9] = ["Play", "Gather", "Record", "Enqueue", "Leave", "Queue", "Start", "Stop", "Sms"];
+const OTHER: [&str; 7] = ["Record", "Enqueue", "Leave", "Queue", "Start", "Stop", "Sms"];
 
 impl Verb {
     /// For reports.
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Connect { stream, .. } => format!("Connect {}", stream.url),
-            Self::Dial { to, .. } => format!("Dial {to}"),
+            Self::Dial(dial) => {
+                let numbers: Vec<&str> = dial.numbers.iter().map(|number| number.to.as_str()).collect();
+                format!("Dial {}", numbers.join(", "))
+            }
+            Self::Gather(_) => "Gather".into(),
             Self::Redirect { url, .. } => format!("Redirect {url}"),
             Self::Say(text) => format!("Say {text}"),
+            Self::Play(_) => "Play".into(),
             Self::Pause(seconds) => format!("Pause {seconds}"),
             Self::Hangup => "Hangup".into(),
-            Self::Reject => "Reject".into(),
+            Self::Reject { busy: true } => "Reject busy".into(),
+            Self::Reject { busy: false } => "Reject".into(),
             Self::Other(name) => name.clone(),
         }
     }
@@ -100,21 +149,64 @@ fn verb(mut element: Element) -> Result<Verb, TwimlError> {
                 .collect();
             Verb::Connect { action, method, stream: Stream { url, parameters } }
         }
-        "Dial" => {
-            let numbers: Vec<String> =
-                element.children.iter().map(|child| child.text.trim().to_owned()).collect();
-            let to = if numbers.is_empty() { element.text.trim().to_owned() } else { numbers.join(", ") };
-            Verb::Dial { action, method, to }
-        }
+        "Dial" => Verb::Dial(dial(element, action, method)),
+        "Gather" => Verb::Gather(gather(element, action, method)?),
         "Redirect" => Verb::Redirect { url: element.text.trim().to_owned(), method },
+        "Play" => Verb::Play(element.text.trim().to_owned()),
         "Say" => Verb::Say(element.text.trim().to_owned()),
         "Pause" => {
             Verb::Pause(element.attributes.get("length").and_then(|text| text.parse().ok()).unwrap_or(1))
         }
         "Hangup" => Verb::Hangup,
-        "Reject" => Verb::Reject,
+        "Reject" => {
+            Verb::Reject { busy: element.attributes.get("reason").is_some_and(|reason| reason == "busy") }
+        }
         name if OTHER.contains(&name) => Verb::Other(element.name),
         _ => return Err(TwimlError::Unknown(element.name)),
+    })
+}
+
+fn dial(element: Element, action: Option<String>, method: String) -> Dial {
+    let seconds = |name: &str, default: u64, range: std::ops::RangeInclusive<u64>| {
+        let given = element.attributes.get(name).and_then(|text| text.trim().parse().ok());
+        Duration::from_secs(given.unwrap_or(default).clamp(*range.start(), *range.end()))
+    };
+    let timeout = seconds("timeout", 30, 5..=600);
+    let time_limit = seconds("timeLimit", 14_400, 1..=86_400);
+    let caller_id = element.attributes.get("callerId").cloned();
+    let mut numbers: Vec<Number> = element.children.into_iter().map(number).collect();
+    if numbers.is_empty() {
+        numbers.push(Number { to: element.text.trim().to_owned(), ..Number::default() });
+    }
+    Dial { action, method, timeout, time_limit, caller_id, numbers }
+}
+
+fn number(mut element: Element) -> Number {
+    let mut take = |name| element.attributes.remove(name);
+    let method = take("method").unwrap_or_else(|| "POST".into());
+    let events = take("statusCallbackEvent").unwrap_or_else(|| "completed".into());
+    Number {
+        whisper: take("url").map(|url| (url, method)),
+        status_callback: take("statusCallback"),
+        status_events: events.split_whitespace().map(str::to_owned).collect(),
+        to: element.text.trim().to_owned(),
+    }
+}
+
+fn gather(element: Element, action: Option<String>, method: String) -> Result<Gather, TwimlError> {
+    let given = |name: &str| element.attributes.get(name).map(String::as_str);
+    let input = given("input").unwrap_or("dtmf");
+    // An empty attribute means that no key ends the input.
+    let finish_on_key = given("finishOnKey").map_or(Some('#'), |keys| keys.chars().next());
+    Ok(Gather {
+        digits: input.contains("dtmf"),
+        speech: input.contains("speech"),
+        timeout: Duration::from_secs(given("timeout").and_then(|text| text.parse().ok()).unwrap_or(5)),
+        finish_on_key,
+        most_digits: given("numDigits").and_then(|text| text.parse().ok()),
+        prompts: element.children.into_iter().map(verb).collect::<Result<_, _>>()?,
+        action,
+        method,
     })
 }
 
@@ -239,6 +331,39 @@ mod tests {
             ["Say Sorry & bye.", "Dial +1555", "Pause 3", "Play", "Hangup"]
         );
         assert_eq!(parse("<Response/>").unwrap(), []);
+    }
+
+    #[test]
+    fn a_dial_rings_its_numbers_with_their_whispers() {
+        let verbs = parse(
+            r#"<Response><Dial action="/d" timeout="2" callerId="+1444"><Number>+1555</Number>
+            <Number url="/w?a=1&amp;b=2" method="GET" statusCallback="/s" statusCallbackEvent="ringing completed">+1666</Number>
+            </Dial></Response>"#,
+        );
+        let Ok([Verb::Dial(dial)]) = verbs.as_deref() else { panic!("{verbs:?}") };
+        // No shorter than Twilio rings at least.
+        assert_eq!((dial.timeout, dial.caller_id.as_deref()), (Duration::from_secs(5), Some("+1444")));
+        let plain =
+            Number { to: "+1555".into(), status_events: vec!["completed".into()], ..Number::default() };
+        let told = Number {
+            to: "+1666".into(),
+            whisper: Some(("/w?a=1&b=2".into(), "GET".into())),
+            status_callback: Some("/s".into()),
+            status_events: vec!["ringing".into(), "completed".into()],
+        };
+        assert_eq!(dial.numbers, [plain, told]);
+    }
+
+    #[test]
+    fn a_gather_says_what_ends_the_input() {
+        let verbs = parse(
+            "<Response><Gather action='/g' input='dtmf speech' numDigits='2' finishOnKey='' timeout='3'><Say>Press.</Say></Gather><Gather/></Response>",
+        );
+        let Ok([Verb::Gather(first), Verb::Gather(second)]) = verbs.as_deref() else { panic!("{verbs:?}") };
+        assert_eq!((first.digits, first.speech, first.most_digits), (true, true, Some(2)));
+        assert_eq!((first.finish_on_key, second.finish_on_key), (None, Some('#')));
+        assert_eq!(first.prompts, [Verb::Say("Press.".into())]);
+        assert_eq!((second.speech, second.timeout), (false, Duration::from_secs(5)));
     }
 
     #[test]

@@ -13,7 +13,7 @@ const WITHIN: Duration = Duration::from_secs(15);
 
 /// Sends requests for one or many calls.
 #[derive(Debug, Clone)]
-pub(super) struct Webhooks {
+pub(in crate::simulate) struct Webhooks {
     client: reqwest::Client,
     auth_token: Option<SecretString>,
     connect_to: Option<SocketAddr>,
@@ -21,7 +21,7 @@ pub(super) struct Webhooks {
 
 /// A webhook without a usable answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum WebhookError {
+pub(in crate::simulate) enum WebhookError {
     #[error("11200: {url} cannot be reached: {source}")]
     Unreachable { url: String, source: reqwest::Error },
     #[error("11200: {url} answered {status}")]
@@ -33,7 +33,7 @@ pub(super) enum WebhookError {
 }
 
 impl Webhooks {
-    pub(super) fn new(
+    pub(in crate::simulate) fn new(
         auth_token: Option<SecretString>,
         connect_to: Option<SocketAddr>,
     ) -> reqwest::Result<Self> {
@@ -67,7 +67,7 @@ impl Webhooks {
     }
 
     /// Asks for TwiML; the document comes back.
-    pub(super) async fn twiml(
+    pub(in crate::simulate) async fn twiml(
         &self,
         url: &str,
         method: &str,
@@ -88,7 +88,11 @@ impl Webhooks {
     }
 
     /// Reports something; the answer's content does not matter.
-    pub(super) async fn notify(&self, url: &str, fields: &[(String, String)]) -> Result<(), WebhookError> {
+    pub(in crate::simulate) async fn notify(
+        &self,
+        url: &str,
+        fields: &[(String, String)],
+    ) -> Result<(), WebhookError> {
         self.send(url, "POST", fields).await.map(drop)
     }
 
@@ -131,7 +135,7 @@ impl Webhooks {
 }
 
 /// `url` as written in a document that came from `base`.
-pub(super) fn absolute(base: &str, url: &str) -> String {
+pub(in crate::simulate) fn absolute(base: &str, url: &str) -> String {
     if url.contains("://") {
         return url.into();
     }

@@ -1,5 +1,7 @@
 //! `voicebridge simulate …`: the simulated far ends as commands.
 
+mod carrier;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +11,8 @@ use clap::{Args, Subcommand};
 use secrecy::SecretString;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
+
+use carrier::{CarrierArgs, run_carrier};
 
 use super::caller::{CallReport, CallerOptions, EndedBy, Spelling, run_many};
 use super::model::{ModelOptions, ModelServer, Replies, SessionReport};
@@ -23,6 +27,17 @@ pub enum SimulateCommand {
     /// The caller speaks recordings that are part of the program, or a WAV file of yours, and reports what was
     /// really heard of each answer. Point it at any server that answers with `<Connect><Stream>`.
     Caller(CallerArgs),
+    /// Serve as Twilio's REST API would, with a telephone network behind it, until interrupted. Prints a JSON report.
+    ///
+    /// Takes `POST /2010-04-01/Accounts/{sid}/Calls.json` and the requests around it, dials what it is asked for at its
+    /// own pace, rings people who answer, are busy or away, follows TwiML with media streams, and sends signed status and
+    /// answering-machine callbacks. Set `TWILIO_API_URL` to the address it prints, and `TWILIO_ACCOUNT_SID` and
+    /// `TWILIO_AUTH_TOKEN` as here. The report says of every request and call what was asked, when, and what came of it.
+    ///
+    /// PERSON is one of answered[:SCENARIO], hangs-up[:MS], voicemail[:MS], busy, no-answer, failed[:SIP], refused:CODE.
+    /// FAULT is one of too-many (429), error-before (503, nothing is done), error-after (500, the call goes on),
+    /// lost-before, lost-after (the connection is cut, the call goes on), slow.
+    Carrier(CarrierArgs),
     /// Serve as OpenAI's Realtime API would, until interrupted. Prints a JSON report.
     ///
     /// Runs voice activity detection on the audio it receives, answers from a script and refuses what the real
@@ -45,7 +60,7 @@ pub struct CallerArgs {
     /// Account the calls belong to.
     #[arg(long, env = "TWILIO_ACCOUNT_SID", default_value = "AC00000000000000000000000000000001")]
     account_sid: String,
-    /// What the caller does: demo, short, interrupt, agree, keypad, person, silent, random, or a .json or .toml file.
+    /// What the caller does: demo, short, brief, interrupt, agree, keypad, person, silent, random, or a .json or .toml file.
     #[arg(long, default_value = "demo")]
     scenario: String,
     /// Play this WAV file (mono, 16-bit PCM or mu-law, any rate) after the greeting, instead of a scenario.
@@ -193,6 +208,7 @@ struct CallerReport {
 pub async fn run(command: SimulateCommand) -> anyhow::Result<()> {
     match command {
         SimulateCommand::Caller(args) => run_caller(args).await,
+        SimulateCommand::Carrier(args) => run_carrier(args).await,
         SimulateCommand::Model(args) => run_model(args).await,
     }
 }

@@ -44,7 +44,7 @@ pub struct CarrierArgs {
     people: Vec<(String, Person)>,
     /// Everybody else: so many parts of them are so, drawn anew for every call. May be given several times.
     #[arg(long = "share", value_name = "PARTS=PERSON", value_parser = pair::<u32, Person>)]
-    shares: Vec<(u32, Person)>,
+    mix: Vec<(u32, Person)>,
     /// Send callbacks and open streams here instead of to the host in URLs, which are still signed as they are.
     #[arg(long, value_name = "ADDRESS")]
     connect_to: Option<SocketAddr>,
@@ -115,7 +115,7 @@ impl CarrierArgs {
             most_requests: self.most_requests,
             pace: self.pace,
             seed: self.seed,
-            people: People { rules: self.people, mix: self.shares },
+            people: People { rules: self.people, mix: self.mix },
             faults: Faults {
                 list: trouble.list,
                 shares: trouble.shares,

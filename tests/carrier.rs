@@ -109,7 +109,7 @@ async fn a_call_rings_no_longer_than_its_timeout() {
     let call = world.call(&sid);
     let rang = call.ended_at.unwrap().duration_since(call.callbacks[1].at);
     assert!(
-        (SignedDuration::from_millis(990)..SignedDuration::from_millis(1400)).contains(&rang),
+        (SignedDuration::from_millis(990)..SignedDuration::from_millis(3000)).contains(&rang),
         "{rang:?}"
     );
 }
@@ -159,7 +159,7 @@ async fn a_parameter_that_nobody_knows_is_in_the_report() {
 
 #[tokio::test]
 async fn calls_wait_for_their_turn_and_can_be_taken_back_meanwhile() {
-    let world = World::start(|options| options.cps = 10.0).await;
+    let world = World::start(|options| options.cps = 5.0).await;
     let started = Instant::now();
     let mut sids = Vec::new();
     for number in 0..15 {
@@ -167,16 +167,17 @@ async fn calls_wait_for_their_turn_and_can_be_taken_back_meanwhile() {
         let answer = world.create(&[("Url", &attempt), ("To", "+14155550125")]).await;
         sids.push(answer.sid());
         if number == 14 {
-            assert!(answer.body["queue_time"].as_str().unwrap().parse::<u64>().unwrap() >= 500);
+            assert!(answer.body["queue_time"].as_str().unwrap().parse::<u64>().unwrap() >= 400);
         }
     }
     let last = sids.last().unwrap();
     let canceled = world.update(last, &[("Status", "canceled")]).await;
     assert_eq!((canceled.status, &canceled.body["status"]), (200, &json!("canceled")));
     world.carrier.settled().await;
-    assert!(started.elapsed() >= Duration::from_millis(1300), "{:?}", started.elapsed());
+    assert!(started.elapsed() >= Duration::from_millis(2600), "{:?}", started.elapsed());
     let report = world.carrier.report();
-    assert!(report.most_dialed_within_a_second() <= 10, "{}", report.most_dialed_within_a_second());
+    // One more may fall into the same second when the one before it was a moment late.
+    assert!(report.most_dialed_within_a_second() <= 6, "{}", report.most_dialed_within_a_second());
     assert_eq!(report.outbound().filter(|call| call.dialed_at.is_some()).count(), 14);
     assert!(report.call(last).unwrap().dialed_at.is_none());
     assert_eq!(world.office.callbacks("/status?attempt=7").last().unwrap()["CallStatus"], "busy");

@@ -28,13 +28,14 @@ const PLAYED: Duration = Duration::from_secs(2);
 
 /// Places one call and lives through it. Whatever goes wrong is in the report.
 pub async fn run_call(options: CallerOptions) -> CallReport {
-    run(options, None).await
+    // A call is large, and whoever waits for it need not be.
+    Box::pin(run(options, None)).await
 }
 
 /// Lives through a call that a carrier stands behind: texts and pauses take their time, other telephones really ring,
 /// and the carrier may interfere.
 pub(in crate::simulate) async fn run_leg(options: CallerOptions, leg: Leg) -> CallReport {
-    run(options, Some(leg)).await
+    Box::pin(run(options, Some(leg))).await
 }
 
 async fn run(options: CallerOptions, leg: Option<Leg>) -> CallReport {

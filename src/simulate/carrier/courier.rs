@@ -26,21 +26,22 @@ pub(super) struct Notice {
 /// What happens to one on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Way {
-    lost: bool,
     held: bool,
     late: bool,
     twice: bool,
 }
 
 impl Way {
-    fn draw(delivery: &Delivery, random: &mut Random) -> Self {
+    /// None: it is lost.
+    fn draw(delivery: &Delivery, random: &mut Random) -> Option<Self> {
         let mut happens = |share: f64| (random.between(0, 999_999) as f64) < share * 1e6;
-        Self {
-            lost: happens(delivery.lost),
+        let lost = happens(delivery.lost);
+        let way = Self {
             held: happens(delivery.disordered),
             late: happens(delivery.late),
             twice: happens(delivery.twice),
-        }
+        };
+        (!lost).then_some(way)
     }
 }
 
@@ -55,10 +56,11 @@ async fn run(shared: Arc<Shared>, number: u64, mut notices: mpsc::Receiver<Notic
     let mut random = Random::for_part(shared.options.seed ^ 0xCA11, number);
     let mut held: Option<(Notice, Way)> = None;
     while let Some(notice) = notices.recv().await {
-        let way = Way::draw(&shared.options.delivery, &mut random);
-        if way.lost {
+        let Some(way) = Way::draw(&shared.options.delivery, &mut random) else {
             shared.with_call(&notice.sid, |record| record.log.callbacks[notice.index].lost = true);
-        } else if way.held && held.is_none() {
+            continue;
+        };
+        if way.held && held.is_none() {
             held = Some((notice, way));
         } else {
             send(&shared, notice, way).await;

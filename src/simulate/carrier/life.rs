@@ -218,12 +218,11 @@ async fn attend(shared: &Arc<Shared>, sid: &str, wish: &Wish, mut news: mpsc::Re
 fn finish(shared: &Shared, sid: &str, report: CallReport, beep_after_ms: Option<u64>) {
     shared.with_call(sid, |record| {
         let taken = record.answered.is_some();
-        let (status, sip) = match (taken, report.followed.last().map(String::as_str)) {
-            (true, _) => (Status::Completed, OK),
-            (false, Some("Reject busy")) => (Status::Busy, BUSY),
-            (false, Some(_)) => (Status::NoAnswer, REQUEST_TERMINATED),
-            (false, None) if report.ended_by == EndedBy::Error => (Status::Failed, 500),
-            (false, None) => (Status::Completed, OK),
+        let (status, sip) = match report.followed.last().map(String::as_str) {
+            None if !taken && report.ended_by == EndedBy::Error => (Status::Failed, 500),
+            Some("Reject busy") if !taken => (Status::Busy, BUSY),
+            Some(_) if !taken => (Status::NoAnswer, REQUEST_TERMINATED),
+            _ => (Status::Completed, OK),
         };
         record.keep(report, beep_after_ms);
         if !record.status.is_over() {

@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::ids::CallSid;
@@ -61,6 +62,23 @@ impl Client {
         }
         let mut answer: Value = answer.error_for_status()?.json().await?;
         Ok(serde_json::from_value(answer["transcripts"].take())?)
+    }
+
+    /// What a path holds: the member `data` of its answer.
+    pub(super) async fn data<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        let mut answer: Value = self.get(path).await?.json().await?;
+        serde_json::from_value(answer["data"].take())
+            .with_context(|| format!("{path} is not what was expected"))
+    }
+
+    /// Sends something to a path: the member `data` of its answer.
+    pub(super) async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let request = self.http.post(self.url(path)).json(body).bearer_auth(self.key.expose_secret());
+        let answer = request.send().await?;
+        let status = answer.status();
+        let mut answer: Value = answer.json().await.unwrap_or_default();
+        anyhow::ensure!(status.is_success(), "POST {path} was answered with {status}: {}", answer["error"]);
+        Ok(answer["data"].take())
     }
 
     pub(super) async fn metrics(&self) -> anyhow::Result<String> {

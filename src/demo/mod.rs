@@ -3,6 +3,7 @@
 //!
 //! What is printed is looked up where a user would look it up, and checked against what the two far ends really heard.
 
+mod campaign;
 mod checks;
 mod client;
 mod faults;
@@ -43,6 +44,9 @@ pub struct DemoOptions {
     /// A call that survives a broken model session and a killed server: two servers behind a balancer.
     #[arg(long, conflicts_with_all = ["keep", "port"])]
     pub faults: bool,
+    /// A campaign calls 20 leads through a simulated carrier, which has people who answer, are busy, away or machines.
+    #[arg(long, conflicts_with_all = ["keep", "faults"])]
+    pub campaign: bool,
     /// Port of the server; any free one when 0.
     #[arg(long, default_value_t = 0)]
     pub port: u16,
@@ -51,7 +55,9 @@ pub struct DemoOptions {
 /// Runs the demo. False: something was not true.
 pub async fn run(options: DemoOptions) -> anyhow::Result<bool> {
     let data_dir = std::env::temp_dir().join(format!("voicebridge-demo-{}", std::process::id()));
-    let result = if options.faults {
+    let result = if options.campaign {
+        Box::pin(campaign::run(&options, &data_dir)).await
+    } else if options.faults {
         Box::pin(faults::run(&options, &data_dir)).await
     } else {
         Box::pin(in_dir(&options, &data_dir)).await

@@ -64,8 +64,8 @@ async fn list_calls(
 
 /// A call, by the carrier's id or ours.
 #[utoipa::path(
-    get, path = "/api/calls/{call}", tag = "calls",
-    params(("call" = String, Path, description = "The carrier's id of the call, or ours", example = "CA00000000000000000000000000000001")),
+    get, path = "/api/calls/{callSid}", tag = "calls",
+    params(("callSid" = String, Path, description = "The carrier's id of the call, or ours", example = "CA00000000000000000000000000000001")),
     responses((status = 200, description = "The call as it is now", body = Success<CallRecord>), Failures),
     security(("bearer" = []), ("api_key" = [])),
 )]

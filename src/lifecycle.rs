@@ -19,9 +19,9 @@ use uuid::Uuid;
 use crate::call::end::{EndReason, NextStep};
 use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumberId, StreamSid};
 use crate::store::Store;
-pub use crate::store::calls::Recorded;
 use crate::store::call_logs;
 use crate::store::calls::Change;
+pub use crate::store::calls::Recorded;
 use crate::store::leases::FencingToken;
 
 /// The call an event is about. Whichever event comes first creates its record.
@@ -309,7 +309,9 @@ fn change<'a>(call: &'a CallRef, at: Timestamp, event: &CallEvent) -> Change<'a>
             kind: "transferred",
             details: json!({"to": to, "reason": reason, "summary": summary}),
             // A caller who came back may be handed over again, for another reason or after more was said.
-            known_by: vec![json!([{"type": "transferred", "details": {"reason": reason, "summary": summary}}])],
+            known_by: vec![
+                json!([{"type": "transferred", "details": {"reason": reason, "summary": summary}}]),
+            ],
             token: Some(*token),
             ..base
         },

@@ -60,7 +60,10 @@ async fn calls_are_listed_newest_first_and_filtered() {
     assert_eq!(page["data"][0]["call_sid"], "CA2");
 
     let call = server.get("/api/calls/CA2").await.ok();
-    assert_eq!((&call["data"]["data"]["call"]["status"], &call["data"]["data"]["call"]["duration"]), (&json!("failed"), &json!(90)));
+    assert_eq!(
+        (&call["data"]["data"]["call"]["status"], &call["data"]["data"]["call"]["duration"]),
+        (&json!("failed"), &json!(90))
+    );
     let by_id = server.get(&format!("/api/calls/{}", call["data"]["id"].as_str().unwrap())).await.ok();
     assert_eq!(by_id, call);
     server.get("/api/calls/CA9").await.is_error(StatusCode::NOT_FOUND, "not_found");
@@ -159,18 +162,30 @@ async fn people_write_down_what_came_of_a_call_that_they_took_over() {
         assert_eq!(written["data"][member], *value, "{member}");
     }
     let emptied = server.send(Method::PATCH, &path, Some(json!({"outcome": null}))).await.ok();
-    assert_eq!((&emptied["data"]["outcome"], &emptied["data"]["next_action"]), (&Value::Null, &json!("send offer")));
+    assert_eq!(
+        (&emptied["data"]["outcome"], &emptied["data"]["next_action"]),
+        (&Value::Null, &json!("send offer"))
+    );
     // What happens next leaves it alone.
-    let ended = CallEvent::HandoffEnded { handoff: 1, dial_status: "busy".into(), leg: None, duration_s: None };
+    let ended =
+        CallEvent::HandoffEnded { handoff: 1, dial_status: "busy".into(), leg: None, duration_s: None };
     lifecycle::record(&server.store, &call, Timestamp::now(), &ended).await.unwrap();
     let now = server.get(&path).await.ok();
     assert_eq!((&now["data"]["status"], &now["data"]["agent_notes"]), (&json!("busy"), &json!("Friendly.")));
 
     for bad in [json!({"outcome": "x".repeat(201)}), json!({"objections": vec![0; 101]})] {
-        server.send(Method::PATCH, &path, Some(bad)).await.is_error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value");
+        server
+            .send(Method::PATCH, &path, Some(bad))
+            .await
+            .is_error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value");
     }
-    for bad in [json!({"status": "completed"}), json!({"objections": "price"}), json!({"next_action_date": "soon"})] {
-        server.send(Method::PATCH, &path, Some(bad)).await.is_error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_body");
+    for bad in
+        [json!({"status": "completed"}), json!({"objections": "price"}), json!({"next_action_date": "soon"})]
+    {
+        server
+            .send(Method::PATCH, &path, Some(bad))
+            .await
+            .is_error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_body");
     }
     let nobody = format!("/api/agent-calls/{}", Uuid::nil());
     server.send(Method::PATCH, &nobody, Some(json!({}))).await.is_error(StatusCode::NOT_FOUND, "not_found");
@@ -193,7 +208,10 @@ async fn an_interaction_is_created_dispatched_and_changed_by_its_call() {
     assert_eq!(created.status, StatusCode::CREATED);
     let path = format!("/api/interactions/{INTERACTION}");
     let data = created.json()["data"].clone();
-    assert_eq!((&data["status"], &data["channel"], &data["direction"]), (&json!("INITIATED"), &json!("VOICE"), &json!("OUTBOUND")));
+    assert_eq!(
+        (&data["status"], &data["channel"], &data["direction"]),
+        (&json!("INITIATED"), &json!("VOICE"), &json!("OUTBOUND"))
+    );
     assert_eq!(data["startTime"], "2025-08-08T04:41:05Z");
 
     let body = json!({"to": "+1 415 555 0123", "message": "Remind of the invoice."});
@@ -231,7 +249,10 @@ async fn an_interaction_is_created_dispatched_and_changed_by_its_call() {
     let (reason, duration) = (EndReason::AgentEnded, Duration::from_secs(180));
     put(183, CallEvent::Ended { token: TOKEN, reason, duration, report: Map::new() }).await;
     let data = server.get(&path).await.ok()["data"].clone();
-    assert_eq!((&data["status"], &data["outcome"], &data["duration"]), (&json!("COMPLETED"), &json!("SUCCESS"), &json!(180)));
+    assert_eq!(
+        (&data["status"], &data["outcome"], &data["duration"]),
+        (&json!("COMPLETED"), &json!("SUCCESS"), &json!(180))
+    );
     assert_eq!((&data["endTime"], &data["call_sid"]), (&json!("2026-01-02T03:06:23Z"), &json!("CA1")));
     let disposition = json!({
         "disposition": "AGENT_ENDED", "connection_status": "CONNECTED", "call_duration": 180, "keywords_detected": [],
@@ -250,7 +271,10 @@ async fn an_interaction_is_created_dispatched_and_changed_by_its_call() {
             ) as seen"#,
         )
         .await;
-    assert_eq!((&seen["id"], &seen["status"], &seen["duration"]), (&json!(INTERACTION), &json!("COMPLETED"), &json!(180)));
+    assert_eq!(
+        (&seen["id"], &seen["status"], &seen["duration"]),
+        (&json!(INTERACTION), &json!("COMPLETED"), &json!(180))
+    );
     assert_eq!(seen["callDisposition"], disposition);
 }
 
@@ -266,7 +290,11 @@ async fn an_interaction_is_dispatched_once_and_only_while_it_is_initiated() {
         let created = server.send(Method::POST, "/api/interactions", Some(json!({"id": id}))).await;
         assert_eq!(created.status, StatusCode::CREATED);
     }
-    for bad in [json!({"to": "anonymous"}), json!({"to": "+14155550123", "lead_id": 7}), json!({"to": "+14155550123", "agent_id": Uuid::nil()})] {
+    for bad in [
+        json!({"to": "anonymous"}),
+        json!({"to": "+14155550123", "lead_id": 7}),
+        json!({"to": "+14155550123", "agent_id": Uuid::nil()}),
+    ] {
         dispatch("a", bad).await.is_error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value");
     }
     assert_eq!(server.scalar::<i64>("select count(*) from call_queue").await, 0);
@@ -284,13 +312,22 @@ async fn an_interaction_is_dispatched_once_and_only_while_it_is_initiated() {
 async fn interactions_are_listed_newest_first_and_bad_ones_are_refused() {
     let server = Server::new().await;
     let post = async |body: Value| server.send(Method::POST, "/api/interactions", Some(body)).await;
-    for (id, customer, start) in [("a", "x", "2025-01-01T00:00:00Z"), ("b", "y", "2025-01-03T00:00:00Z"), ("c", "x", "2025-01-02T00:00:00Z")] {
+    for (id, customer, start) in [
+        ("a", "x", "2025-01-01T00:00:00Z"),
+        ("b", "y", "2025-01-03T00:00:00Z"),
+        ("c", "x", "2025-01-02T00:00:00Z"),
+    ] {
         let new = json!({"id": id, "customerId": customer, "startTime": start, "direction": "INBOUND"});
         assert_eq!(post(new).await.status, StatusCode::CREATED);
     }
     let ids = async |query: &str| {
         let list = server.get(&format!("/api/interactions{query}")).await.ok();
-        list["data"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        list["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| it["id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
     assert_eq!(ids("").await, ["b", "c", "a"]);
     assert_eq!(ids("?customerId=x").await, ["c", "a"]);
@@ -298,7 +335,13 @@ async fn interactions_are_listed_newest_first_and_bad_ones_are_refused() {
     assert_eq!(ids("?from=2025-01-02T00:00:00Z&to=2025-01-03T00:00:00Z").await, ["c"]);
     assert!(!post(json!({})).await.json()["data"]["id"].as_str().unwrap().is_empty(), "ours");
     post(json!({"id": "a"})).await.is_error(StatusCode::CONFLICT, "interaction_exists");
-    for bad in [json!({"id": "a b"}), json!({"id": ""}), json!({"direction": "UP"}), json!({"phoneNumber": "7"}), json!({"customerId": "x".repeat(201)})] {
+    for bad in [
+        json!({"id": "a b"}),
+        json!({"id": ""}),
+        json!({"direction": "UP"}),
+        json!({"phoneNumber": "7"}),
+        json!({"customerId": "x".repeat(201)}),
+    ] {
         post(bad).await.is_error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value");
     }
     post(json!({"status": "COMPLETED"})).await.is_error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_body");
@@ -311,16 +354,23 @@ async fn another_organisations_records_do_not_exist() {
     let server = Server::new().await;
     let theirs = server.other_tenant().await;
     let call = CallRef { call_sid: CallSid::parse("CA9").unwrap(), ..theirs.clone() };
-    let incoming = CallEvent::Incoming { phone_number: None, from: "a".into(), to: "b".into(), to_team: false };
+    let incoming =
+        CallEvent::Incoming { phone_number: None, from: "a".into(), to: "b".into(), to_team: false };
     lifecycle::record(&server.store, &call, Timestamp::now(), &incoming).await.unwrap();
-    server.execute(&format!("insert into interactions (id, organization_id) values ('theirs', '{}')", theirs.organization.0)).await;
+    server
+        .execute(&format!(
+            "insert into interactions (id, organization_id) values ('theirs', '{}')",
+            theirs.organization.0
+        ))
+        .await;
     for path in ["/api/calls", "/api/call-logs", "/api/agent-calls", "/api/interactions"] {
         assert_eq!(server.get(path).await.ok()["pagination"]["total"], 0, "{path}");
     }
     for path in ["/api/calls/CA9", "/api/call-logs/CA9", "/api/interactions/theirs"] {
         server.get(path).await.is_error(StatusCode::NOT_FOUND, "not_found");
     }
-    let dispatch = server.send(Method::POST, "/api/interactions/theirs/dispatch", Some(json!({"to": "+14155550123"})));
+    let dispatch =
+        server.send(Method::POST, "/api/interactions/theirs/dispatch", Some(json!({"to": "+14155550123"})));
     dispatch.await.is_error(StatusCode::CONFLICT, "interaction_unknown");
     for path in ["/api/calls", "/api/call-logs", "/api/agent-calls", "/api/interactions", "/api/calls/CA9"] {
         let answer = server.raw(Method::GET, path, &[], Body::empty()).await;
@@ -400,7 +450,12 @@ impl Server {
 
     async fn sids(&self, path: &str) -> Vec<String> {
         let list = self.get(path).await.ok();
-        list["data"].as_array().unwrap().iter().map(|it| it["call_sid"].as_str().unwrap().to_owned()).collect()
+        list["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| it["call_sid"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     fn reference(&self, sid: &str) -> CallRef {
@@ -461,7 +516,12 @@ impl Answer {
     fn is_error(&self, status: StatusCode, code: &str) -> Value {
         assert_eq!(self.status, status, "{}", self.text);
         let body = self.json();
-        assert_eq!((&body["success"], &body["error"]["code"]), (&json!(false), &json!(code)), "{}", self.text);
+        assert_eq!(
+            (&body["success"], &body["error"]["code"]),
+            (&json!(false), &json!(code)),
+            "{}",
+            self.text
+        );
         assert!(body["error"]["message"].as_str().is_some_and(|message| !message.is_empty()));
         body["error"].clone()
     }

@@ -82,7 +82,8 @@ pub fn one_of(parameter: &str, value: Option<&str>, words: &[&str]) -> Result<()
 
 /// Refuses texts of a body that are longer than so many characters, all of them at once.
 pub fn check_lengths(members: &[(&str, Option<&str>, usize)]) -> Result<(), ApiError> {
-    let too_long = members.iter().filter(|(_, text, most)| text.is_some_and(|text| text.chars().count() > *most));
+    let too_long =
+        members.iter().filter(|(_, text, most)| text.is_some_and(|text| text.chars().count() > *most));
     let problems: Vec<_> = too_long
         .map(|(field, _, most)| serde_json::json!({"field": field, "problem": format!("must have at most {most} characters")}))
         .collect();
@@ -93,7 +94,9 @@ pub fn check_lengths(members: &[(&str, Option<&str>, usize)]) -> Result<(), ApiE
 }
 
 /// Tells a member that is `null` from one that is absent.
-pub fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+pub fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 

@@ -46,7 +46,8 @@ pub async fn end_lost_call(
     let call = CallRef { call_sid: call_sid.clone(), organization: after.organization, agent: after.agent };
     let reason = lost_because(after.disconnect_reason.as_deref());
     let (token, duration) = (after.fencing_token, after.lasted);
-    super::record(store, &call, at, &CallEvent::Ended { token, reason, duration, report: Map::new() }).await?;
+    super::record(store, &call, at, &CallEvent::Ended { token, reason, duration, report: Map::new() })
+        .await?;
     Ok(())
 }
 
@@ -59,13 +60,11 @@ pub(super) fn end_by_carrier(facts: &CallFacts) -> Option<(CallRef, Timestamp, C
     if end.as_ref().is_some_and(|end| end.by_carrier.is_none()) {
         return None;
     }
-    let call = CallRef {
-        call_sid: facts.call_sid.clone(),
-        organization: facts.organization,
-        agent: facts.agent,
-    };
+    let call =
+        CallRef { call_sid: facts.call_sid.clone(), organization: facts.organization, agent: facts.agent };
     let lease = facts.lease.as_ref();
-    if let Some(lost) = lease.filter(|lease| lease.next_action.as_deref() == Some(NextStep::Resume.as_str())) {
+    if let Some(lost) = lease.filter(|lease| lease.next_action.as_deref() == Some(NextStep::Resume.as_str()))
+    {
         return Some((call, word.at, end_of_lost(lost, word))); // The caller did not wait for the next stream.
     }
     // Who came late to the record has yet to say whether the stream came. If nobody does, the call is reaped.

@@ -54,10 +54,8 @@ pub fn project(known: &Known) -> Option<Records> {
         attempt.call_sid.as_deref().is_none_or(|call_sid| call_sid == known.facts.call_sid.as_str())
     });
     let attempt_row = attempt.and_then(|attempt| attempt_row(story, attempt));
-    let is_tried_again = attempt_row
-        .as_ref()
-        .and_then(|row| row.end.as_ref())
-        .is_some_and(|end| end.next_retry_at.is_some());
+    let is_tried_again =
+        attempt_row.as_ref().and_then(|row| row.end.as_ref()).is_some_and(|end| end.next_retry_at.is_some());
     Some(Records {
         log: log_row(known, story, &talk)?,
         interaction: interaction_row(known, story, &talk, is_tried_again),
@@ -135,10 +133,8 @@ fn interaction_row(
 ) -> Option<InteractionRow> {
     let id = known.facts.interaction.clone()?;
     let stream = story.last("stream_started");
-    let end = story.end();
-    if stream.is_none() && is_tried_again {
-        return None; // For the interaction nothing has happened.
-    }
+    // As long as nobody was reached and another call follows, the interaction has not ended.
+    let end = story.end().filter(|_| stream.is_some() || !is_tried_again);
     let status = match &end {
         Some(end) if end.is_success => "COMPLETED",
         Some(_) => "FAILED",
@@ -256,14 +252,21 @@ fn retry_policy(story: Story<'_>, attempt: &Attempt) -> RetryPolicy {
 fn handoff_rows(story: Story<'_>) -> Vec<HandoffRow> {
     let of = |kind: &'static str| story.happenings().filter(move |event| event.kind == kind);
     let asked: Vec<_> = of("transferred").collect();
-    let number = |event: &Happening<'_>| event.details["handoff"].as_i64().and_then(|it| i32::try_from(it).ok());
+    let number =
+        |event: &Happening<'_>| event.details["handoff"].as_i64().and_then(|it| i32::try_from(it).ok());
     let answered: BTreeMap<_, _> = of("handoff_answered").filter_map(|it| Some((number(&it)?, it))).collect();
     let ended: BTreeMap<_, _> = of("handoff_ended").filter_map(|it| Some((number(&it)?, it))).collect();
     let first = 1..=i32::try_from(asked.len()).unwrap_or(i32::MAX);
     let numbers: BTreeSet<i32> = first.chain(answered.keys().copied()).chain(ended.keys().copied()).collect();
     let row = |handoff: i32| {
         let asked = usize::try_from(handoff).ok().and_then(|number| asked.get(number.checked_sub(1)?));
-        handoff_row(story, handoff, asked.copied(), answered.get(&handoff).copied(), ended.get(&handoff).copied())
+        handoff_row(
+            story,
+            handoff,
+            asked.copied(),
+            answered.get(&handoff).copied(),
+            ended.get(&handoff).copied(),
+        )
     };
     numbers.into_iter().map(row).collect()
 }
@@ -294,7 +297,8 @@ fn handoff_row(
             (false, false) => "ringing",
         },
     };
-    let told = ended.and_then(|event| event.details["duration"].as_i64()).and_then(|it| i32::try_from(it).ok());
+    let told =
+        ended.and_then(|event| event.details["duration"].as_i64()).and_then(|it| i32::try_from(it).ok());
     let has_spoken = status == "completed";
     let started_at = answered.map(|event| event.at).or_else(|| {
         let duration = jiff::SignedDuration::from_secs(told.filter(|_| has_spoken)?.into());

@@ -94,7 +94,8 @@ async fn put_once(
             }
             Err(error) if is_collision(&error) => {
                 attempt.rollback().await?;
-                let constraint = error.as_database_error().and_then(|error| error.constraint()).unwrap_or("none");
+                let constraint =
+                    error.as_database_error().and_then(|error| error.constraint()).unwrap_or("none");
                 tracing::error!(call.id = %call_sid, constraint, "a call event is on record, and not all that follows from it");
                 None
             }
@@ -173,8 +174,11 @@ async fn happen_once(
 ) -> sqlx::Result<()> {
     match event {
         CallEvent::Dispatched { .. } => {
-            let Some(lead) = facts.attempt.as_ref().and_then(|attempt| attempt.lead_id) else { return Ok(()) };
-            call_attempts::note_contact(connection, change.organization, lead, change.call_sid, change.at).await
+            let Some(lead) = facts.attempt.as_ref().and_then(|attempt| attempt.lead_id) else {
+                return Ok(());
+            };
+            call_attempts::note_contact(connection, change.organization, lead, change.call_sid, change.at)
+                .await
         }
         CallEvent::OptedOut { number, source } => {
             let Ok(number) = PhoneNumber::parse(number) else {
@@ -182,7 +186,15 @@ async fn happen_once(
                 return Ok(());
             };
             let source = source.as_str();
-            call_attempts::forbid(connection, change.organization, &number, source, change.call_sid, change.at).await
+            call_attempts::forbid(
+                connection,
+                change.organization,
+                &number,
+                source,
+                change.call_sid,
+                change.at,
+            )
+            .await
         }
         _ => Ok(()),
     }

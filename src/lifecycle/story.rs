@@ -79,12 +79,15 @@ impl<'a> Story<'a> {
     pub(super) fn last_word(self) -> Option<LastWord<'a>> {
         let words = self.facts.callbacks.iter().filter_map(|callback| {
             let status = callback.status.as_deref().filter(|status| super::callback::is_terminal(status))?;
-            Some((order(callback), LastWord {
-                status,
-                at: callback.event_time.unwrap_or(callback.came_at),
-                duration_s: callback.duration_s,
-                sip: callback.sip,
-            }))
+            Some((
+                order(callback),
+                LastWord {
+                    status,
+                    at: callback.event_time.unwrap_or(callback.came_at),
+                    duration_s: callback.duration_s,
+                    sip: callback.sip,
+                },
+            ))
         });
         words.min_by_key(|(order, _)| *order).map(|(_, word)| word)
     }
@@ -122,7 +125,9 @@ impl<'a> Story<'a> {
         };
         let lease = self.facts.lease.as_ref();
         // The smallest, so that it does not matter which came first.
-        let said = |number: fn(&'a Callback) -> Option<&'a str>| self.facts.callbacks.iter().filter_map(number).min();
+        let said = |number: fn(&'a Callback) -> Option<&'a str>| {
+            self.facts.callbacks.iter().filter_map(number).min()
+        };
         let from = told("from").or_else(|| lease.and_then(|lease| lease.from.as_deref()));
         let to = told("to").or_else(|| lease.and_then(|lease| lease.to.as_deref()));
         (
@@ -170,7 +175,9 @@ impl<'a> Story<'a> {
             Some("transferred_to_team") => true,
             // It has been taken for that before.
             Some("completed") => self.end().is_some_and(|end| {
-                end.by_carrier.is_some() && end.reason == Some("transferred") && self.first("transferred").is_none()
+                end.by_carrier.is_some()
+                    && end.reason == Some("transferred")
+                    && self.first("transferred").is_none()
             }),
             _ => false,
         };

@@ -66,7 +66,7 @@ pub async fn write(
     let written = sqlx::query_scalar!(
         r#"
         with before as materialized (
-            select id, queue_id, attempt_number, status, outcome, will_retry, next_retry_at
+            select id, queue_id, attempt_number, status, outcome, will_retry, next_retry_at, ended_at, error
             from call_attempts
             where id = $1 and organization_id = $2 and (call_sid is null or call_sid = $3::text)
             for no key update
@@ -101,8 +101,8 @@ pub async fn write(
             from before
             where call_queue.id = before.queue_id
               and call_queue.attempt_count = before.attempt_number
-              and (before.status, before.outcome, before.next_retry_at) is distinct from
-                  (case when $8::text is null then 'placed' else 'ended' end, $8::text, $13::timestamptz)
+              and (before.status, before.outcome, before.next_retry_at, before.ended_at, before.error) is distinct from
+                  (case when $8::text is null then 'placed' else 'ended' end, $8::text, $13::timestamptz, $9::timestamptz, $12)
               and (call_queue.status = 'processing'
                    or (before.status = 'ended' and (call_queue.status = 'queued') = coalesce(before.will_retry, false)))
         )

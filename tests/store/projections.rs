@@ -13,10 +13,10 @@ use voicebridge::call::transcript::{Entry, Role, Status};
 use voicebridge::clock::CallTime;
 use voicebridge::ids::{CallSid, ItemId, StreamSid};
 use voicebridge::lifecycle::{self, CallEvent, CallRef, OptOutSource, callback};
+use voicebridge::store::Store;
 use voicebridge::store::call_events::CarrierEvent;
 use voicebridge::store::leases::{self, FencingToken};
 use voicebridge::store::transcripts::{self, Turns};
-use voicebridge::store::Store;
 
 use crate::{default_agent, digest, offer_from, sid, support};
 
@@ -88,12 +88,14 @@ async fn case(store: &Store, life: Life, number: u32) -> Case {
     let agent = default_agent(store).await;
     let call = CallRef { call_sid: sid(number), organization: agent.organization_id, agent: agent.id };
     let phone = format!("+1415555{number:04}");
-    let lead: i64 = sqlx::query_scalar("insert into leads (organization_id, phone, notes) values ($1, $2, 'Met in May.') returning id")
-        .bind(agent.organization_id.0)
-        .bind(&phone)
-        .fetch_one(store.pool())
-        .await
-        .unwrap();
+    let lead: i64 = sqlx::query_scalar(
+        "insert into leads (organization_id, phone, notes) values ($1, $2, 'Met in May.') returning id",
+    )
+    .bind(agent.organization_id.0)
+    .bind(&phone)
+    .fetch_one(store.pool())
+    .await
+    .unwrap();
     let member = sqlx::query_scalar(
         "with team as (insert into teams (organization_id, name) values ($1, 'Front desk') returning id, organization_id)
          insert into team_members (organization_id, team_id, name, number)
@@ -201,13 +203,16 @@ impl Case {
     fn steps(&self) -> Vec<Step> {
         let mut steps = Vec::new();
         if self.life.is_outbound() {
-            steps.push(Step::Event(at(0), CallEvent::Dispatched {
-                attempt: self.attempt,
-                queue: self.queue,
-                interaction: Some(self.interaction.clone()),
-                from: OURS.into(),
-                to: self.phone.clone(),
-            }));
+            steps.push(Step::Event(
+                at(0),
+                CallEvent::Dispatched {
+                    attempt: self.attempt,
+                    queue: self.queue,
+                    interaction: Some(self.interaction.clone()),
+                    from: OURS.into(),
+                    to: self.phone.clone(),
+                },
+            ));
             steps.push(self.status("initiated", 0, at(1)));
             steps.push(self.status("ringing", 1, at(2)));
         } else {
@@ -232,7 +237,8 @@ impl Case {
         let token = TOKEN;
         let stream_sid = StreamSid::parse("MZ1").unwrap();
         let started = CallEvent::StreamStarted { stream_sid, node: "node-1".into(), token };
-        let mut steps = vec![Step::Event(at(9), started), Step::Event(at(10), CallEvent::Connected { token })];
+        let mut steps =
+            vec![Step::Event(at(9), started), Step::Event(at(10), CallEvent::Connected { token })];
         if self.life.is_outbound() {
             steps.push(self.status("in-progress", 2, at(7)));
         }
@@ -390,7 +396,10 @@ impl Case {
 
 async fn prepared(connections: u32) -> Store {
     let store = support::store(connections).await;
-    sqlx::query("update agents set keywords = '{payment,tomorrow,pay,agent}'").execute(store.pool()).await.unwrap();
+    sqlx::query("update agents set keywords = '{payment,tomorrow,pay,agent}'")
+        .execute(store.pool())
+        .await
+        .unwrap();
     store
 }
 
@@ -417,7 +426,12 @@ fn whatever_came_late_or_twice_a_call_ends_in_the_same_rows() {
         };
         // Each once at least, and half of them again.
         let indices: Vec<usize> = (0..steps).chain((0..steps).step_by(2)).collect();
-        let config = ProptestConfig { cases: 10, failure_persistence: None, max_shrink_iters: 60, ..ProptestConfig::default() };
+        let config = ProptestConfig {
+            cases: 10,
+            failure_persistence: None,
+            max_shrink_iters: 60,
+            ..ProptestConfig::default()
+        };
         TestRunner::new(config)
             .run(&Just(indices).prop_shuffle(), |order| {
                 number.set(number.get() + 1);
@@ -462,7 +476,10 @@ async fn a_call_that_was_answered_completes_what_it_was_made_for() {
     let log = &rows["call_logs"][0];
     let text = "Agent: Good morning, what can I do for you?\nCaller: It is about my payment. Tomorrow!";
     assert_eq!((&log["status"], &log["call_status"]), (&json!("completed"), &json!("completed")));
-    assert_eq!((&log["direction"], &log["lead_id"], &log["campaign_id"]), (&json!("outbound"), &json!("LEAD"), &json!("CAMPAIGN")));
+    assert_eq!(
+        (&log["direction"], &log["lead_id"], &log["campaign_id"]),
+        (&json!("outbound"), &json!("LEAD"), &json!("CAMPAIGN"))
+    );
     assert_eq!((&log["caller_number"], &log["callee_number"]), (&json!(OURS), &json!("PHONE")));
     assert_eq!((&log["duration"], &log["disconnect_reason"]), (&json!(51), &json!("caller_hung_up")));
     assert_eq!(log["conversation_transcript"], text);
@@ -476,7 +493,10 @@ async fn a_call_that_was_answered_completes_what_it_was_made_for() {
     assert_eq!((&interaction["roomName"], &interaction["phoneNumber"]), (&json!("MZ1"), &json!("PHONE")));
     assert_eq!(interaction["connectedAt"], "2026-01-02T03:03:30+00:00");
     assert_eq!((&interaction["duration"], &interaction["transcript"]), (&json!(51), &json!(text)));
-    assert_eq!((&interaction["recording"], &interaction["call_sid"]), (&log["recording_url"], &json!("CALL")));
+    assert_eq!(
+        (&interaction["recording"], &interaction["call_sid"]),
+        (&log["recording_url"], &json!("CALL"))
+    );
     let disposition = json!({
         "disposition": "CALLER_HUNG_UP", "connection_status": "CONNECTED", "call_duration": 51,
         "keywords_detected": ["payment", "tomorrow"],
@@ -513,7 +533,10 @@ async fn who_was_not_reached_is_called_again_as_the_campaign_says() {
         let rows = lived(&store, life, number).await;
         let attempt = &rows["call_attempts"][0];
         assert_eq!((&attempt["outcome"], &attempt["sip_response_code"]), (&json!(outcome), &sip), "{life:?}");
-        assert_eq!((&attempt["will_retry"], &attempt["next_retry_at"]), (&json!(next.is_some()), &json!(next)));
+        assert_eq!(
+            (&attempt["will_retry"], &attempt["next_retry_at"]),
+            (&json!(next.is_some()), &json!(next))
+        );
         assert_eq!(attempt["retry_reason"], json!(next.map(|_| outcome)));
         assert_eq!(attempt["voicemail_detected"], life == Life::Voicemail);
         let queue = &rows["call_queue"][0];
@@ -526,8 +549,14 @@ async fn who_was_not_reached_is_called_again_as_the_campaign_says() {
         let interaction = &rows["interactions"][0];
         match life {
             Life::Failed => {
-                assert_eq!((&interaction["status"], &interaction["outcome"]), (&json!("FAILED"), &json!("FAILED")));
-                assert_eq!((&interaction["sipStatus"], &interaction["call_sid"]), (&json!(404), &json!("CALL")));
+                assert_eq!(
+                    (&interaction["status"], &interaction["outcome"]),
+                    (&json!("FAILED"), &json!("FAILED"))
+                );
+                assert_eq!(
+                    (&interaction["sipStatus"], &interaction["call_sid"]),
+                    (&json!(404), &json!("CALL"))
+                );
                 let disposition = json!({
                     "disposition": "CARRIER_FAILED", "connection_status": "NOT_CONNECTED", "reason": "carrier_failed",
                 });
@@ -536,7 +565,13 @@ async fn who_was_not_reached_is_called_again_as_the_campaign_says() {
             }
             Life::Voicemail => assert_eq!(interaction["callDisposition"]["connection_status"], "VOICEMAIL"),
             // Another call will be made for it.
-            _ => assert_eq!((&interaction["status"], &interaction["outcome"]), (&json!("INITIATED"), &Value::Null)),
+            _ => {
+                assert_eq!(
+                    (&interaction["status"], &interaction["outcome"]),
+                    (&json!("INITIATED"), &Value::Null)
+                );
+                assert_eq!(interaction["endTime"], Value::Null);
+            }
         }
     }
 }
@@ -548,12 +583,18 @@ async fn what_people_had_of_a_call_is_a_row_of_its_own() {
     let human = &rows["agent_calls"][0];
     assert_eq!((&human["status"], &human["agent_name"]), (&json!("completed"), &json!("Grace")));
     assert_eq!((&human["agent_id"], &human["call_sid"]), (&json!("MEMBER"), &json!("CAleg")));
-    assert_eq!((&human["reason"], &human["summary"]), (&json!("wants a person"), &json!("asked about an invoice")));
+    assert_eq!(
+        (&human["reason"], &human["summary"]),
+        (&json!("wants a person"), &json!("asked about an invoice"))
+    );
     assert_eq!((&human["started_at"], &human["duration"]), (&json!("2026-01-02T03:04:25+00:00"), &json!(90)));
     assert_eq!((&human["lead_id"], &rows["agent_calls"].as_array().unwrap().len()), (&json!("LEAD"), &1));
     let log = &rows["call_logs"][0];
     assert_eq!((&log["transferred"], &log["transfer_reason"]), (&json!(true), &json!("wants a person")));
-    assert_eq!((&log["transferred_at"], &log["direction"]), (&json!("2026-01-02T03:04:00+00:00"), &json!("inbound")));
+    assert_eq!(
+        (&log["transferred_at"], &log["direction"]),
+        (&json!("2026-01-02T03:04:00+00:00"), &json!("inbound"))
+    );
 
     let rows = lived(&store, Life::HandedToNobody, 2).await;
     let human = &rows["agent_calls"][0];
@@ -571,7 +612,10 @@ async fn a_call_that_the_team_took_is_completed_and_has_no_agent() {
     let rows = lived(&store, Life::TeamThenAgent, 2).await;
     let events = rows["calls"][0]["event_sequence"].as_array().unwrap();
     let types: Vec<_> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
-    assert_eq!(types, ["incoming_call", "team_no_answer", "stream_started", "connected", "agent_call_completed"]);
+    assert_eq!(
+        types,
+        ["incoming_call", "team_no_answer", "stream_started", "connected", "agent_call_completed"]
+    );
     assert_eq!(rows["call_logs"][0]["lead_id"], "LEAD", "found by the caller's number");
 }
 
@@ -633,14 +677,20 @@ async fn a_try_that_was_given_up_is_a_call_all_the_same_once_the_carrier_names_i
         case.put(&store, step).await;
     }
     let rows = case.rows(&store).await;
-    assert_eq!((&rows["call_attempts"][0]["outcome"], &rows["call_queue"][0]["status"]), (&json!("answered"), &json!("completed")));
+    assert_eq!(
+        (&rows["call_attempts"][0]["outcome"], &rows["call_queue"][0]["status"]),
+        (&json!("answered"), &json!("completed"))
+    );
 }
 
 #[tokio::test]
 async fn what_follows_from_a_fact_may_fail_and_the_fact_stays() {
     let store = prepared(2).await;
     let case = case(&store, Life::Busy, 1).await;
-    sqlx::query("alter table call_logs add constraint nothing check (status <> 'failed')").execute(store.pool()).await.unwrap();
+    sqlx::query("alter table call_logs add constraint nothing check (status <> 'failed')")
+        .execute(store.pool())
+        .await
+        .unwrap();
     for step in case.steps() {
         case.put(&store, &step).await;
     }

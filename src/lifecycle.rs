@@ -1,10 +1,13 @@
 //! One call event in, all its records out, at once.
 //!
-//! Whatever happens to a call is appended to `calls.event_sequence` exactly once and projected onto the columns that say
-//! where the call is. One statement does all of it, so a dropped handler leaves either nothing or everything. Events may
-//! come late, twice and in any order: what is final stays. No other code writes these columns.
+//! Whatever happens to a call is appended to `calls.event_sequence` exactly once, and then all records of the call are made
+//! to say what follows from everything that is known of it ([`projection`]): in one transaction, so that a dropped handler
+//! leaves either nothing or everything. Events may come late, twice and in any order. No other code writes these columns.
 
 pub mod callback;
+pub mod projection;
+mod records;
+mod story;
 
 use std::time::Duration;
 
@@ -16,8 +19,9 @@ use uuid::Uuid;
 use crate::call::end::{EndReason, NextStep};
 use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumberId, StreamSid};
 use crate::store::Store;
+use crate::store::call_logs;
+use crate::store::calls::Change;
 pub use crate::store::calls::Recorded;
-use crate::store::calls::{self, Change};
 use crate::store::leases::FencingToken;
 
 /// The call an event is about. Whichever event comes first creates its record.
@@ -199,7 +203,7 @@ pub async fn record(
     at: Timestamp,
     event: &CallEvent,
 ) -> sqlx::Result<Recorded> {
-    calls::append(store, change(call, at, event)).await
+    records::put(store, change(call, at, event), event).await
 }
 
 /// Puts an event on record that was kept meanwhile. What happened to a stream while it had the call takes its place in the
@@ -210,7 +214,17 @@ pub async fn replay(
     at: Timestamp,
     event: &CallEvent,
 ) -> sqlx::Result<Recorded> {
-    calls::append(store, Change { is_replayed: true, ..change(call, at, event) }).await
+    records::put(store, Change { is_replayed: true, ..change(call, at, event) }, event).await
+}
+
+/// Makes the records of calls that were over lately say what has become known since: turns that came after the end, the
+/// lead that was linked then. At most `limit` calls; returns how many.
+pub async fn finish(store: &Store, limit: i64) -> sqlx::Result<usize> {
+    let calls = call_logs::unfinished(store, limit).await?;
+    for call_sid in &calls {
+        records::derive_again(store, call_sid).await?;
+    }
+    Ok(calls.len())
 }
 
 /// What an event means for the records. The names of events and members are part of the data model.
@@ -294,7 +308,10 @@ fn change<'a>(call: &'a CallRef, at: Timestamp, event: &CallEvent) -> Change<'a>
         CallEvent::Transferred { token, to, reason, summary } => Change {
             kind: "transferred",
             details: json!({"to": to, "reason": reason, "summary": summary}),
-            known_by: vec![json!([{"type": "transferred"}])],
+            // A caller who came back may be handed over again, for another reason or after more was said.
+            known_by: vec![
+                json!([{"type": "transferred", "details": {"reason": reason, "summary": summary}}]),
+            ],
             token: Some(*token),
             ..base
         },

@@ -2,7 +2,7 @@
 
 use axum::extract::{FromRequest, FromRequestParts};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::error::ApiError;
@@ -67,6 +67,37 @@ pub struct PageQuery {
     #[serde(default)]
     #[param(default = 0)]
     pub offset: u64,
+}
+
+/// Refuses a filter that no entry could match.
+pub fn one_of(parameter: &str, value: Option<&str>, words: &[&str]) -> Result<(), ApiError> {
+    match value {
+        Some(value) if !words.contains(&value) => {
+            let message = format!("{parameter} must be one of: {}", words.join(", "));
+            Err(ApiError::bad_request("invalid_query", message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses texts of a body that are longer than so many characters, all of them at once.
+pub fn check_lengths(members: &[(&str, Option<&str>, usize)]) -> Result<(), ApiError> {
+    let too_long =
+        members.iter().filter(|(_, text, most)| text.is_some_and(|text| text.chars().count() > *most));
+    let problems: Vec<_> = too_long
+        .map(|(field, _, most)| serde_json::json!({"field": field, "problem": format!("must have at most {most} characters")}))
+        .collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::invalid("some members cannot be what they are; see details").with_details(problems.into()))
+}
+
+/// Tells a member that is `null` from one that is absent.
+pub fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 const MOST: u32 = 200;

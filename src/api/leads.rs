@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use crate::api::Api;
 use crate::api::error::{ApiError, Failure, Failures};
-use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
+use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success, present};
 use crate::ids::{CallSid, PhoneNumber};
 use crate::store::leads::{self, Lead, LeadPatch, NewLead};
 
@@ -259,9 +259,4 @@ impl Problems {
         ApiError::invalid("some members cannot be what they are; see details")
             .with_details(Value::Array(self.0))
     }
-}
-
-/// Tells a member that is `null` from one that is absent.
-fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
 }

@@ -2,10 +2,14 @@
 //!
 //! Webhooks are trusted by their signature, everything else by the API key; health and the document are open.
 
+pub mod agent_calls;
 pub mod auth;
+pub mod call_logs;
 pub mod call_status;
+pub mod calls;
 pub mod error;
 pub mod extract;
+pub mod interactions;
 pub mod layers;
 pub mod known;
 pub mod leads;
@@ -113,6 +117,8 @@ impl Api {
     tags(
         (name = "twilio", description = "Webhooks. Trusted by `X-Twilio-Signature`."),
         (name = "transcripts", description = "What was said."),
+        (name = "calls", description = "What happened in calls, and what came of them."),
+        (name = "interactions", description = "Calls as a platform around us counts them."),
         (name = "leads", description = "People, each linked to their most recent call."),
         (name = "operations", description = "Health and numbers."),
     ),
@@ -158,5 +164,11 @@ fn open_routes() -> OpenApiRouter<Api> {
 }
 
 fn keyed_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().merge(transcripts::router()).merge(leads::router())
+    OpenApiRouter::new()
+        .merge(transcripts::router())
+        .merge(leads::router())
+        .merge(calls::router())
+        .merge(call_logs::router())
+        .merge(agent_calls::router())
+        .merge(interactions::router())
 }

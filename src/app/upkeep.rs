@@ -24,6 +24,10 @@ const REAP_EVERY: Duration = Duration::from_secs(30);
 const REAP_AFTER_TROUBLE: Duration = Duration::from_secs(60);
 /// Calls ended at a time: after the death of a large node there are many, and other servers share them.
 const REAP_MOST: i64 = 100;
+/// Calls finished at a time; those that are left are finished at the next beat.
+const FINISH_MOST: i64 = 200;
+/// Each of them is a transaction of its own, so that it does not matter where this stops. Shorter than a beat.
+const FINISH_WITHIN: Duration = Duration::from_secs(10);
 /// How long the database may take before it counts as away.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -47,6 +51,9 @@ pub(super) async fn run(store: Store, node: String, stopping: CancellationToken)
         }
         if reaping.is_due(beaten.is_ok(), slept) {
             reap(&store).await;
+        }
+        if beaten.is_ok() {
+            finish(&store).await;
         }
     }
     if let Err(why) = in_time(nodes::beat(&store, &node, true)).await {
@@ -97,6 +104,13 @@ pub(super) async fn another_server(store: &Store, node: &str) {
 pub(super) async fn leave(store: &Store, node: &str) {
     if let Err(why) = in_time(nodes::leave(store, node)).await {
         warn!(why, "this server stays on the list until it is a day old");
+    }
+}
+
+/// Has the records of calls that are over say what was put on record since, such as their last turns.
+async fn finish(store: &Store) {
+    if let Err(error) = timeout(FINISH_WITHIN, lifecycle::finish(store, FINISH_MOST)).await.unwrap_or(Ok(0)) {
+        warn!(%error, "the records of calls that were over lately are finished later");
     }
 }
 

@@ -5,15 +5,17 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
+use super::records::{self, lost_because};
+use super::story::{LastWord, Story};
 use super::{CallEvent, CallRef};
 use crate::call::end::{EndReason, NextStep};
 use crate::ids::CallSid;
-use crate::store::call_events::{self, CarrierEvent, LastWord};
-use crate::store::calls::{self, CallRecord};
-use crate::store::leases::{self, AfterStream, FencingToken};
-use crate::store::{Store, leads};
+use crate::store::Store;
+use crate::store::call_events::CarrierEvent;
+use crate::store::call_facts::{CallFacts, Lease};
+use crate::store::leases::{AfterStream, FencingToken};
 
 /// Whether this status of the carrier says that the call is over.
 // Twilio dossier, 3.2: nothing follows these.
@@ -25,24 +27,13 @@ pub fn is_terminal(status: &str) -> bool {
 /// Puts a callback on record that came at `at`. One that says that the call is over ends a call which no stream will end.
 /// May be repeated at will.
 pub async fn record(store: &Store, callback: &CarrierEvent, at: Timestamp) -> sqlx::Result<()> {
-    call_events::record(store, callback).await?;
-    match callback.call_status.as_deref() {
-        Some(status) if is_terminal(status) => {
-            let duration_s = callback.duration_s;
-            let word = LastWord { status: status.to_owned(), duration_s, at };
-            end_without_stream(store, &callback.call_sid, word).await
-        }
-        _ => Ok(()),
-    }
+    records::put_callback(store, callback, at).await
 }
 
 /// What the carrier has said before anything else of the call was on record, as happens when that was kept meanwhile: has
 /// it mean what it means now.
 pub async fn catch_up(store: &Store, call_sid: &CallSid) -> sqlx::Result<()> {
-    match call_events::last_word(store, call_sid).await? {
-        Some(word) => end_without_stream(store, call_sid, word).await,
-        None => Ok(()),
-    }
+    records::derive_again(store, call_sid).await
 }
 
 /// The stream of a call was lost, and there will not be another one.
@@ -53,59 +44,78 @@ pub async fn end_lost_call(
     at: Timestamp,
 ) -> sqlx::Result<()> {
     let call = CallRef { call_sid: call_sid.clone(), organization: after.organization, agent: after.agent };
-    // Its node may be dead, or not have got so far.
-    let told = after.disconnect_reason.as_deref().and_then(EndReason::from_word);
-    let reason = told.unwrap_or(EndReason::StreamLost);
-    end(store, &call, at, after.fencing_token, reason, after.lasted, Map::new()).await
-}
-
-/// Ends a call that the carrier says is over. A stream that came ends its call itself, and knows more about it.
-async fn end_without_stream(store: &Store, call_sid: &CallSid, word: LastWord) -> sqlx::Result<()> {
-    let LastWord { status, duration_s, at } = word;
-    let Some(record) = calls::by_call_sid(store, call_sid).await? else { return Ok(()) };
-    let lease = leases::next_action(store, call_sid).await?;
-    if let Some(lost) = lease.as_ref().filter(|lease| lease.next_action == Some(NextStep::Resume)) {
-        return end_lost_call(store, call_sid, lost, at).await; // The caller did not wait for the next stream.
-    }
-    if lease.as_ref().is_some_and(|lease| lease.claimed) {
-        // For a stream of somebody else's TwiML this callback is the first to name the caller.
-        leads::link_by_phone(store, record.organization_id, call_sid).await?;
-        return Ok(());
-    }
-    if lease.as_ref().is_some_and(|lease| lease.came_late) {
-        return Ok(()); // Whoever took the stream has yet to say so. If nobody has, `reap` ends the call.
-    }
-    let reason = if went_to_people(&record) {
-        EndReason::Transferred
-    } else if lease.is_some() && matches!(&*status, "completed" | "canceled") {
-        EndReason::CallerHungUp
-    } else {
-        // Turned away by us, or never connected by the carrier.
-        EndReason::StreamLost
-    };
-    // Without a lease nobody's right is checked.
-    let token = lease.map_or(FencingToken(0), |lease| lease.fencing_token);
-    let call =
-        CallRef { call_sid: call_sid.clone(), organization: record.organization_id, agent: record.agent_id };
-    let duration = Duration::from_secs(duration_s.unwrap_or_default().into());
-    let report = Map::from_iter([("carrier_status".to_owned(), json!(status))]);
-    end(store, &call, at, token, reason, duration, report).await
-}
-
-async fn end(
-    store: &Store,
-    call: &CallRef,
-    at: Timestamp,
-    token: FencingToken,
-    reason: EndReason,
-    duration: Duration,
-    report: Map<String, Value>,
-) -> sqlx::Result<()> {
-    super::record(store, call, at, &CallEvent::Ended { token, reason, duration, report }).await?;
+    let reason = lost_because(after.disconnect_reason.as_deref());
+    let (token, duration) = (after.fencing_token, after.lasted);
+    super::record(store, &call, at, &CallEvent::Ended { token, reason, duration, report: Map::new() })
+        .await?;
     Ok(())
 }
 
-fn went_to_people(record: &CallRecord) -> bool {
-    let events = record.event_sequence.as_array().map(Vec::as_slice).unwrap_or_default();
-    events.iter().any(|event| event["type"] == "transferred")
+/// The end of a call that the carrier says is over, where nobody else will tell of it, and where it is not on record as it
+/// is now known. A stream that came ends its call itself, and knows more about it.
+pub(super) fn end_by_carrier(facts: &CallFacts) -> Option<(CallRef, Timestamp, CallEvent)> {
+    let story = Story::of(facts);
+    let word = story.last_word()?;
+    let end = story.end();
+    if end.as_ref().is_some_and(|end| end.by_carrier.is_none()) {
+        return None;
+    }
+    let call =
+        CallRef { call_sid: facts.call_sid.clone(), organization: facts.organization, agent: facts.agent };
+    let lease = facts.lease.as_ref();
+    if let Some(lost) = lease.filter(|lease| lease.next_action.as_deref() == Some(NextStep::Resume.as_str()))
+    {
+        return Some((call, word.at, end_of_lost(lost, word))); // The caller did not wait for the next stream.
+    }
+    // Who came late to the record has yet to say whether the stream came. If nobody does, the call is reaped.
+    if lease.is_some_and(|lease| lease.claimed || lease.came_late) {
+        return None;
+    }
+    let reason = why_without_stream(story, lease.is_some(), word);
+    let seconds = word.duration_s.unwrap_or_default();
+    let is_known = end.is_some_and(|end| {
+        (end.at, end.reason, end.by_carrier) == (word.at, Some(reason.as_str()), Some(word.status))
+            && end.duration_s == Some(seconds)
+    });
+    if is_known {
+        return None;
+    }
+    let report = Map::from_iter([("carrier_status".to_owned(), json!(word.status))]);
+    // Without a lease nobody's right is checked.
+    let token = FencingToken(lease.map_or(0, |lease| lease.fencing_token));
+    let duration = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+    Some((call, word.at, CallEvent::Ended { token, reason, duration, report }))
+}
+
+fn end_of_lost(lost: &Lease, word: LastWord<'_>) -> CallEvent {
+    let lasted = lost.began_at.map(|began_at| word.at.duration_since(began_at));
+    CallEvent::Ended {
+        token: FencingToken(lost.fencing_token),
+        reason: lost_because(lost.disconnect_reason.as_deref()),
+        duration: lasted.and_then(|lasted| lasted.try_into().ok()).unwrap_or_default(),
+        report: Map::new(),
+    }
+}
+
+fn why_without_stream(story: Story<'_>, was_offered: bool, word: LastWord<'_>) -> EndReason {
+    if story.first("transferred").is_some() {
+        return EndReason::Transferred;
+    }
+    if story.is_outbound() {
+        match word.status {
+            "busy" => return EndReason::CarrierBusy,
+            "no-answer" => return EndReason::CarrierNoAnswer,
+            "failed" => return EndReason::CarrierFailed,
+            "canceled" => return EndReason::CarrierCanceled,
+            _ if story.is_voicemail() => return EndReason::Voicemail,
+            _ => {}
+        }
+    }
+    match word.status {
+        "completed" if story.is_with_team() => EndReason::Transferred,
+        "completed" | "canceled" if was_offered => EndReason::CallerHungUp,
+        "canceled" | "no-answer" if story.is_with_team() => EndReason::CallerHungUp,
+        // Turned away by us, or never connected by the carrier.
+        _ => EndReason::StreamLost,
+    }
 }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sqlx::postgres::PgConnection;
 
 use crate::ids::{CallSid, OrganizationId};
 use crate::store::{Store, storable, storable_json};
@@ -40,13 +41,24 @@ pub struct CarrierEvent {
 /// Writes the callback down. False: it had been written before, and nothing was changed. A call of which nothing is known
 /// is the default organisation's.
 pub async fn record(store: &Store, event: &CarrierEvent) -> sqlx::Result<bool> {
+    let mut connection = store.pool.acquire().await?;
+    note(&mut connection, event, Timestamp::now()).await
+}
+
+/// As [`record`], of a callback that came at `came_at`.
+pub async fn note(
+    connection: &mut PgConnection,
+    event: &CarrierEvent,
+    came_at: Timestamp,
+) -> sqlx::Result<bool> {
     let text = |value: &Option<String>| value.as_deref().map(storable);
     let inserted = sqlx::query!(
         r#"
         insert into call_events (organization_id, call_sid, call_status, to_number, from_number, direction, duration,
-                                 sequence_number, event_time, sip_response_code, answered_by, payload)
+                                 sequence_number, event_time, sip_response_code, answered_by, payload, created_at)
         values (coalesce($1, organization_of_call($2::text), (select id from organisations where slug = 'default')),
-                $2::text, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                -- Of clocks that differ the database's is the one that everything else here goes by.
+                $2::text, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, least($13::timestamptz, now()))
         on conflict do nothing
         "#,
         event.organization.map(|organization| organization.0),
@@ -61,41 +73,9 @@ pub async fn record(store: &Store, event: &CarrierEvent) -> sqlx::Result<bool> {
         event.sip_response_code.map(i32::from),
         text(&event.answered_by),
         storable_json(event.payload.clone()),
+        came_at.to_sqlx() as _,
     )
-    .execute(&store.pool)
+    .execute(connection)
     .await?;
     Ok(inserted.rows_affected() == 1)
-}
-
-/// What the carrier said when a call was over.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LastWord {
-    /// One of the terminal statuses.
-    pub status: String,
-    /// Seconds, where it said so.
-    pub duration_s: Option<u32>,
-    /// When it was put on record.
-    pub at: Timestamp,
-}
-
-/// Whether the carrier has said that this call is over.
-pub async fn last_word(store: &Store, call_sid: &CallSid) -> sqlx::Result<Option<LastWord>> {
-    let row = sqlx::query!(
-        r#"
-        select call_status as "status!", duration, created_at as "at: jiff_sqlx::Timestamp"
-        from call_events
-        where call_sid = $1
-          and call_status in ('completed', 'busy', 'failed', 'no-answer', 'canceled')
-        order by id
-        limit 1
-        "#,
-        call_sid.as_str(),
-    )
-    .fetch_optional(&store.pool)
-    .await?;
-    Ok(row.map(|row| LastWord {
-        status: row.status,
-        duration_s: row.duration.and_then(|seconds| u32::try_from(seconds).ok()),
-        at: row.at.to_jiff(),
-    }))
 }

@@ -4,39 +4,186 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use serde::Serialize;
 use serde_json::{Value, json};
+use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use crate::call::end::{EndReason, NextStep};
 use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumberId};
 use crate::store::leases::FencingToken;
-use crate::store::{Store, storable_json, stored_call_sid};
+use crate::store::{Store, storable, storable_json, stored_call_sid};
 
 /// One call.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct CallRecord {
     /// Our id.
     pub id: Uuid,
     /// Whose it is.
+    #[schema(value_type = Uuid)]
     pub organization_id: OrganizationId,
     /// Who answered.
+    #[schema(value_type = Uuid)]
     pub agent_id: AgentId,
     /// Which of our numbers was called.
+    #[schema(value_type = Option<Uuid>)]
     pub phone_number_id: Option<PhoneNumberId>,
     /// The carrier's id.
+    #[schema(value_type = Option<String>, example = "CA00000000000000000000000000000001")]
     pub call_sid: Option<CallSid>,
     /// `[{type, timestamp, details}]` by time.
+    #[schema(
+        value_type = Vec<Object>,
+        example = json!([{"type": "incoming_call", "timestamp": "2024-10-30T09:00:00Z", "details": {"from": "+1234567890", "to": "+1987654321"}}])
+    )]
     pub event_sequence: Value,
-    /// Where the call went.
+    /// Where the call went: `transferred_to_team`, `team_no_answer`, `direct_to_agent` or `completed`.
+    #[schema(example = "direct_to_agent")]
     pub routing_status: Option<String>,
     /// When it was first heard of.
     pub created_at: Timestamp,
     /// The end-of-call report; `{}` before.
+    #[schema(value_type = Object)]
     pub data: Value,
+}
+
+/// Which calls are wanted. What is `None` does not matter.
+#[derive(Debug, Clone, Default)]
+pub struct CallFilter {
+    /// Answered by this agent.
+    pub agent_id: Option<Uuid>,
+    /// To this number of ours.
+    pub phone_number_id: Option<Uuid>,
+    /// Heard of then or later.
+    pub from: Option<Timestamp>,
+    /// Heard of before.
+    pub to: Option<Timestamp>,
+    /// `completed` or `failed`, as their reports say; `live`: no report yet.
+    pub status: Option<String>,
+    /// Where they went.
+    pub routing_status: Option<String>,
+}
+
+/// Calls, newest first, and how many there are in all.
+pub async fn list(
+    store: &Store,
+    organization: OrganizationId,
+    filter: &CallFilter,
+    limit: u32,
+    offset: u64,
+) -> sqlx::Result<(Vec<CallRecord>, u64)> {
+    let mut connection = store.pool.acquire().await?;
+    let total = sqlx::query_scalar!(
+        r#"
+        select count(*) as "total!"
+        from calls
+        where organization_id = $1
+          and ($2::uuid is null or agent_id = $2)
+          and ($3::uuid is null or phone_number_id = $3)
+          and ($4::timestamptz is null or created_at >= $4)
+          and ($5::timestamptz is null or created_at < $5)
+          and ($6::text is null or coalesce(data->'call'->>'status', 'live') = $6)
+          and ($7::text is null or routing_status = $7)
+        "#,
+        organization.0,
+        filter.agent_id,
+        filter.phone_number_id,
+        filter.from.map(ToSqlx::to_sqlx) as _,
+        filter.to.map(ToSqlx::to_sqlx) as _,
+        filter.status.as_deref(),
+        filter.routing_status.as_deref(),
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let rows = sqlx::query_as!(
+        Row,
+        r#"
+        select id, organization_id, agent_id, phone_number_id, call_sid, event_sequence, routing_status,
+               created_at as "created_at!", data
+        from calls
+        where organization_id = $1
+          and ($2::uuid is null or agent_id = $2)
+          and ($3::uuid is null or phone_number_id = $3)
+          and ($4::timestamptz is null or created_at >= $4)
+          and ($5::timestamptz is null or created_at < $5)
+          and ($6::text is null or coalesce(data->'call'->>'status', 'live') = $6)
+          and ($7::text is null or routing_status = $7)
+        order by created_at desc, id
+        limit $8 offset $9
+        "#,
+        organization.0,
+        filter.agent_id,
+        filter.phone_number_id,
+        filter.from.map(ToSqlx::to_sqlx) as _,
+        filter.to.map(ToSqlx::to_sqlx) as _,
+        filter.status.as_deref(),
+        filter.routing_status.as_deref(),
+        i64::from(limit),
+        i64::try_from(offset).unwrap_or(i64::MAX),
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let calls: sqlx::Result<Vec<_>> = rows.into_iter().map(CallRecord::try_from).collect();
+    Ok((calls?, total.unsigned_abs()))
+}
+
+/// One call, by our id or by the carrier's.
+pub async fn find(
+    store: &Store,
+    organization: OrganizationId,
+    id_or_sid: &str,
+) -> sqlx::Result<Option<CallRecord>> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"
+        select id, organization_id, agent_id, phone_number_id, call_sid, event_sequence, routing_status,
+               created_at as "created_at!", data
+        from calls
+        where organization_id = $1 and (id = $2 or call_sid = $3)
+        limit 1
+        "#,
+        organization.0,
+        Uuid::try_parse(id_or_sid).ok(),
+        storable(id_or_sid),
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    row.map(CallRecord::try_from).transpose()
+}
+
+/// A call as its columns are.
+struct Row {
+    id: Uuid,
+    organization_id: Uuid,
+    agent_id: Uuid,
+    phone_number_id: Option<Uuid>,
+    call_sid: Option<String>,
+    event_sequence: Value,
+    routing_status: Option<String>,
+    created_at: jiff_sqlx::Timestamp,
+    data: Value,
+}
+
+impl TryFrom<Row> for CallRecord {
+    type Error = sqlx::Error;
+
+    fn try_from(row: Row) -> sqlx::Result<Self> {
+        Ok(Self {
+            id: row.id,
+            organization_id: row.organization_id.into(),
+            agent_id: row.agent_id.into(),
+            phone_number_id: row.phone_number_id.map(PhoneNumberId),
+            call_sid: stored_call_sid(row.call_sid)?,
+            event_sequence: row.event_sequence,
+            routing_status: row.routing_status,
+            created_at: row.created_at.to_jiff(),
+            data: row.data,
+        })
+    }
 }
 
 /// The call with this SID, whoever it belongs to: for the carrier's webhooks, which know nothing else.
 pub async fn by_call_sid(store: &Store, call_sid: &CallSid) -> sqlx::Result<Option<CallRecord>> {
-    let row = sqlx::query!(
+    let row = sqlx::query_as!(
+        Row,
         r#"
         select id, organization_id, agent_id, phone_number_id, call_sid, event_sequence, routing_status,
                created_at as "created_at!", data
@@ -47,18 +194,7 @@ pub async fn by_call_sid(store: &Store, call_sid: &CallSid) -> sqlx::Result<Opti
     )
     .fetch_optional(&store.pool)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    Ok(Some(CallRecord {
-        id: row.id,
-        organization_id: row.organization_id.into(),
-        agent_id: row.agent_id.into(),
-        phone_number_id: row.phone_number_id.map(PhoneNumberId),
-        call_sid: stored_call_sid(row.call_sid)?,
-        event_sequence: row.event_sequence,
-        routing_status: row.routing_status,
-        created_at: row.created_at.to_jiff(),
-        data: row.data,
-    }))
+    row.map(CallRecord::try_from).transpose()
 }
 
 /// Whose call this is, once anything is known of it.
@@ -114,10 +250,20 @@ pub enum Recorded {
     Fenced,
 }
 
+/// Has all who change the records of this call wait for each other until their transactions end, also when there is no
+/// record yet.
+pub async fn lock(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx::Result<()> {
+    sqlx::query!("select pg_advisory_xact_lock(hashtextextended($1, 0))", call_sid.as_str())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 /// Puts an event on record: creates the call where nothing is known of it, appends, projects, closes the lease.
 ///
-/// The lease is locked first, so that a new holder cannot come between the look at its token and the write.
-pub async fn append(store: &Store, change: Change<'_>) -> sqlx::Result<Recorded> {
+/// The lease is locked first, so that a new holder cannot come between the look at its token and the write. Turns go on
+/// being written meanwhile.
+pub async fn append(connection: &mut PgConnection, change: Change<'_>) -> sqlx::Result<Recorded> {
     let event =
         json!([{"type": change.kind, "timestamp": change.at, "details": storable_json(change.details)}]);
     let outcome = sqlx::query!(
@@ -126,7 +272,7 @@ pub async fn append(store: &Store, change: Change<'_>) -> sqlx::Result<Recorded>
             select fencing_token, offered_at
             from call_leases
             where call_sid = $1::text and organization_id = $2
-            for update
+            for no key update
         ),
         right_holder as materialized (
             select not exists (select from lease where fencing_token <> $9) as yes,
@@ -166,6 +312,10 @@ pub async fn append(store: &Store, change: Change<'_>) -> sqlx::Result<Recorded>
                     select jsonb_agg(event order by (event->>'timestamp')::timestamptz, place)
                     from jsonb_array_elements(calls.event_sequence || excluded.event_sequence)
                         with ordinality as sequence (event, place)
+                    -- Of two ends one takes the place of the other.
+                    where not ($12
+                               and place <= jsonb_array_length(calls.event_sequence)
+                               and event->>'type' in ('agent_call_completed', 'call_failed'))
                 ),
                 routing_status = case
                     when calls.routing_status = 'completed' then calls.routing_status
@@ -176,9 +326,11 @@ pub async fn append(store: &Store, change: Change<'_>) -> sqlx::Result<Recorded>
                     when excluded.routing_status = 'transferred_to_team' then excluded.routing_status
                     else coalesce(calls.routing_status, excluded.routing_status)
                 end,
-                data = calls.data || excluded.data
+                data = case when $12 then calls.data - 'carrier_status' else calls.data end || excluded.data
             where calls.organization_id = excluded.organization_id
-              and not calls.event_sequence @> any ($8::jsonb[])
+              -- What the carrier's last word was taken for gives way to whoever knows more, or to what it is taken for
+              -- now that more is known.
+              and (not calls.event_sequence @> any ($8::jsonb[]) or ($12 and calls.data ? 'carrier_status'))
             returning id
         )
         select yes or held_it_then as "right_holder!",
@@ -200,7 +352,7 @@ pub async fn append(store: &Store, change: Change<'_>) -> sqlx::Result<Recorded>
         change.is_replayed,
         change.at.to_sqlx() as _,
     )
-    .fetch_one(&store.pool)
+    .fetch_one(connection)
     .await?;
     Ok(match (outcome.right_holder, outcome.written) {
         (false, _) => Recorded::Fenced,

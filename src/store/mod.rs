@@ -4,10 +4,15 @@
 //! What must happen together is one statement wherever that can be said: a statement is atomic, and a dropped future
 //! leaves nothing half done.
 
+pub mod agent_calls;
 pub mod agents;
+pub mod call_attempts;
 pub mod call_events;
+pub mod call_facts;
+pub mod call_logs;
 pub mod calls;
 pub mod cluster;
+pub mod interactions;
 pub mod leads;
 pub mod leases;
 pub mod nodes;

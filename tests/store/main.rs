@@ -11,6 +11,7 @@ mod leads;
 mod leases;
 mod lifecycle;
 mod pool;
+mod projections;
 mod resumption;
 mod schema;
 mod standby;

@@ -1,0 +1,213 @@
+//! Writes what is known of a call, and all that follows from it, in one transaction.
+
+use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
+
+use super::callback::end_by_carrier;
+use super::projection::{self, Known};
+use super::story::Story;
+use super::{CallEvent, Recorded, change};
+use crate::call::end::EndReason;
+use crate::ids::{CallSid, PhoneNumber};
+use crate::store::agent_calls::{self, HandedCall};
+use crate::store::call_events::{self, CarrierEvent};
+use crate::store::call_facts::{self, CallFacts};
+use crate::store::calls::{self, Change};
+use crate::store::{Store, call_attempts, call_logs, interactions, leads};
+
+/// Two that write at the same moment may get in each other's way, as when a lead is linked by hand meanwhile: a second
+/// look sees what the other has done.
+const TRIES: u32 = 3;
+
+/// What is to be put on record.
+#[derive(Clone, Copy)]
+enum Fact<'a> {
+    /// Something happened to a call.
+    Event { change: &'a Change<'a>, event: &'a CallEvent },
+    /// The carrier said something of it, and it came then.
+    Callback { callback: &'a CarrierEvent, came_at: jiff::Timestamp },
+    /// Nothing new.
+    None,
+}
+
+/// Puts an event on record.
+pub(super) async fn put(store: &Store, change: Change<'_>, event: &CallEvent) -> sqlx::Result<Recorded> {
+    let call_sid = change.call_sid;
+    put_fact(store, call_sid, Fact::Event { change: &change, event }).await
+}
+
+/// Puts a callback on record that came then.
+pub(super) async fn put_callback(
+    store: &Store,
+    callback: &CarrierEvent,
+    came_at: jiff::Timestamp,
+) -> sqlx::Result<()> {
+    put_fact(store, &callback.call_sid, Fact::Callback { callback, came_at }).await?;
+    Ok(())
+}
+
+/// Has the records say what follows from what is known now.
+pub(super) async fn derive_again(store: &Store, call_sid: &CallSid) -> sqlx::Result<()> {
+    put_fact(store, call_sid, Fact::None).await?;
+    Ok(())
+}
+
+async fn put_fact(store: &Store, call_sid: &CallSid, fact: Fact<'_>) -> sqlx::Result<Recorded> {
+    for _ in 1..TRIES {
+        match put_once(store, call_sid, fact, false).await {
+            Err(error) if is_collision(&error) => {
+                tracing::debug!(call.id = %call_sid, "the records of a call are written again: somebody else did so, too");
+            }
+            result => return result,
+        }
+    }
+    put_once(store, call_sid, fact, true).await
+}
+
+/// `at_any_price`: the fact is put on record also where what follows from it cannot be.
+async fn put_once(
+    store: &Store,
+    call_sid: &CallSid,
+    fact: Fact<'_>,
+    at_any_price: bool,
+) -> sqlx::Result<Recorded> {
+    let mut transaction = store.pool().begin().await?;
+    calls::lock(&mut transaction, call_sid).await?;
+    let recorded = match fact {
+        Fact::Event { change, .. } => calls::append(&mut transaction, change.clone()).await?,
+        Fact::Callback { callback, came_at } => {
+            call_events::note(&mut transaction, callback, came_at).await?;
+            Recorded::New
+        }
+        Fact::None => Recorded::New,
+    };
+    if recorded != Recorded::New {
+        transaction.commit().await?;
+        return Ok(recorded);
+    }
+    let derived = if at_any_price {
+        let mut attempt = transaction.begin().await?;
+        match derive(&mut attempt, call_sid, fact).await {
+            Ok(facts) => {
+                attempt.commit().await?;
+                facts
+            }
+            Err(error) if is_collision(&error) => {
+                attempt.rollback().await?;
+                let constraint =
+                    error.as_database_error().and_then(|error| error.constraint()).unwrap_or("none");
+                tracing::error!(call.id = %call_sid, constraint, "a call event is on record, and not all that follows from it");
+                None
+            }
+            Err(error) => return Err(error),
+        }
+    } else {
+        derive(&mut transaction, call_sid, fact).await?
+    };
+    transaction.commit().await?;
+    if let Some(facts) = derived.filter(is_to_be_linked) {
+        // For a stream of somebody else's TwiML the carrier's last word is the first to name the caller.
+        leads::link_by_phone(store, facts.organization, call_sid).await?;
+    }
+    Ok(recorded)
+}
+
+/// A stream took the call, it is over, and whom it was with is not known yet.
+fn is_to_be_linked(facts: &CallFacts) -> bool {
+    facts.lead.is_none()
+        && facts.lease.as_ref().is_some_and(|lease| lease.claimed)
+        && Story::of(facts).last_word().is_some()
+}
+
+/// Writes what follows from all that is known of a call. `None`: it is not on record.
+async fn derive(
+    connection: &mut PgConnection,
+    call_sid: &CallSid,
+    fact: Fact<'_>,
+) -> sqlx::Result<Option<CallFacts>> {
+    let Some(mut facts) = call_facts::of_call(connection, call_sid).await? else { return Ok(None) };
+    if let Some((call, at, event)) = end_by_carrier(&facts) {
+        let ended = calls::append(connection, change(&call, at, &event)).await?;
+        if ended == Recorded::New {
+            let Some(now) = call_facts::of_call(connection, call_sid).await? else { return Ok(None) };
+            facts = now;
+        }
+    }
+    let organization = facts.organization;
+    let said = if projection::is_over(&facts) {
+        call_facts::conversation(connection, organization, call_sid).await?
+    } else {
+        Vec::new()
+    };
+    let known = Known { facts, said };
+    let Some(records) = projection::project(&known) else { return Ok(Some(known.facts)) };
+    let call_log_id = call_logs::write(connection, &records.log).await?;
+    if let Some(row) = &records.attempt {
+        call_attempts::write(connection, organization, call_sid, call_log_id, row).await?;
+    }
+    if let Some(row) = &records.interaction {
+        interactions::write(connection, organization, call_sid, row).await?;
+    }
+    let handed = HandedCall {
+        organization,
+        call_sid,
+        call_log_id,
+        lead_id: records.log.lead_id,
+        campaign_id: records.log.campaign_id,
+    };
+    for row in &records.handoffs {
+        agent_calls::write(connection, handed, row).await?;
+    }
+    if let Fact::Event { change, event } = fact {
+        happen_once(connection, change, event, &known.facts).await?;
+    }
+    Ok(Some(known.facts))
+}
+
+/// What an event does to records that are not the call's own, and that people write as well: when it is put on record, and
+/// never again.
+async fn happen_once(
+    connection: &mut PgConnection,
+    change: &Change<'_>,
+    event: &CallEvent,
+    facts: &CallFacts,
+) -> sqlx::Result<()> {
+    match event {
+        CallEvent::Dispatched { .. } => {
+            let Some(lead) = facts.attempt.as_ref().and_then(|attempt| attempt.lead_id) else {
+                return Ok(());
+            };
+            call_attempts::note_contact(connection, change.organization, lead, change.call_sid, change.at)
+                .await
+        }
+        CallEvent::OptedOut { number, source } => {
+            let Ok(number) = PhoneNumber::parse(number) else {
+                tracing::error!(call.id = %change.call_sid, "somebody does not want to be called, and their number is none");
+                return Ok(());
+            };
+            let source = source.as_str();
+            call_attempts::forbid(
+                connection,
+                change.organization,
+                &number,
+                source,
+                change.call_sid,
+                change.at,
+            )
+            .await
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Somebody else has written at the same moment what cannot be there twice, or each waited for the other.
+// PostgreSQL, appendix A: class 23 is a broken constraint, 40 a transaction that was chosen to give way.
+fn is_collision(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code.starts_with("23") || code.starts_with("40"))
+}
+
+/// The one who knows why a stream was lost may be dead, or not have got so far.
+pub(super) fn lost_because(told: Option<&str>) -> EndReason {
+    told.and_then(EndReason::from_word).unwrap_or(EndReason::StreamLost)
+}

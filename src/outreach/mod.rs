@@ -4,3 +4,6 @@ pub mod campaign;
 pub mod retry;
 pub mod rules;
 pub mod window;
+
+#[cfg(test)]
+mod rules_tests;

@@ -3,6 +3,7 @@
 use jiff::civil::{Date, DateTime, Time, Weekday};
 use jiff::tz::{Offset, TimeZone};
 use jiff::{SignedDuration, Timestamp, ToSpan};
+use serde::{Deserialize, Serialize};
 
 /// Days and hours of calling. Read against the clock of each lead, so one window is many moments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,11 +21,13 @@ pub struct Window {
 }
 
 /// A time on a wall clock, in whole seconds, from `00:00` to `24:00`, which is the end of the day.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct TimeOfDay(u32);
 
 /// A set of weekdays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Vec<i16>", into = "Vec<i16>")]
 pub struct Weekdays(u8);
 
 /// Not the name of a place's clock.
@@ -53,6 +56,13 @@ pub fn zone(name: &str) -> Result<TimeZone, UnknownZone> {
     let zone = TimeZone::get(name).map_err(|_| UnknownZone)?;
     let is_known = !zone.is_unknown() && zone.iana_name().is_some_and(|name| name != "Factory");
     if is_known { Ok(zone) } else { Err(UnknownZone) }
+}
+
+/// The day it still is somewhere: every day before it is over everywhere.
+#[must_use]
+pub fn earliest_day(now: Timestamp) -> Date {
+    // Twelve hours behind UTC is where a day ends last.
+    Offset::constant(-12).to_datetime(now).date()
 }
 
 impl Window {
@@ -91,12 +101,10 @@ impl Window {
         Self { first_day: Some(self.first_day.map_or(day, |first| first.max(day))), ..self }
     }
 
-    /// Whether the last day is over, or will be before it opens again, wherever on Earth one is.
+    /// Whether the last day is over wherever on Earth one is.
     #[must_use]
     pub fn is_over_everywhere(&self, now: Timestamp) -> bool {
-        // Twelve hours behind UTC is where a day ends last.
-        let latest = Offset::constant(-12).to_datetime(now).date();
-        self.last_day.is_some_and(|last| last < latest)
+        self.last_day.is_some_and(|last| last < earliest_day(now))
     }
 
     /// The first reading from `local` on within the window, of a clock that nobody sets.
@@ -137,6 +145,10 @@ fn is_long_after(day: Date, moment: Timestamp) -> bool {
 impl TimeOfDay {
     /// `00:00`.
     pub const START: Self = Self(0);
+    /// `09:00`.
+    pub const NINE: Self = Self(9 * 3600);
+    /// `20:00`.
+    pub const TWENTY: Self = Self(20 * 3600);
     /// `24:00`.
     pub const END: Self = Self(SECONDS_A_DAY);
 
@@ -182,6 +194,34 @@ impl std::fmt::Display for TimeOfDay {
         let [hours, minutes, seconds] = self.parts();
         write!(f, "{hours:02}:{minutes:02}")?;
         if seconds > 0 { write!(f, ":{seconds:02}") } else { Ok(()) }
+    }
+}
+
+impl TryFrom<String> for TimeOfDay {
+    type Error = InvalidTime;
+
+    fn try_from(text: String) -> Result<Self, InvalidTime> {
+        Self::parse(&text)
+    }
+}
+
+impl From<TimeOfDay> for String {
+    fn from(time: TimeOfDay) -> Self {
+        time.to_string()
+    }
+}
+
+impl TryFrom<Vec<i16>> for Weekdays {
+    type Error = InvalidWeekdays;
+
+    fn try_from(numbers: Vec<i16>) -> Result<Self, InvalidWeekdays> {
+        Self::from_numbers(&numbers)
+    }
+}
+
+impl From<Weekdays> for Vec<i16> {
+    fn from(days: Weekdays) -> Self {
+        days.numbers()
     }
 }
 

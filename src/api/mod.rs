@@ -4,6 +4,10 @@
 
 pub mod auth;
 pub mod call_status;
+pub mod campaign_leads;
+pub mod campaign_settings;
+pub mod campaigns;
+pub mod do_not_call;
 pub mod error;
 pub mod extract;
 pub mod layers;
@@ -11,11 +15,15 @@ pub mod known;
 pub mod leads;
 pub mod media_stream;
 pub mod operations;
+pub mod projects;
+pub mod queue;
 pub mod settings;
 pub mod stream_token;
 pub mod transcripts;
 pub mod twilio;
+pub mod upload;
 pub mod webhook;
+mod body;
 mod standby_token;
 mod without_database;
 
@@ -114,6 +122,9 @@ impl Api {
         (name = "twilio", description = "Webhooks. Trusted by `X-Twilio-Signature`."),
         (name = "transcripts", description = "What was said."),
         (name = "leads", description = "People, each linked to their most recent call."),
+        (name = "campaigns", description = "Many leads called with one aim, by the clock where each of them is."),
+        (name = "queue", description = "Calls to be made."),
+        (name = "do-not-call", description = "Numbers that are not called, whatever for."),
         (name = "operations", description = "Health and numbers."),
     ),
 )]
@@ -158,5 +169,12 @@ fn open_routes() -> OpenApiRouter<Api> {
 }
 
 fn keyed_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().merge(transcripts::router()).merge(leads::router())
+    OpenApiRouter::new()
+        .merge(transcripts::router())
+        .merge(leads::router())
+        .merge(campaigns::router())
+        .merge(campaign_leads::router())
+        .merge(projects::router())
+        .merge(queue::router())
+        .merge(do_not_call::router())
 }

@@ -10,9 +10,10 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::Api;
+use crate::api::body::present;
 use crate::api::error::{ApiError, Failures};
 use crate::api::extract::{
-    Json, Listing, PageQuery, Pagination, Path, Query, Success, check_lengths, one_of, present,
+    Json, Listing, PageQuery, Pagination, Path, Query, Success, check_lengths, one_of,
 };
 use crate::store::agent_calls::{self, AgentCall, HandoffFilter, HandoffPatch};
 

@@ -53,12 +53,18 @@ struct Rule {
     message: &'static str,
 }
 
-const RULES: [Rule; 2] = [
+const RULES: [Rule; 3] = [
     Rule {
         constraint: "leads_call_sid",
         status: StatusCode::CONFLICT,
         code: "call_already_linked",
         message: "the call belongs to another lead; unlink it there first",
+    },
+    Rule {
+        constraint: "projects_name",
+        status: StatusCode::CONFLICT,
+        code: "project_exists",
+        message: "there is a project of this name",
     },
     Rule {
         constraint: "leads_phone_e164",
@@ -81,6 +87,11 @@ impl ApiError {
     /// The request is understood, but what it says cannot be.
     pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", message)
+    }
+
+    /// The request is understood, but what it says cannot be, for a reason that programs may want to tell from others.
+    pub fn unprocessable(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
     }
 
     /// No such thing.

@@ -2,7 +2,7 @@
 
 use axum::extract::{FromRequest, FromRequestParts};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::error::ApiError;
@@ -91,13 +91,6 @@ pub fn check_lengths(members: &[(&str, Option<&str>, usize)]) -> Result<(), ApiE
         return Ok(());
     }
     Err(ApiError::invalid("some members cannot be what they are; see details").with_details(problems.into()))
-}
-
-/// Tells a member that is `null` from one that is absent.
-pub fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
 }
 
 const MOST: u32 = 200;

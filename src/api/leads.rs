@@ -5,22 +5,19 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::Api;
+use crate::api::body::{NAME, NOTES, Problems, present};
 use crate::api::error::{ApiError, Failure, Failures};
-use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success, present};
-use crate::ids::{CallSid, PhoneNumber};
+use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
+use crate::ids::CallSid;
 use crate::store::leads::{self, Lead, LeadPatch, NewLead};
 
-// Longest texts, in characters. Names and addresses beyond these are mistakes, notes are for people to read.
-const NAME: usize = 200;
-const EMAIL: usize = 254;
-const STATUS: usize = 50;
-const NOTES: usize = 20_000;
+/// Longest word for where one stands with somebody, in characters.
+pub(crate) const STATUS: usize = 50;
 
 /// Routes of leads.
 pub fn router() -> OpenApiRouter<Api> {
@@ -52,6 +49,10 @@ pub struct CreateLead {
     /// How promising.
     #[serde(default)]
     pub score: Option<i32>,
+    /// IANA name of where this person is; campaigns call nobody whose zone is not known.
+    #[serde(default)]
+    #[schema(example = "America/New_York")]
+    pub time_zone: Option<String>,
 }
 
 /// What to change. A member that is absent stays; `null` empties it where it may be empty.
@@ -79,6 +80,10 @@ pub struct UpdateLead {
     #[serde(deserialize_with = "present")]
     #[schema(value_type = Option<i32>)]
     pub score: Option<Option<i32>>,
+    /// IANA name of where this person is; campaigns call nobody whose zone is not known.
+    #[serde(deserialize_with = "present")]
+    #[schema(value_type = Option<String>, example = "America/New_York")]
+    pub time_zone: Option<Option<String>>,
 }
 
 /// The call to link.
@@ -194,10 +199,11 @@ impl CreateLead {
         if let Some(status) = &self.lead_status {
             problems.length("lead_status", status, 1, STATUS);
         }
+        let time_zone = problems.time_zone(self.time_zone.as_deref());
         let Some(phone) = phone else { return Err(problems.into_error()) };
         problems.none()?;
         let Self { name, email, lead_status, notes, score, .. } = self;
-        Ok(NewLead { name, phone, email, lead_status, notes, score })
+        Ok(NewLead { name, phone, email, lead_status, notes, score, time_zone })
     }
 }
 
@@ -215,48 +221,9 @@ impl UpdateLead {
             }
         }
         problems.email(self.email.as_ref().and_then(Option::as_deref));
+        let time_zone = self.time_zone.as_ref().map(|name| problems.time_zone(name.as_deref()));
         problems.none()?;
         let Self { name, email, lead_status, last_contacted_at, notes, score, .. } = self;
-        Ok(LeadPatch { name, phone, email, lead_status, last_contacted_at, notes, score })
-    }
-}
-
-/// What is wrong with the members of a body, all of it.
-#[derive(Default)]
-struct Problems(Vec<Value>);
-
-impl Problems {
-    fn note(&mut self, field: &str, problem: &str) {
-        self.0.push(json!({ "field": field, "problem": problem }));
-    }
-
-    fn phone(&mut self, text: &str) -> Option<PhoneNumber> {
-        PhoneNumber::parse(text).map_err(|error| self.note("phone", &error.to_string())).ok()
-    }
-
-    fn length(&mut self, field: &str, text: &str, least: usize, most: usize) {
-        if !(least..=most).contains(&text.chars().count()) {
-            self.note(field, &format!("must have {least} to {most} characters"));
-        }
-    }
-
-    fn email(&mut self, email: Option<&str>) {
-        let Some(email) = email else { return };
-        self.length("email", email, 3, EMAIL);
-        // More is for the mail server to say.
-        if email.split('@').filter(|part| !part.is_empty()).count() != 2
-            || email.contains(char::is_whitespace)
-        {
-            self.note("email", "must look like name@example.com");
-        }
-    }
-
-    fn none(self) -> Result<(), ApiError> {
-        if self.0.is_empty() { Ok(()) } else { Err(self.into_error()) }
-    }
-
-    fn into_error(self) -> ApiError {
-        ApiError::invalid("some members cannot be what they are; see details")
-            .with_details(Value::Array(self.0))
+        Ok(LeadPatch { name, phone, email, lead_status, last_contacted_at, notes, score, time_zone })
     }
 }

@@ -7,6 +7,10 @@ pub mod auth;
 pub mod call_logs;
 pub mod call_status;
 pub mod calls;
+pub mod campaign_leads;
+pub mod campaign_settings;
+pub mod campaigns;
+pub mod do_not_call;
 pub mod error;
 pub mod extract;
 pub mod interactions;
@@ -15,11 +19,15 @@ pub mod known;
 pub mod leads;
 pub mod media_stream;
 pub mod operations;
+pub mod projects;
+pub mod queue;
 pub mod settings;
 pub mod stream_token;
 pub mod transcripts;
 pub mod twilio;
+pub mod upload;
 pub mod webhook;
+mod body;
 mod standby_token;
 mod without_database;
 
@@ -120,6 +128,9 @@ impl Api {
         (name = "calls", description = "What happened in calls, and what came of them."),
         (name = "interactions", description = "Calls as a platform around us counts them."),
         (name = "leads", description = "People, each linked to their most recent call."),
+        (name = "campaigns", description = "Many leads called with one aim, by the clock where each of them is."),
+        (name = "queue", description = "Calls to be made."),
+        (name = "do-not-call", description = "Numbers that are not called, whatever for."),
         (name = "operations", description = "Health and numbers."),
     ),
 )]
@@ -171,4 +182,9 @@ fn keyed_routes() -> OpenApiRouter<Api> {
         .merge(call_logs::router())
         .merge(agent_calls::router())
         .merge(interactions::router())
+        .merge(campaigns::router())
+        .merge(campaign_leads::router())
+        .merge(projects::router())
+        .merge(queue::router())
+        .merge(do_not_call::router())
 }

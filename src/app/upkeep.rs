@@ -1,4 +1,5 @@
-//! What a server does beside calls: shows the others that it lives, and ends calls that nobody carries any more.
+//! What a server does beside calls: shows the others that it lives, ends calls that nobody carries any more, and campaigns
+//! that are over.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tracing::{error, info, warn};
 
 use crate::lifecycle::{self, CallEvent, CallRef};
 use crate::store::leases::{self, Abandoned};
-use crate::store::{Store, nodes};
+use crate::store::{Store, campaigns, nodes};
 
 /// A server that shows no life for more than twice as long is taken for gone.
 const BEAT_EVERY: Duration = Duration::from_secs(30);
@@ -51,6 +52,7 @@ pub(super) async fn run(store: Store, node: String, stopping: CancellationToken)
         }
         if reaping.is_due(beaten.is_ok(), slept) {
             reap(&store).await;
+            complete_campaigns(&store).await;
         }
         if beaten.is_ok() {
             finish(&store).await;
@@ -131,6 +133,15 @@ async fn reap(store: &Store) {
                 error!(why, call.id = %call.call_sid, "a call that nobody carries cannot be ended yet");
             }
         }
+    }
+}
+
+/// Ends campaigns whose last day is over everywhere.
+async fn complete_campaigns(store: &Store) {
+    match in_time(campaigns::complete_over(store, Timestamp::now())).await {
+        Ok(0) => {}
+        Ok(count) => info!(count, "campaigns are completed: their last day is over everywhere"),
+        Err(why) => warn!(why, "campaigns whose last day is over cannot be looked for"),
     }
 }
 

@@ -10,14 +10,18 @@ pub mod call_attempts;
 pub mod call_events;
 pub mod call_facts;
 pub mod call_logs;
+pub mod call_queue;
 pub mod calls;
+pub mod campaigns;
 pub mod cluster;
 pub mod interactions;
+pub mod do_not_call;
 pub mod leads;
 pub mod leases;
 pub mod nodes;
 pub mod organisations;
 pub mod phone_numbers;
+pub mod projects;
 pub mod standby;
 pub mod transcripts;
 

@@ -58,6 +58,7 @@ async fn add_lead(store: &Store, organization: OrganizationId, number: &str) -> 
         lead_status: None,
         notes: String::new(),
         score: None,
+        time_zone: None,
     };
     lead_store::create(store, organization, &new).await.unwrap()
 }

@@ -103,7 +103,7 @@ async fn try_link(
           and (call_sid is null or call_sid = $3::text or not call_is_live(call_sid))
           and not exists (select from leads other where other.call_sid = $3::text and other.id <> $2)
           and coalesce(organization_of_call($3::text), $1) = $1
-        returning id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, created_at, updated_at
+        returning id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, time_zone, created_at, updated_at
         "#,
         organization.0,
         id,
@@ -157,7 +157,7 @@ pub async fn unlink_call(store: &Store, organization: OrganizationId, id: i64) -
         set call_sid = null,
             updated_at = case when call_sid is null then updated_at else now() end
         where organization_id = $1 and id = $2
-        returning id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, created_at, updated_at
+        returning id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, time_zone, created_at, updated_at
         "#,
         organization.0,
         id,

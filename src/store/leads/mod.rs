@@ -1,5 +1,6 @@
 //! People we talk to, each linked to their most recent call.
 
+mod import;
 mod links;
 
 use std::fmt;
@@ -9,8 +10,9 @@ use jiff_sqlx::ToSqlx;
 use serde::Serialize;
 
 use crate::ids::{CallSid, OrganizationId, PhoneNumber};
-use crate::store::{Store, storable, stored_call_sid};
+use crate::store::{Store, call_queue, storable, stored_call_sid};
 
+pub use self::import::{Imported, import};
 pub use self::links::{LinkError, LinkOutcome, link_by_phone, link_call, unlink_call};
 
 /// A person.
@@ -35,6 +37,9 @@ pub struct Lead {
     pub notes: String,
     /// How promising.
     pub score: Option<i32>,
+    /// IANA name of where this person is; campaigns call nobody whose zone is not known.
+    #[schema(example = "America/New_York")]
+    pub time_zone: Option<String>,
     /// When it was added.
     pub created_at: Timestamp,
     /// When it last changed.
@@ -63,6 +68,8 @@ pub struct NewLead {
     pub notes: String,
     /// How promising.
     pub score: Option<i32>,
+    /// IANA name of where this person is.
+    pub time_zone: Option<String>,
 }
 
 /// What to change of a person. `None` leaves a member as it is; `Some(None)` empties it.
@@ -82,6 +89,8 @@ pub struct LeadPatch {
     pub notes: Option<String>,
     /// How promising.
     pub score: Option<Option<i32>>,
+    /// IANA name of where this person is.
+    pub time_zone: Option<Option<String>>,
 }
 
 /// Leads of the organisation, newest first, and how many there are in all.
@@ -100,7 +109,7 @@ pub async fn list(
     let rows = sqlx::query_as!(
         Row,
         r#"
-        select id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, created_at, updated_at
+        select id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, time_zone, created_at, updated_at
         from leads
         where organization_id = $1
         order by id desc
@@ -122,7 +131,7 @@ pub async fn lead(store: &Store, organization: OrganizationId, id: i64) -> sqlx:
     let row = sqlx::query_as!(
         Row,
         r#"
-        select id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, created_at, updated_at
+        select id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, time_zone, created_at, updated_at
         from leads
         where organization_id = $1 and id = $2
         "#,
@@ -143,7 +152,7 @@ pub async fn by_call_sid(
     let row = sqlx::query_as!(
         Row,
         r#"
-        select id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, created_at, updated_at
+        select id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, time_zone, created_at, updated_at
         from leads
         where organization_id = $1 and call_sid = $2
         "#,
@@ -160,9 +169,9 @@ pub async fn create(store: &Store, organization: OrganizationId, new: &NewLead) 
     let row = sqlx::query_as!(
         Row,
         r#"
-        insert into leads (organization_id, name, phone, email, lead_status, notes, score)
-        values ($1, $2, $3, $4, coalesce($5, 'new'), $6, $7)
-        returning id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, created_at, updated_at
+        insert into leads (organization_id, name, phone, email, lead_status, notes, score, time_zone)
+        values ($1, $2, $3, $4, coalesce($5, 'new'), $6, $7, $8)
+        returning id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, time_zone, created_at, updated_at
         "#,
         organization.0,
         storable(&new.name),
@@ -171,6 +180,7 @@ pub async fn create(store: &Store, organization: OrganizationId, new: &NewLead) 
         new.lead_status.as_deref().map(storable),
         storable(&new.notes),
         new.score,
+        new.time_zone,
     )
     .fetch_one(&store.pool)
     .await?;
@@ -184,6 +194,7 @@ pub async fn update(
     id: i64,
     patch: &LeadPatch,
 ) -> sqlx::Result<Option<Lead>> {
+    let mut transaction = store.pool.begin().await?;
     let row = sqlx::query_as!(
         Row,
         r#"
@@ -195,9 +206,10 @@ pub async fn update(
             last_contacted_at = case when $8 then $9 else last_contacted_at end,
             notes = coalesce($10, notes),
             score = case when $11 then $12 else score end,
+            time_zone = case when $13 then $14 else time_zone end,
             updated_at = now()
         where organization_id = $1 and id = $2
-        returning id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, created_at, updated_at
+        returning id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, time_zone, created_at, updated_at
         "#,
         organization.0,
         id,
@@ -211,9 +223,16 @@ pub async fn update(
         patch.notes.as_deref().map(storable),
         patch.score.is_some(),
         patch.score.flatten(),
+        patch.time_zone.is_some(),
+        patch.time_zone.as_ref().and_then(Option::as_deref),
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *transaction)
     .await?;
+    // A first call that waited for the hours of another place may be due now.
+    if patch.time_zone.is_some() && row.is_some() {
+        call_queue::reconsider_lead(&mut transaction, id).await?;
+    }
+    transaction.commit().await?;
     row.map(Lead::try_from).transpose()
 }
 
@@ -228,6 +247,7 @@ struct Row {
     last_contacted_at: Option<jiff_sqlx::Timestamp>,
     notes: String,
     score: Option<i32>,
+    time_zone: Option<String>,
     created_at: jiff_sqlx::Timestamp,
     updated_at: jiff_sqlx::Timestamp,
 }
@@ -246,6 +266,7 @@ impl TryFrom<Row> for Lead {
             last_contacted_at: row.last_contacted_at.map(jiff_sqlx::Timestamp::to_jiff),
             notes: row.notes,
             score: row.score,
+            time_zone: row.time_zone,
             created_at: row.created_at.to_jiff(),
             updated_at: row.updated_at.to_jiff(),
         })

@@ -7,6 +7,7 @@ pub mod call_status;
 pub mod error;
 pub mod extract;
 pub mod layers;
+pub mod inbound;
 pub mod known;
 pub mod leads;
 pub mod media_stream;
@@ -15,6 +16,7 @@ pub mod settings;
 pub mod stream_token;
 pub mod transcripts;
 pub mod twilio;
+pub mod wall_clock;
 pub mod webhook;
 mod standby_token;
 mod without_database;
@@ -33,6 +35,7 @@ use crate::api::error::Failure;
 use crate::api::known::Known;
 use crate::api::settings::Settings;
 use crate::api::standby_token::Seal;
+use crate::api::wall_clock::WallClock;
 use crate::bridge::Bridge;
 use crate::ids::OrganizationId;
 use crate::shutdown::Tasks;
@@ -59,6 +62,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Who answered calls so far, for those that come while the database is away.
     pub known: Known,
+    /// By which schedules are read.
+    pub clock: WallClock,
     /// Checks Twilio's signatures; `None` without a token.
     pub signatures: Option<Validator>,
     /// Makes secrets of streams that any node can take without the database.
@@ -78,6 +83,19 @@ impl Api {
     /// Puts the parts together.
     #[must_use]
     pub fn new(settings: Settings, store: Store, bridge: Bridge, tasks: Tasks, metrics: Metrics) -> Self {
+        Self::with_clock(settings, store, bridge, tasks, metrics, WallClock::default())
+    }
+
+    /// As [`Api::new`], by another clock than the machine's.
+    #[must_use]
+    pub fn with_clock(
+        settings: Settings,
+        store: Store,
+        bridge: Bridge,
+        tasks: Tasks,
+        metrics: Metrics,
+        clock: WallClock,
+    ) -> Self {
         let seal = Seal::new(&settings.twilio_auth_tokens, &settings.public_url);
         let tokens = settings.twilio_auth_tokens.clone();
         let signatures = (!tokens.is_empty()).then(|| Validator::new(tokens, settings.public_url.as_str()));
@@ -90,6 +108,7 @@ impl Api {
             tasks,
             metrics,
             known,
+            clock,
             signatures,
             seal,
             organization,
@@ -152,11 +171,15 @@ pub fn openapi_json() -> String {
 fn open_routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .merge(twilio::router())
+        .merge(inbound::router())
         .merge(media_stream::router())
         .merge(call_status::router())
         .merge(operations::router())
 }
 
 fn keyed_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().merge(transcripts::router()).merge(leads::router())
+    OpenApiRouter::new()
+        .merge(transcripts::router())
+        .merge(leads::router())
+        .merge(inbound::keyed_router())
 }

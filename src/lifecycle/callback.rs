@@ -75,8 +75,12 @@ async fn end_without_stream(store: &Store, call_sid: &CallSid, word: LastWord) -
     if lease.as_ref().is_some_and(|lease| lease.came_late) {
         return Ok(()); // Whoever took the stream has yet to say so. If nobody has, `reap` ends the call.
     }
-    let reason = if went_to_people(&record) {
+    // People were called first: their talk, or the ringing, is all that there was to end.
+    let only_people = lease.is_none() && record.routing_status.as_deref() == Some("transferred_to_team");
+    let reason = if went_to_people(&record) || only_people && status == "completed" {
         EndReason::Transferred
+    } else if only_people && status != "failed" {
+        EndReason::CallerHungUp
     } else if lease.is_some() && matches!(&*status, "completed" | "canceled") {
         EndReason::CallerHungUp
     } else {

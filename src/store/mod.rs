@@ -4,6 +4,7 @@
 //! What must happen together is one statement wherever that can be said: a statement is atomic, and a dropped future
 //! leaves nothing half done.
 
+pub mod agent_admin;
 pub mod agents;
 pub mod call_events;
 pub mod calls;
@@ -13,7 +14,10 @@ pub mod leases;
 pub mod nodes;
 pub mod organisations;
 pub mod phone_numbers;
+pub mod routing_decisions;
+pub mod schedules;
 pub mod standby;
+pub mod teams;
 pub mod transcripts;
 
 use std::time::Duration;
@@ -85,6 +89,17 @@ impl Store {
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// What came of removing something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    /// It is gone.
+    Done,
+    /// There is no such thing in this organisation.
+    NotFound,
+    /// Something else needs it; it is still there.
+    InUse,
 }
 
 /// Makes sure that a connection which comes back to the pool is outside any transaction.

@@ -12,13 +12,16 @@ use uuid::Uuid;
 
 use crate::api::Api;
 use crate::api::call_status::note_callback;
-use crate::api::error::{ApiError, Failures};
+use crate::api::error::{self, ApiError, Failures};
 use crate::api::extract::{Path, Success};
-use crate::api::twilio::{NO_OFFER, NOBODY, connect_agent, dial, health, look_up_people, still_possible, transferred, turn_away, within};
+use crate::api::twilio::{
+    NO_OFFER, NOBODY, connect_agent, dial, health, look_up_people, still_possible, transferred, turn_away,
+    within,
+};
 use crate::api::webhook::{Twiml, Webhook};
 use crate::api::without_database::{self, incoming, keep_callback, keep_event};
 use crate::call::end::EndReason;
-use crate::ids::{CallSid, PhoneNumberId};
+use crate::ids::{AgentId, CallSid, PhoneNumberId};
 use crate::lifecycle::{self, CallEvent, CallRef};
 use crate::routing::decide::{self, AgentHealth, Decision, People, RingGroup, To, people_answered};
 use crate::routing::hours::Schedule;
@@ -45,9 +48,7 @@ pub(super) struct Line {
 
 /// Routes that answer with TwiML.
 pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(phone_number_incoming))
-        .routes(routes!(phone_number_fallback))
+    OpenApiRouter::new().routes(routes!(phone_number_incoming)).routes(routes!(phone_number_fallback))
 }
 
 /// Routes of the decision log.
@@ -118,7 +119,9 @@ pub(super) async fn look_up(api: &Api, id: PhoneNumberId) -> sqlx::Result<Option
 
 async fn read_line(api: &Api, id: PhoneNumberId) -> sqlx::Result<Option<Line>> {
     let Some(route) = phone_numbers::route(&api.store, id).await? else { return Ok(None) };
-    let Some(agent) = agents::agent(&api.store, route.own.agent_id).await?.map(Arc::new) else { return Ok(None) };
+    let Some(agent) = agents::agent(&api.store, route.own.agent_id).await?.map(Arc::new) else {
+        return Ok(None);
+    };
     let mut schedule = None;
     if let Some(id) = route.schedule
         && let Some(record) = schedules::schedule(&api.store, route.own.organization_id, id).await?
@@ -142,9 +145,34 @@ async fn read_line(api: &Api, id: PhoneNumberId) -> sqlx::Result<Option<Line>> {
 pub(super) async fn look_up_again(api: &Api, apply: impl Fn(&Line) -> bool) {
     for id in api.known.lines_that(apply) {
         if let Err(error) = look_up(api, id).await {
-            crate::api::error::log(&error);
+            error::log(&error);
         }
     }
+}
+
+/// A team has changed: of calls that come while the database is away, others are called now.
+pub(super) async fn people_changed(api: &Api, team: Uuid) {
+    for agent in api.known.agents_with(team) {
+        agent_changed(api, agent.0).await;
+    }
+    look_up_again(api, |line| line.people().is_some_and(|group| group.team == Some(team))).await;
+}
+
+/// An agent has changed, or is gone.
+pub(super) async fn agent_changed(api: &Api, id: Uuid) {
+    let id = AgentId(id);
+    let again = async {
+        let agent = agents::agent(&api.store, id).await?.map(Arc::new);
+        api.known.changed(id, agent.as_ref());
+        if let Some(agent) = agent {
+            look_up_people(api, &agent).await?;
+        }
+        Ok(())
+    };
+    if let Err(error) = again.await {
+        error::log(&error);
+    }
+    look_up_again(api, |line| line.agent.id == id).await;
 }
 
 impl Line {
@@ -247,7 +275,12 @@ fn dial_status(webhook: &Webhook) -> &str {
 }
 
 /// As [`answer`] while the database is away. `None`: the number was not looked up before.
-fn incoming_from_memory(api: &Api, webhook: &Webhook, call_sid: &CallSid, id: PhoneNumberId) -> Option<Twiml> {
+fn incoming_from_memory(
+    api: &Api,
+    webhook: &Webhook,
+    call_sid: &CallSid,
+    id: PhoneNumberId,
+) -> Option<Twiml> {
     let line = api.known.line(id);
     keep_callback(api, webhook, call_sid, line.as_ref().map(|line| line.route.own.organization_id));
     let line = line?;
@@ -261,7 +294,12 @@ fn incoming_from_memory(api: &Api, webhook: &Webhook, call_sid: &CallSid, id: Ph
 }
 
 /// As [`after_team`] while the database is away.
-fn fallback_from_memory(api: &Api, webhook: &Webhook, call_sid: &CallSid, id: PhoneNumberId) -> Option<Twiml> {
+fn fallback_from_memory(
+    api: &Api,
+    webhook: &Webhook,
+    call_sid: &CallSid,
+    id: PhoneNumberId,
+) -> Option<Twiml> {
     let line = api.known.line(id);
     let organization = line.as_ref().map(|line| line.route.own.organization_id);
     if let Some(line) = &line
@@ -277,7 +315,9 @@ fn fallback_from_memory(api: &Api, webhook: &Webhook, call_sid: &CallSid, id: Ph
     let line = line?;
     let decision = decide::after_team(dial_status(webhook), false, health(api, &line.agent));
     match decision.to {
-        To::Agent => without_database::connect_agent(api, webhook, line.call(call_sid), &line.agent, Some(id)),
+        To::Agent => {
+            without_database::connect_agent(api, webhook, line.call(call_sid), &line.agent, Some(id))
+        }
         _ => Some(turn_away(decision.reason)),
     }
 }

@@ -108,7 +108,8 @@ impl Known {
     /// Agents that put their callers through to this team.
     pub(super) fn agents_with(&self, team: Uuid) -> Vec<AgentId> {
         let known = self.lock();
-        let with = |people: &Option<Arc<RingGroup>>| people.as_ref().is_some_and(|group| group.team == Some(team));
+        let with =
+            |people: &Option<Arc<RingGroup>>| people.as_ref().is_some_and(|group| group.team == Some(team));
         known.people.iter().filter(|(_, people)| with(people)).map(|(id, _)| *id).collect()
     }
 

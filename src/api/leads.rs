@@ -4,8 +4,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer};
-use serde_json::{Value, json};
+use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -13,12 +12,12 @@ use utoipa_axum::routes;
 use crate::api::Api;
 use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
-use crate::ids::{CallSid, PhoneNumber};
+use crate::api::problems::{Problems, present};
+use crate::ids::CallSid;
 use crate::store::leads::{self, Lead, LeadPatch, NewLead};
 
 // Longest texts, in characters. Names and addresses beyond these are mistakes, notes are for people to read.
 const NAME: usize = 200;
-const EMAIL: usize = 254;
 const STATUS: usize = 50;
 const NOTES: usize = 20_000;
 
@@ -187,7 +186,7 @@ fn found(lead: Option<Lead>) -> Result<Success<Lead>, ApiError> {
 impl CreateLead {
     fn checked(self) -> Result<NewLead, ApiError> {
         let mut problems = Problems::default();
-        let phone = problems.phone(&self.phone);
+        let phone = problems.phone("phone", &self.phone);
         problems.length("name", &self.name, 0, NAME);
         problems.length("notes", &self.notes, 0, NOTES);
         problems.email(self.email.as_deref());
@@ -204,7 +203,7 @@ impl CreateLead {
 impl UpdateLead {
     fn checked(self) -> Result<LeadPatch, ApiError> {
         let mut problems = Problems::default();
-        let phone = self.phone.as_deref().and_then(|phone| problems.phone(phone));
+        let phone = self.phone.as_deref().and_then(|phone| problems.phone("phone", phone));
         for (field, text, least, most) in [
             ("name", &self.name, 0, NAME),
             ("notes", &self.notes, 0, NOTES),
@@ -219,49 +218,4 @@ impl UpdateLead {
         let Self { name, email, lead_status, last_contacted_at, notes, score, .. } = self;
         Ok(LeadPatch { name, phone, email, lead_status, last_contacted_at, notes, score })
     }
-}
-
-/// What is wrong with the members of a body, all of it.
-#[derive(Default)]
-struct Problems(Vec<Value>);
-
-impl Problems {
-    fn note(&mut self, field: &str, problem: &str) {
-        self.0.push(json!({ "field": field, "problem": problem }));
-    }
-
-    fn phone(&mut self, text: &str) -> Option<PhoneNumber> {
-        PhoneNumber::parse(text).map_err(|error| self.note("phone", &error.to_string())).ok()
-    }
-
-    fn length(&mut self, field: &str, text: &str, least: usize, most: usize) {
-        if !(least..=most).contains(&text.chars().count()) {
-            self.note(field, &format!("must have {least} to {most} characters"));
-        }
-    }
-
-    fn email(&mut self, email: Option<&str>) {
-        let Some(email) = email else { return };
-        self.length("email", email, 3, EMAIL);
-        // More is for the mail server to say.
-        if email.split('@').filter(|part| !part.is_empty()).count() != 2
-            || email.contains(char::is_whitespace)
-        {
-            self.note("email", "must look like name@example.com");
-        }
-    }
-
-    fn none(self) -> Result<(), ApiError> {
-        if self.0.is_empty() { Ok(()) } else { Err(self.into_error()) }
-    }
-
-    fn into_error(self) -> ApiError {
-        ApiError::invalid("some members cannot be what they are; see details")
-            .with_details(Value::Array(self.0))
-    }
-}
-
-/// Tells a member that is `null` from one that is absent.
-fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
 }

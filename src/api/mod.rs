@@ -2,6 +2,7 @@
 //!
 //! Webhooks are trusted by their signature, everything else by the API key; health and the document are open.
 
+pub mod agents;
 pub mod auth;
 pub mod call_status;
 pub mod error;
@@ -12,12 +13,17 @@ pub mod known;
 pub mod leads;
 pub mod media_stream;
 pub mod operations;
+pub mod organisations;
+pub mod phone_numbers;
+pub mod schedules;
 pub mod settings;
 pub mod stream_token;
+pub mod teams;
 pub mod transcripts;
 pub mod twilio;
 pub mod wall_clock;
 pub mod webhook;
+mod problems;
 mod standby_token;
 mod without_database;
 
@@ -39,7 +45,7 @@ use crate::api::wall_clock::WallClock;
 use crate::bridge::Bridge;
 use crate::ids::OrganizationId;
 use crate::shutdown::Tasks;
-use crate::store::{Store, organisations};
+use crate::store::{self, Store};
 use crate::telemetry::Metrics;
 use crate::wire::signature::Validator;
 
@@ -117,7 +123,10 @@ impl Api {
 
     /// Whose records the key shows. There is one key, and it is the default organisation's.
     pub async fn organization(&self) -> sqlx::Result<OrganizationId> {
-        self.organization.get_or_try_init(|| organisations::default_organization(&self.store)).await.copied()
+        self.organization
+            .get_or_try_init(|| store::organisations::default_organization(&self.store))
+            .await
+            .copied()
     }
 }
 
@@ -133,6 +142,12 @@ impl Api {
         (name = "twilio", description = "Webhooks. Trusted by `X-Twilio-Signature`."),
         (name = "transcripts", description = "What was said."),
         (name = "leads", description = "People, each linked to their most recent call."),
+        (name = "organisations", description = "Tenants."),
+        (name = "agents", description = "Who answers: what the model is told, and what a call may do."),
+        (name = "phone numbers", description = "The organisation's own numbers, and who answers them."),
+        (name = "schedules", description = "When people answer."),
+        (name = "teams", description = "People whose telephones ring together."),
+        (name = "routing", description = "Where calls were sent, and why."),
         (name = "operations", description = "Health and numbers."),
     ),
 )]
@@ -182,4 +197,9 @@ fn keyed_routes() -> OpenApiRouter<Api> {
         .merge(transcripts::router())
         .merge(leads::router())
         .merge(inbound::keyed_router())
+        .merge(organisations::router())
+        .merge(agents::router())
+        .merge(phone_numbers::router())
+        .merge(schedules::router())
+        .merge(teams::router())
 }

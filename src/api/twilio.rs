@@ -385,7 +385,9 @@ async fn offer_again(
 
 /// Puts it on record that we put the caller through to people. Without the record the caller is put through all the same.
 async fn note_transfer(api: &Api, call: &CallRef, token: FencingToken, to: Option<&PhoneNumber>, why: &str) {
-    if let Err(error) = lifecycle::record(&api.store, call, api.clock.now(), &transferred(token, to, why)).await {
+    if let Err(error) =
+        lifecycle::record(&api.store, call, api.clock.now(), &transferred(token, to, why)).await
+    {
         error::log(&error);
         tracing::warn!(call.id = %call.call_sid, "a transfer is not on record");
     }

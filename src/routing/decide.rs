@@ -136,7 +136,9 @@ pub struct Decision {
 #[must_use]
 pub fn route(hours: Option<&Verdict>, people: People, agent: AgentHealth) -> Decision {
     let to_agent = match hours {
-        Some(Verdict::InHours { .. }) if people.by_schedule => return decision(To::Team, "in_business_hours", agent),
+        Some(Verdict::InHours { .. }) if people.by_schedule => {
+            return decision(To::Team, "in_business_hours", agent);
+        }
         Some(Verdict::InHours { .. }) => "no_team",
         Some(Verdict::OutOfHours) => "out_of_hours",
         Some(Verdict::Holiday { .. }) => "holiday",

@@ -186,7 +186,8 @@ impl Schedule {
     pub fn wall(&self, now: Timestamp) -> (Date, WallTime) {
         let there = self.time_zone.to_datetime(now);
         let time = there.time();
-        let [hour, minute, second] = [time.hour(), time.minute(), time.second()].map(|part| u32::from(part.unsigned_abs()));
+        let [hour, minute, second] =
+            [time.hour(), time.minute(), time.second()].map(|part| u32::from(part.unsigned_abs()));
         (there.date(), WallTime((hour * 60 + minute) * 60 + second))
     }
 
@@ -233,7 +234,19 @@ mod tests {
             assert_eq!(text.parse::<WallTime>().unwrap().to_string(), text);
         }
         assert_eq!("24:00:00".parse(), Ok(WallTime::END_OF_DAY));
-        for text in ["", "9:00", "09", "09:60", "24:01", "25:00", "09:00:60", "09:00:00:00", "+9:00", "09:00 ", "٠٩:00"] {
+        for text in [
+            "",
+            "9:00",
+            "09",
+            "09:60",
+            "24:01",
+            "25:00",
+            "09:00:60",
+            "09:00:00:00",
+            "+9:00",
+            "09:00 ",
+            "٠٩:00",
+        ] {
             assert_eq!(text.parse::<WallTime>(), Err(InvalidWallTime), "{text}");
         }
     }
@@ -269,18 +282,22 @@ mod tests {
         let mut schedule = daily("Asia/Kolkata", &[]);
         schedule.week[0] = vec![span("00:00-24:00")]; // Monday.
         let christmas = jiff::civil::date(2026, 12, 25);
-        schedule.holidays.insert(christmas, Holiday { name: "Christmas".into(), span: Some(span("10:00-11:00")) });
-        schedule.holidays.insert(jiff::civil::date(2026, 12, 28), Holiday { name: String::new(), span: None });
+        schedule
+            .holidays
+            .insert(christmas, Holiday { name: "Christmas".into(), span: Some(span("10:00-11:00")) });
+        schedule
+            .holidays
+            .insert(jiff::civil::date(2026, 12, 28), Holiday { name: String::new(), span: None });
         for (now, expected) in [
-            ("2026-01-11T18:29:59Z", "out"),          // Sunday 23:59:59 there.
-            ("2026-01-11T18:30:00Z", "00:00-24:00"),  // Monday.
+            ("2026-01-11T18:29:59Z", "out"),         // Sunday 23:59:59 there.
+            ("2026-01-11T18:30:00Z", "00:00-24:00"), // Monday.
             ("2026-01-12T18:29:59Z", "00:00-24:00"),
-            ("2026-01-12T18:30:00Z", "out"),          // Tuesday.
+            ("2026-01-12T18:30:00Z", "out"), // Tuesday.
             ("2026-12-24T18:29:59Z", "out"),
             ("2026-12-24T18:30:00Z", "holiday Christmas"),
             ("2026-12-25T04:30:00Z", "10:00-11:00 on Christmas"),
             ("2026-12-25T05:30:00Z", "holiday Christmas"),
-            ("2026-12-28T05:30:00Z", "holiday "),     // A Monday that is closed.
+            ("2026-12-28T05:30:00Z", "holiday "), // A Monday that is closed.
         ] {
             assert_eq!(verdict(&schedule, now), expected, "{now}");
         }
@@ -336,10 +353,18 @@ mod tests {
             // At 01:00 UTC on the last Sundays of March and October.
             clock("Europe/Berlin", 60, &[(minutes_to(3, 29) + 60, 120), (minutes_to(10, 25) + 60, 60)]),
             // At 02:00 of the clock on the second Sunday of March and the first of November.
-            clock("America/New_York", -300, &[(minutes_to(3, 8) + 420, -240), (minutes_to(11, 1) + 360, -300)]),
+            clock(
+                "America/New_York",
+                -300,
+                &[(minutes_to(3, 8) + 420, -240), (minutes_to(11, 1) + 360, -300)],
+            ),
             clock("Asia/Kolkata", 330, &[]),
             // At 02:00 of the clock on the first Sundays of April and October; half an hour.
-            clock("Australia/Lord_Howe", 660, &[(minutes_to(4, 5) - 540, 630), (minutes_to(10, 4) - 510, 660)]),
+            clock(
+                "Australia/Lord_Howe",
+                660,
+                &[(minutes_to(4, 5) - 540, 630), (minutes_to(10, 4) - 510, 660)],
+            ),
         ]
     }
 
@@ -373,7 +398,8 @@ mod tests {
             let time = |minute: i64| WallTime::from_seconds(minute as u32 * 60).unwrap();
             let span = |(opens, closes): &(i64, i64)| Span { opens: time(*opens), closes: time(*closes) };
             let first = jiff::civil::date(1970, 1, 1);
-            let holiday = |hours: &Option<(i64, i64)>| Holiday { name: String::new(), span: hours.as_ref().map(span) };
+            let holiday =
+                |hours: &Option<(i64, i64)>| Holiday { name: String::new(), span: hours.as_ref().map(span) };
             Schedule {
                 time_zone: TimeZone::get(zone).unwrap(),
                 enabled: true,
@@ -412,7 +438,11 @@ mod tests {
         week[5].clone_from(&night);
         week[6] = night; // Clocks are changed on Sundays.
         let new_year = minutes_to(1, 1) / (24 * 60);
-        let days = BTreeMap::from([(new_year, None), (new_year + 358, Some((600, 720))), (new_year + 364, Some((0, 1440)))]);
+        let days = BTreeMap::from([
+            (new_year, None),
+            (new_year + 358, Some((600, 720))),
+            (new_year + 364, Some((0, 1440))),
+        ]);
         let plan = Plan { week, days };
         for clock in other_clocks() {
             walk(&plan, &clock, minutes_to(1, 1)..minutes_to(12, 31) + 24 * 60).unwrap();

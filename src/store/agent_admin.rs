@@ -105,16 +105,22 @@ pub async fn list(
     limit: u32,
     offset: u64,
 ) -> sqlx::Result<(Vec<AgentRecord>, u64)> {
-    let total =
-        sqlx::query_scalar!(r#"select count(*) as "count!" from agents where organization_id = $1"#, organization.0)
-            .fetch_one(&store.pool)
-            .await?;
+    let total = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from agents where organization_id = $1"#,
+        organization.0
+    )
+    .fetch_one(&store.pool)
+    .await?;
     let mut connection = store.pool.acquire().await?;
     Ok((select(&mut connection, organization, None, limit, offset).await?, total.unsigned_abs()))
 }
 
 /// One agent.
-pub async fn agent(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx::Result<Option<AgentRecord>> {
+pub async fn agent(
+    store: &Store,
+    organization: OrganizationId,
+    id: Uuid,
+) -> sqlx::Result<Option<AgentRecord>> {
     let mut connection = store.pool.acquire().await?;
     Ok(select(&mut connection, organization, Some(id), 1, 0).await?.pop())
 }

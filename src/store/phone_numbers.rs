@@ -234,13 +234,10 @@ pub async fn update(
 
 /// Gives a number up. Calls that came on it stay. False: no such number in this organisation.
 pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx::Result<bool> {
-    let deleted = sqlx::query!(
-        "delete from phone_numbers where organization_id = $1 and id = $2",
-        organization.0,
-        id,
-    )
-    .execute(&store.pool)
-    .await?;
+    let deleted =
+        sqlx::query!("delete from phone_numbers where organization_id = $1 and id = $2", organization.0, id,)
+            .execute(&store.pool)
+            .await?;
     Ok(deleted.rows_affected() > 0)
 }
 

@@ -251,7 +251,9 @@ pub async fn update(
         return Ok(false);
     }
     if let Some(spans) = &patch.spans {
-        sqlx::query!("delete from schedule_spans where schedule_id = $1", id).execute(&mut *transaction).await?;
+        sqlx::query!("delete from schedule_spans where schedule_id = $1", id)
+            .execute(&mut *transaction)
+            .await?;
         add_spans(&mut transaction, organization, id, spans).await?;
     }
     if let Some(holidays) = &patch.holidays {

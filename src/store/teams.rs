@@ -108,10 +108,15 @@ pub async fn ring_group_of_agent(store: &Store, agent: AgentId) -> sqlx::Result<
 }
 
 fn group(team: Uuid, ring_timeout_s: i32, numbers: &[String]) -> RingGroup {
-    let unusable = |_: &_| tracing::warn!(team.id = %team, "a number of a team is not a possible number; ignored");
+    let unusable =
+        |_: &_| tracing::warn!(team.id = %team, "a number of a team is not a possible number; ignored");
     let numbers =
         numbers.iter().filter_map(|number| PhoneNumber::parse(number).inspect_err(unusable).ok()).collect();
-    RingGroup { team: Some(team), timeout: Duration::from_secs(ring_timeout_s.unsigned_abs().into()), numbers }
+    RingGroup {
+        team: Some(team),
+        timeout: Duration::from_secs(ring_timeout_s.unsigned_abs().into()),
+        numbers,
+    }
 }
 
 /// Teams of the organisation by name, and how many there are in all.
@@ -121,10 +126,12 @@ pub async fn list(
     limit: u32,
     offset: u64,
 ) -> sqlx::Result<(Vec<Team>, u64)> {
-    let total =
-        sqlx::query_scalar!(r#"select count(*) as "count!" from teams where organization_id = $1"#, organization.0)
-            .fetch_one(&store.pool)
-            .await?;
+    let total = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from teams where organization_id = $1"#,
+        organization.0
+    )
+    .fetch_one(&store.pool)
+    .await?;
     Ok((select(store, organization, None, limit, offset).await?, total.unsigned_abs()))
 }
 

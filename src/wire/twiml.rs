@@ -262,7 +262,13 @@ mod tests {
             .map(|(index, number)| Leg { number, url: (index == 1).then_some(whisper) })
             .collect();
         let timeout = Duration::from_secs(25);
-        let dial = Dial { legs: &legs[..2], timeout, action: "https://bridge.example/ended", say: None, caller_id: None };
+        let dial = Dial {
+            legs: &legs[..2],
+            timeout,
+            action: "https://bridge.example/ended",
+            say: None,
+            caller_id: None,
+        };
         insta::assert_snapshot!(dial.document(), @r#"<?xml version="1.0" encoding="UTF-8"?><Response><Dial action="https://bridge.example/ended" timeout="25" answerOnBridge="true"><Number>+14155550100</Number><Number url="https://bridge.example/whisper?a=1&amp;b=2">+14155550101</Number></Dial></Response>"#);
         let all = Dial { legs: &legs, ..dial }.document();
         assert_eq!(all.matches("<Number").count(), MOST_LEGS);

@@ -242,9 +242,7 @@ async fn after_team(
     let first = decide_once(&api.store, call.organization, call_sid, Step::Fallback, &possible, now).await?;
     let (to, why) = still_possible(first, &possible);
     // First what became of the ringing: what the carrier says of the call's end is understood by it.
-    if let Some(event) = rung(&line, webhook) {
-        lifecycle::record(&api.store, &call, now, &event).await?;
-    }
+    lifecycle::record(&api.store, &call, now, &rung(&line, webhook)).await?;
     note_callback(api, webhook, call_sid, Some(call.organization)).await?;
     match to {
         To::HangUp => Ok(Twiml(twiml::hang_up())),
@@ -254,19 +252,19 @@ async fn after_team(
 }
 
 /// What came of calling people.
-fn rung(line: &Line, webhook: &Webhook) -> Option<CallEvent> {
+fn rung(line: &Line, webhook: &Webhook) -> CallEvent {
     let status = dial_status(webhook);
     if people_answered(status) {
         let number = line.people().and_then(RingGroup::only_number);
-        return Some(transferred(NO_OFFER, number, "team_answered"));
+        return transferred(NO_OFFER, number, "team_answered");
     }
     if !webhook.call_is_over() {
-        return Some(CallEvent::TeamNoAnswer { dial_status: status.to_owned() });
+        return CallEvent::TeamNoAnswer { dial_status: status.to_owned() };
     }
     // The caller did not wait for anybody.
     let report = Map::from_iter([("carrier_status".to_owned(), json!(webhook.get("CallStatus")))]);
     let (reason, duration) = (EndReason::CallerHungUp, Duration::ZERO);
-    Some(CallEvent::Ended { token: NO_OFFER, reason, duration, report })
+    CallEvent::Ended { token: NO_OFFER, reason, duration, report }
 }
 
 /// The carrier's word for what came of calling people. Without one nothing came of it.
@@ -302,10 +300,8 @@ fn fallback_from_memory(
 ) -> Option<Twiml> {
     let line = api.known.line(id);
     let organization = line.as_ref().map(|line| line.route.own.organization_id);
-    if let Some(line) = &line
-        && let Some(event) = rung(line, webhook)
-    {
-        keep_event(api, &line.call(call_sid), event);
+    if let Some(line) = &line {
+        keep_event(api, &line.call(call_sid), rung(line, webhook));
     }
     keep_callback(api, webhook, call_sid, organization);
     let over = webhook.call_is_over() || people_answered(dial_status(webhook));

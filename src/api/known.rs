@@ -116,13 +116,14 @@ impl Known {
     /// The agent was changed, or is gone. What was never asked for is not remembered.
     pub(super) fn changed(&self, id: AgentId, agent: Option<&Arc<Agent>>) {
         let mut known = self.lock();
-        match agent {
-            Some(agent) => drop(known.agents.get_mut(&id).map(|known| *known = Arc::clone(agent))),
-            None => {
-                known.agents.remove(&id);
-                known.people.remove(&id);
-                known.default = known.default.filter(|default| *default != id);
-            }
+        let Some(agent) = agent else {
+            known.agents.remove(&id);
+            known.people.remove(&id);
+            known.default = known.default.filter(|default| *default != id);
+            return;
+        };
+        if let Some(known) = known.agents.get_mut(&id) {
+            *known = Arc::clone(agent);
         }
     }
 

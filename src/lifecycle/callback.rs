@@ -79,9 +79,9 @@ async fn end_without_stream(store: &Store, call_sid: &CallSid, word: LastWord) -
     let only_people = lease.is_none() && record.routing_status.as_deref() == Some("transferred_to_team");
     let reason = if went_to_people(&record) || only_people && status == "completed" {
         EndReason::Transferred
-    } else if only_people && status != "failed" {
-        EndReason::CallerHungUp
-    } else if lease.is_some() && matches!(&*status, "completed" | "canceled") {
+    } else if only_people && status != "failed"
+        || lease.is_some() && matches!(&*status, "completed" | "canceled")
+    {
         EndReason::CallerHungUp
     } else {
         // Turned away by us, or never connected by the carrier.

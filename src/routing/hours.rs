@@ -473,7 +473,7 @@ mod tests {
                 for clock in other_clocks() {
                     let day = minutes_to(1, 1) + start * 1440;
                     let changes = clock.changes[1..].iter().map(|(at, _)| at - 1440..at + 1440);
-                    for minutes in changes.chain([day..day + 2 * 1440]) {
+                    for minutes in changes.chain(std::iter::once(day..day + 2 * 1440)) {
                         walk(&plan, &clock, minutes).map_err(TestCaseError::fail)?;
                     }
                 }

@@ -10,6 +10,7 @@ pub mod audio;
 pub mod wire;
 pub mod call;
 pub mod outreach;
+pub mod routing;
 pub mod simulate;
 pub mod store;
 pub mod lifecycle;

@@ -53,7 +53,7 @@ struct Rule {
     message: &'static str,
 }
 
-const RULES: [Rule; 3] = [
+const RULES: [Rule; 10] = [
     Rule {
         constraint: "leads_call_sid",
         status: StatusCode::CONFLICT,
@@ -71,6 +71,48 @@ const RULES: [Rule; 3] = [
         status: StatusCode::UNPROCESSABLE_ENTITY,
         code: "invalid_value",
         message: "phone must be in E.164, such as +14155550123",
+    },
+    Rule {
+        constraint: "phone_numbers_number",
+        status: StatusCode::CONFLICT,
+        code: "number_taken",
+        message: "this number is on record already",
+    },
+    Rule {
+        constraint: "phone_numbers_agent",
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        code: "invalid_value",
+        message: "agent_id must be one of your agents",
+    },
+    Rule {
+        constraint: "phone_numbers_schedule",
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        code: "invalid_value",
+        message: "schedule_id must be one of your schedules",
+    },
+    Rule {
+        constraint: "phone_numbers_team",
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        code: "invalid_value",
+        message: "team_id must be one of your teams",
+    },
+    Rule {
+        constraint: "agents_team",
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        code: "invalid_value",
+        message: "team_id must be one of your teams",
+    },
+    Rule {
+        constraint: "agents_one_default",
+        status: StatusCode::CONFLICT,
+        code: "default_agent",
+        message: "another agent became the default at the same time; try again",
+    },
+    Rule {
+        constraint: "team_members_number",
+        status: StatusCode::CONFLICT,
+        code: "number_taken",
+        message: "the team has this number already",
     },
 ];
 

@@ -4,7 +4,11 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use uuid::Uuid;
+
+use crate::api::inbound::Line;
 use crate::ids::{AgentId, PhoneNumber, PhoneNumberId};
+use crate::routing::decide::RingGroup;
 use crate::store::agents::Agent;
 use crate::store::phone_numbers::OwnNumber;
 
@@ -21,6 +25,10 @@ struct LookedUp {
     /// Also numbers that are none of ours: the default agent answers them.
     numbers: HashMap<PhoneNumber, Option<OwnNumber>>,
     default: Option<AgentId>,
+    /// Who is called where the agent cannot take a call.
+    people: HashMap<AgentId, Option<Arc<RingGroup>>>,
+    /// How calls to our numbers go.
+    lines: HashMap<PhoneNumberId, Arc<Line>>,
 }
 
 impl Known {
@@ -65,6 +73,60 @@ impl Known {
         Some((agent, own.map(|own| own.id)))
     }
 
+    /// Who is called where this agent cannot take a call.
+    pub(super) fn learn_people(&self, agent: AgentId, people: Option<Arc<RingGroup>>) {
+        put(&mut self.lock().people, agent, people);
+    }
+
+    /// Who was called when it was looked up last.
+    pub(super) fn people(&self, agent: AgentId) -> Option<Arc<RingGroup>> {
+        self.lock().people.get(&agent).cloned().flatten()
+    }
+
+    /// How calls to this number go. `None`: there is no such number any more.
+    pub(super) fn learn_line(&self, id: PhoneNumberId, line: Option<&Arc<Line>>) {
+        let mut known = self.lock();
+        match line {
+            Some(line) => {
+                put(&mut known.agents, line.agent.id, Arc::clone(&line.agent));
+                put(&mut known.lines, id, Arc::clone(line));
+            }
+            None => drop(known.lines.remove(&id)),
+        }
+    }
+
+    /// How calls to this number went when it was looked up last.
+    pub(super) fn line(&self, id: PhoneNumberId) -> Option<Arc<Line>> {
+        self.lock().lines.get(&id).cloned()
+    }
+
+    /// Numbers to which this applies: they are to be looked up again after a change.
+    pub(super) fn lines_that(&self, apply: impl Fn(&Line) -> bool) -> Vec<PhoneNumberId> {
+        self.lock().lines.iter().filter(|(_, line)| apply(line)).map(|(id, _)| *id).collect()
+    }
+
+    /// Agents that put their callers through to this team.
+    pub(super) fn agents_with(&self, team: Uuid) -> Vec<AgentId> {
+        let known = self.lock();
+        let with =
+            |people: &Option<Arc<RingGroup>>| people.as_ref().is_some_and(|group| group.team == Some(team));
+        known.people.iter().filter(|(_, people)| with(people)).map(|(id, _)| *id).collect()
+    }
+
+    /// The agent was changed, or is gone. What was never asked for is not remembered.
+    pub(super) fn changed(&self, id: AgentId, agent: Option<&Arc<Agent>>) {
+        let mut known = self.lock();
+        let Some(agent) = agent else {
+            known.agents.remove(&id);
+            known.people.remove(&id);
+            known.default = known.default.filter(|default| *default != id);
+            return;
+        };
+        if let Some(known) = known.agents.get_mut(&id) {
+            *known = Arc::clone(agent);
+        }
+    }
+
     /// The agent as it was when it was looked up last.
     pub(super) fn agent(&self, id: AgentId) -> Option<Arc<Agent>> {
         self.lock().agents.get(&id).cloned()
@@ -93,7 +155,6 @@ mod tests {
     use super::*;
     use crate::ids::OrganizationId;
     use std::time::Duration;
-    use uuid::Uuid;
 
     fn agent(number: u128) -> Arc<Agent> {
         Arc::new(Agent {

@@ -3,6 +3,7 @@
 //! Webhooks are trusted by their signature, everything else by the API key; health and the document are open.
 
 pub mod agent_calls;
+pub mod agents;
 pub mod auth;
 pub mod call_logs;
 pub mod call_status;
@@ -15,19 +16,25 @@ pub mod error;
 pub mod extract;
 pub mod interactions;
 pub mod layers;
+pub mod inbound;
 pub mod known;
 pub mod leads;
 pub mod media_stream;
 pub mod operations;
 pub mod projects;
 pub mod queue;
+pub mod organisations;
+pub mod phone_numbers;
+pub mod schedules;
 pub mod settings;
 pub mod stream_token;
+pub mod teams;
 pub mod transcripts;
 pub mod twilio;
 pub mod upload;
 pub mod webhook;
 mod body;
+pub mod wall_clock;
 mod standby_token;
 mod without_database;
 
@@ -45,10 +52,11 @@ use crate::api::error::Failure;
 use crate::api::known::Known;
 use crate::api::settings::Settings;
 use crate::api::standby_token::Seal;
+use crate::api::wall_clock::WallClock;
 use crate::bridge::Bridge;
 use crate::ids::OrganizationId;
 use crate::shutdown::Tasks;
-use crate::store::{Store, organisations};
+use crate::store::{self, Store};
 use crate::telemetry::Metrics;
 use crate::wire::signature::Validator;
 
@@ -71,6 +79,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Who answered calls so far, for those that come while the database is away.
     pub known: Known,
+    /// By which schedules are read.
+    pub clock: WallClock,
     /// Checks Twilio's signatures; `None` without a token.
     pub signatures: Option<Validator>,
     /// Makes secrets of streams that any node can take without the database.
@@ -90,6 +100,19 @@ impl Api {
     /// Puts the parts together.
     #[must_use]
     pub fn new(settings: Settings, store: Store, bridge: Bridge, tasks: Tasks, metrics: Metrics) -> Self {
+        Self::with_clock(settings, store, bridge, tasks, metrics, WallClock::default())
+    }
+
+    /// As [`Api::new`], by another clock than the machine's.
+    #[must_use]
+    pub fn with_clock(
+        settings: Settings,
+        store: Store,
+        bridge: Bridge,
+        tasks: Tasks,
+        metrics: Metrics,
+        clock: WallClock,
+    ) -> Self {
         let seal = Seal::new(&settings.twilio_auth_tokens, &settings.public_url);
         let tokens = settings.twilio_auth_tokens.clone();
         let signatures = (!tokens.is_empty()).then(|| Validator::new(tokens, settings.public_url.as_str()));
@@ -102,6 +125,7 @@ impl Api {
             tasks,
             metrics,
             known,
+            clock,
             signatures,
             seal,
             organization,
@@ -110,7 +134,10 @@ impl Api {
 
     /// Whose records the key shows. There is one key, and it is the default organisation's.
     pub async fn organization(&self) -> sqlx::Result<OrganizationId> {
-        self.organization.get_or_try_init(|| organisations::default_organization(&self.store)).await.copied()
+        self.organization
+            .get_or_try_init(|| store::organisations::default_organization(&self.store))
+            .await
+            .copied()
     }
 }
 
@@ -131,6 +158,12 @@ impl Api {
         (name = "campaigns", description = "Many leads called with one aim, by the clock where each of them is."),
         (name = "queue", description = "Calls to be made."),
         (name = "do-not-call", description = "Numbers that are not called, whatever for."),
+        (name = "organisations", description = "Tenants."),
+        (name = "agents", description = "Who answers: what the model is told, and what a call may do."),
+        (name = "phone numbers", description = "The organisation's own numbers, and who answers them."),
+        (name = "schedules", description = "When people answer."),
+        (name = "teams", description = "People whose telephones ring together."),
+        (name = "routing", description = "Where calls were sent, and why."),
         (name = "operations", description = "Health and numbers."),
     ),
 )]
@@ -169,6 +202,7 @@ pub fn openapi_json() -> String {
 fn open_routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .merge(twilio::router())
+        .merge(inbound::router())
         .merge(media_stream::router())
         .merge(call_status::router())
         .merge(operations::router())
@@ -187,4 +221,10 @@ fn keyed_routes() -> OpenApiRouter<Api> {
         .merge(projects::router())
         .merge(queue::router())
         .merge(do_not_call::router())
+        .merge(inbound::keyed_router())
+        .merge(organisations::router())
+        .merge(agents::router())
+        .merge(phone_numbers::router())
+        .merge(schedules::router())
+        .merge(teams::router())
 }

@@ -26,13 +26,15 @@ use crate::call::end::NextStep;
 use crate::ids::{AgentId, CallSid, PhoneNumber, PhoneNumberId};
 use crate::lifecycle::callback::end_lost_call;
 use crate::lifecycle::{self, CallEvent, CallRef};
+use crate::routing::decide::{AgentHealth, Decision, RingGroup, To, for_agent};
 use crate::store::agents::{self, Agent};
 use crate::store::leases::{self, AfterStream, FencingToken, Offer};
-use crate::store::{nodes, phone_numbers};
-use crate::wire::twiml::{self, ConnectStream, Dial};
+use crate::store::routing_decisions::{Decided as DecidedFirst, Step, decide_once};
+use crate::store::{nodes, phone_numbers, teams};
+use crate::wire::twiml::{self, ConnectStream, Dial, Leg};
 
 /// Where Twilio asks again after the stream.
-const STREAM_ENDED: &str = "/twiml/stream-ended";
+pub(super) const STREAM_ENDED: &str = "/twiml/stream-ended";
 /// How long a node that lives may take to put on record what was said before a stream broke. A dead one is waited for as
 /// long, and the caller with it.
 const DECIDED_WITHIN: Duration = Duration::from_millis(500);
@@ -45,7 +47,7 @@ pub(super) const NO_OFFER: FencingToken = FencingToken(0);
 
 const APOLOGY: &str = "We are sorry, something went wrong on our side. Please call again later.";
 const BUSY: &str = "All our lines are busy right now. Please call again in a few minutes.";
-const NOBODY: &str = "This number cannot take calls right now. Please call again later.";
+pub(super) const NOBODY: &str = "This number cannot take calls right now. Please call again later.";
 pub(super) const NO_ANSWER: &str =
     "We are sorry, nobody can take your call right now. Please call again later.";
 pub(super) const ONE_MOMENT: &str = "One moment please, I am connecting you.";
@@ -137,7 +139,7 @@ async fn new_call(api: &Api, webhook: &Webhook, call_sid: &CallSid, named: Optio
 }
 
 /// The answer if it comes in time and without an error, else the one from memory, else an apology.
-async fn within(
+pub(super) async fn within(
     api: &Api,
     answer: impl Future<Output = sqlx::Result<Twiml>>,
     from_memory: impl FnOnce() -> Option<Twiml>,
@@ -167,21 +169,34 @@ async fn answer(
     };
     note_callback(api, webhook, call_sid, Some(agent.organization_id)).await?;
     let call = CallRef { call_sid: call_sid.clone(), organization: agent.organization_id, agent: agent.id };
-    let text = |name| webhook.get(name).unwrap_or_default().to_owned();
-    let incoming = CallEvent::Incoming { phone_number, from: text("From"), to: text("To"), to_team: false };
-    lifecycle::record(&api.store, &call, Timestamp::now(), &incoming).await?;
+    let incoming = without_database::incoming(webhook, phone_number, false);
+    let now = api.clock.now();
+    lifecycle::record(&api.store, &call, now, &incoming).await?;
 
-    if let Some((sentence, why)) = refusal(api, &agent) {
-        tracing::warn!(why, "a call was turned away");
-        let Some(number) = &agent.transfer_number else {
-            return Ok(Twiml(twiml::say_and_hang_up(sentence)));
-        };
-        note_transfer(api, &call, NO_OFFER, number, why).await;
-        return Ok(dial(api, number, ONE_MOMENT));
+    let people = look_up_people(api, &agent).await?;
+    let possible = for_agent(people.is_some(), health(api, &agent));
+    let first = decide_once(&api.store, call.organization, call_sid, Step::Agent, &possible, now).await?;
+    match (still_possible(first, &possible), people) {
+        ((To::Agent, _), _) => connect_agent(api, webhook, &call, &agent).await,
+        ((To::Team, why), Some(group)) => {
+            tracing::warn!(why, "an agent cannot take a call; people are called instead");
+            note_transfer(api, &call, NO_OFFER, group.only_number(), &why).await;
+            Ok(dial(api, &group, STREAM_ENDED, Some(ONE_MOMENT)))
+        }
+        ((_, why), _) => Ok(turn_away(&why)),
     }
+}
+
+/// Offers a stream to the agent.
+pub(super) async fn connect_agent(
+    api: &Api,
+    webhook: &Webhook,
+    call: &CallRef,
+    agent: &Arc<Agent>,
+) -> sqlx::Result<Twiml> {
     let token = StreamToken::random();
     let offer = Offer {
-        call_sid,
+        call_sid: &call.call_sid,
         organization: agent.organization_id,
         agent: agent.id,
         direction: webhook.get("Direction"),
@@ -193,8 +208,20 @@ async fn answer(
         tracing::error!("a call was turned away: its SID is on record for another organisation");
         return Ok(Twiml(twiml::say_and_hang_up(NOBODY)));
     }
-    api.bridge.prepare(token.expose(), call_sid, &agent);
-    Ok(connect(api, &token, &agent))
+    api.bridge.prepare(token.expose(), &call.call_sid, agent);
+    Ok(connect(api, &token, agent))
+}
+
+/// What a call does that comes for the second time: what it did the first time, as far as that can be done now.
+pub(super) fn still_possible(first: DecidedFirst, now: &Decision) -> (To, String) {
+    let is_well = || now.details.get("agent").is_some_and(|word| word == AgentHealth::Well.as_str());
+    let feasible = match first.to {
+        // It may be people's hour by now.
+        To::Agent => now.to == To::Agent || now.to == To::Team && is_well(),
+        To::Team => now.to == To::Team || now.to == To::Agent,
+        To::Sentence | To::HangUp => true,
+    };
+    if feasible { (first.to, first.reason) } else { (now.to, now.reason.to_owned()) }
 }
 
 /// Who answers, and which of our numbers was called. A disabled agent is returned as well.
@@ -220,17 +247,34 @@ async fn agent_for(
     }))
 }
 
-/// Why this node does not take the call: what the caller hears, and a word for the log.
-pub(super) fn refusal(api: &Api, agent: &Agent) -> Option<(&'static str, &'static str)> {
+/// Who is called where the agent cannot take a call: its team, else the number it transfers to.
+pub(super) async fn look_up_people(api: &Api, agent: &Agent) -> sqlx::Result<Option<Arc<RingGroup>>> {
+    let team = teams::ring_group_of_agent(&api.store, agent.id).await?.and_then(RingGroup::somebody);
+    let people = team.or_else(|| agent.transfer_number.as_ref().map(alone)).map(Arc::new);
+    api.known.learn_people(agent.id, people.clone());
+    Ok(people)
+}
+
+/// Whether this node lets the agent take a call.
+pub(super) fn health(api: &Api, agent: &Agent) -> AgentHealth {
     if !agent.enabled {
-        Some((NOBODY, "agent_disabled"))
+        AgentHealth::Disabled
     } else if api.tasks.is_stopping() {
-        Some((BUSY, "draining"))
+        AgentHealth::Draining
     } else if !api.bridge.has_room() {
-        Some((BUSY, "max_calls"))
+        AgentHealth::Full
+    } else if !api.bridge.model_may_work() {
+        AgentHealth::ModelDown
     } else {
-        None
+        AgentHealth::Well
     }
+}
+
+/// Nobody can take the call. `why`: a word as of [`AgentHealth::as_str`].
+pub(super) fn turn_away(why: &str) -> Twiml {
+    tracing::warn!(why, "a call was turned away");
+    let may_pass = [AgentHealth::Draining, AgentHealth::Full].iter().any(|health| health.as_str() == why);
+    Twiml(twiml::say_and_hang_up(if may_pass { BUSY } else { NOBODY }))
 }
 
 pub(super) fn connect(api: &Api, token: &StreamToken, agent: &Agent) -> Twiml {
@@ -286,14 +330,14 @@ async fn go_on(
         (NextStep::Resume, _) => unreachable!("a call that is not resumed ends with an apology"),
         (NextStep::HangUp, _) => Twiml(twiml::hang_up()),
         // That the agent put the caller through is on record already, with the agent's own reason.
-        (NextStep::Transfer, Some(number)) => dial(api, number, ONE_MOMENT),
+        (NextStep::Transfer, Some(number)) => dial(api, &alone(number), STREAM_ENDED, Some(ONE_MOMENT)),
         (NextStep::Transfer, None) => Twiml(twiml::say_and_hang_up(NO_ANSWER)),
         (NextStep::Apologise, Some(number)) => {
             let call =
                 CallRef { call_sid: call_sid.clone(), organization: after.organization, agent: after.agent };
             let why = after.disconnect_reason.as_deref().unwrap_or("stream_lost");
-            note_transfer(api, &call, after.fencing_token, number, why).await;
-            dial(api, number, &agent.fallback_sentence)
+            note_transfer(api, &call, after.fencing_token, Some(number), why).await;
+            dial(api, &alone(number), STREAM_ENDED, Some(&agent.fallback_sentence))
         }
         (NextStep::Apologise, None) => Twiml(twiml::say_and_hang_up(&agent.fallback_sentence)),
     })
@@ -340,17 +384,28 @@ async fn offer_again(
 }
 
 /// Puts it on record that we put the caller through to people. Without the record the caller is put through all the same.
-async fn note_transfer(api: &Api, call: &CallRef, token: FencingToken, to: &PhoneNumber, why: &str) {
-    let to = Some(to.expose().to_owned());
-    let event = CallEvent::Transferred { token, to, reason: why.to_owned(), summary: String::new() };
-    if let Err(error) = lifecycle::record(&api.store, call, Timestamp::now(), &event).await {
+async fn note_transfer(api: &Api, call: &CallRef, token: FencingToken, to: Option<&PhoneNumber>, why: &str) {
+    if let Err(error) =
+        lifecycle::record(&api.store, call, api.clock.now(), &transferred(token, to, why)).await
+    {
         error::log(&error);
         tracing::warn!(call.id = %call.call_sid, "a transfer is not on record");
     }
 }
 
-pub(super) fn dial(api: &Api, number: &PhoneNumber, say: &str) -> Twiml {
-    let action = api.settings.public_url.join(STREAM_ENDED);
-    let dial = Dial { number, timeout: RING, action: &action, say: Some(say), caller_id: None };
-    Twiml(dial.document())
+/// That we put the caller through to people. `to`: where it is one number.
+pub(super) fn transferred(token: FencingToken, to: Option<&PhoneNumber>, why: &str) -> CallEvent {
+    let to = to.map(|number| number.expose().to_owned());
+    CallEvent::Transferred { token, to, reason: why.to_owned(), summary: String::new() }
+}
+
+pub(super) fn alone(number: &PhoneNumber) -> RingGroup {
+    RingGroup::of_one(number.clone(), RING)
+}
+
+/// Calls people; `action` is asked for what follows.
+pub(super) fn dial(api: &Api, group: &RingGroup, action: &str, say: Option<&str>) -> Twiml {
+    let action = api.settings.public_url.join(action);
+    let legs: Vec<_> = group.numbers.iter().map(|number| Leg { number, url: None }).collect();
+    Twiml(Dial { legs: &legs, timeout: group.timeout, action: &action, say, caller_id: None }.document())
 }

@@ -8,12 +8,16 @@ use jiff::Timestamp;
 use crate::api::Api;
 use crate::api::standby_token::Promise;
 use crate::api::stream_token::StreamToken;
-use crate::api::twilio::{NO_ANSWER, NO_OFFER, ONE_MOMENT, connect, dial, refusal};
+use crate::api::twilio::{
+    NO_ANSWER, NO_OFFER, ONE_MOMENT, STREAM_ENDED, alone, connect, dial, health, transferred, turn_away,
+};
 use crate::api::webhook::{Twiml, Webhook};
 use crate::bridge::{Arrival, Decided, Promised};
 use crate::call::end::NextStep;
-use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumber};
+use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumber, PhoneNumberId};
 use crate::lifecycle::{CallEvent, CallRef};
+use crate::routing::decide::{To, for_agent};
+use crate::store::agents::Agent;
 use crate::wire::twiml;
 
 /// Longest to think. Twilio gives up after 15 s (error 11205), and the caller hears nothing until then.
@@ -57,25 +61,31 @@ pub(super) fn answer(
     let known = api.known.agent_for(named, number.as_ref());
     keep_callback(api, webhook, call_sid, known.as_ref().map(|(agent, _)| agent.organization_id));
     let (agent, phone_number) = known?;
-    let text = |name| webhook.get(name).map(str::to_owned);
     let call = CallRef { call_sid: call_sid.clone(), organization: agent.organization_id, agent: agent.id };
-    if let Some((sentence, why)) = refusal(api, &agent) {
-        tracing::warn!(why, "a call was turned away");
-        let incoming = CallEvent::Incoming {
-            phone_number,
-            from: text("From").unwrap_or_default(),
-            to: text("To").unwrap_or_default(),
-            to_team: false,
-        };
-        keep_event(api, &call, incoming);
-        return Some(match &agent.transfer_number {
-            Some(number) => {
-                keep_event(api, &call, transferred(number, why));
-                dial(api, number, ONE_MOMENT)
-            }
-            None => Twiml(twiml::say_and_hang_up(sentence)),
-        });
+    let people = api.known.people(agent.id);
+    let decision = for_agent(people.is_some(), health(api, &agent));
+    if decision.to == To::Agent {
+        return connect_agent(api, webhook, call, &agent, phone_number);
     }
+    keep_event(api, &call, incoming(webhook, phone_number, false));
+    Some(match people {
+        Some(group) => {
+            keep_event(api, &call, transferred(NO_OFFER, group.only_number(), decision.reason));
+            dial(api, &group, STREAM_ENDED, Some(ONE_MOMENT))
+        }
+        None => turn_away(decision.reason),
+    })
+}
+
+/// Offers a stream to the agent. `None`: too many calls are being set up.
+pub(super) fn connect_agent(
+    api: &Api,
+    webhook: &Webhook,
+    call: CallRef,
+    agent: &Arc<Agent>,
+    phone_number: Option<PhoneNumberId>,
+) -> Option<Twiml> {
+    let text = |name| webhook.get(name).map(str::to_owned);
     let promise = Promise {
         call_sid: call.call_sid,
         organization: agent.organization_id,
@@ -90,12 +100,21 @@ pub(super) fn answer(
     let for_any_node = sealed.is_some();
     let token = sealed.unwrap_or_else(StreamToken::random);
     let offer = promise.offer(&token, &api.settings.node);
-    let arrival = Arrival { agent: Arc::clone(&agent), phone_number, offer, for_any_node };
+    let arrival = Arrival { agent: Arc::clone(agent), phone_number, offer, for_any_node };
     if !api.bridge.prepare_without_database(token.expose(), arrival) {
         return None;
     }
-    tracing::warn!(call.id = %call_sid, "a call is answered without the database, as its agent was when last looked up");
-    Some(connect(api, &token, &agent))
+    tracing::warn!(
+        call.id = %promise.call_sid,
+        "a call is answered without the database, as its agent was when last looked up"
+    );
+    Some(connect(api, &token, agent))
+}
+
+/// That a call has come.
+pub(super) fn incoming(webhook: &Webhook, phone_number: Option<PhoneNumberId>, to_team: bool) -> CallEvent {
+    let text = |name| webhook.get(name).unwrap_or_default().to_owned();
+    CallEvent::Incoming { phone_number, from: text("From"), to: text("To"), to_team }
 }
 
 /// What the secret of a stream says, if it was made by [`answer`] of any node.
@@ -117,21 +136,18 @@ pub(super) fn go_on(api: &Api, decided: Decided) -> Option<Twiml> {
     let agent = api.known.agent(decided.agent)?;
     Some(match (decided.reason.next_step(), &agent.transfer_number) {
         (NextStep::HangUp, _) => Twiml(twiml::hang_up()),
-        (NextStep::Transfer, Some(number)) => dial(api, number, ONE_MOMENT),
+        (NextStep::Transfer, Some(number)) => dial(api, &alone(number), STREAM_ENDED, Some(ONE_MOMENT)),
         (NextStep::Transfer, None) => Twiml(twiml::say_and_hang_up(NO_ANSWER)),
-        (NextStep::Apologise | NextStep::Resume, Some(number)) => dial(api, number, &agent.fallback_sentence),
+        (NextStep::Apologise | NextStep::Resume, Some(number)) => {
+            dial(api, &alone(number), STREAM_ENDED, Some(&agent.fallback_sentence))
+        }
         (NextStep::Apologise | NextStep::Resume, None) => {
             Twiml(twiml::say_and_hang_up(&agent.fallback_sentence))
         }
     })
 }
 
-fn transferred(to: &PhoneNumber, why: &str) -> CallEvent {
-    let to = Some(to.expose().to_owned());
-    CallEvent::Transferred { token: NO_OFFER, to, reason: why.to_owned(), summary: String::new() }
-}
-
-fn keep_event(api: &Api, call: &CallRef, event: CallEvent) {
+pub(super) fn keep_event(api: &Api, call: &CallRef, event: CallEvent) {
     if !api.bridge.keep_event(call.clone(), event) {
         tracing::error!(call.id = %call.call_sid, "what happened to a call is lost: there is no room for it");
     }

@@ -81,6 +81,14 @@ impl Breaker {
         Some(Permit { rests: self.rests })
     }
 
+    /// Whether a session would be asked for, now or in need. Changes nothing.
+    pub(super) fn may_permit(&self, now: Instant) -> bool {
+        match self.state {
+            State::Closed { .. } | State::Testing { opened: true, .. } => true,
+            State::Open { until } | State::Testing { until, .. } => until <= now,
+        }
+    }
+
     /// The same for who has nobody else to ask: an endpoint that has opened the session it is tested with may do.
     pub(super) const fn permit_in_need(&self) -> Option<Permit> {
         match self.state {
@@ -197,6 +205,22 @@ mod tests {
             breaker.served(permit);
         }
         assert_eq!(breaker.health(), Health::Closed);
+    }
+
+    #[test]
+    fn whether_a_session_would_be_asked_for_is_what_asking_shows() {
+        let mut now = Instant::now();
+        let mut breaker = opened(now);
+        assert!(!breaker.may_permit(now) && breaker.permit(now).is_none());
+        now = rest_ends(&breaker);
+        assert!(breaker.may_permit(now), "its rest is over");
+        let permit = breaker.permit(now).expect("a test");
+        assert!(!breaker.may_permit(now) && breaker.permit(now).is_none(), "one test at a time");
+        breaker.opened(permit);
+        assert!(breaker.may_permit(now) && breaker.permit_in_need().is_some());
+        breaker.failed(permit, now, 1.0);
+        assert!(!breaker.may_permit(now));
+        assert!(Breaker::new().may_permit(now));
     }
 
     #[test]

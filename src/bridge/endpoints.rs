@@ -1,6 +1,6 @@
 //! Where the sessions of all calls of a node come from: one endpoint, or a second one for when the first does not work.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -132,6 +132,12 @@ impl Endpoints {
         }
     }
 
+    /// False while no endpoint works, as far as is known, and none is due to be tested: a session would not be asked for.
+    pub(super) fn may_open(&self) -> bool {
+        let now = Instant::now();
+        self.0.iter().any(|endpoint| endpoint.lock().may_permit(now))
+    }
+
     fn at(&self, source: Source) -> &Endpoint {
         &self.0[source.0]
     }
@@ -182,11 +188,15 @@ impl Drop for Trial {
 
 impl Endpoint {
     fn may_work(&self) -> bool {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner).health() == Health::Closed
+        self.lock().health() == Health::Closed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change<T>(&self, act: impl FnOnce(&mut Breaker) -> T) -> T {
-        let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut breaker = self.lock();
         let before = breaker.health();
         let result = act(&mut breaker);
         let after = breaker.health();

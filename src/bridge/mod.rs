@@ -220,6 +220,12 @@ impl Bridge {
         !self.0.tasks.hang_up().is_cancelled() && self.live_calls() < self.0.max_calls
     }
 
+    /// False while no endpoint of the model works, as far as is known.
+    #[must_use]
+    pub fn model_may_work(&self) -> bool {
+        self.0.endpoints.may_open()
+    }
+
     /// Opens the model's session for a call whose stream will come with this token. Returns at once.
     pub fn prepare(&self, token: &str, call_sid: &CallSid, agent: &Arc<Agent>) {
         let lane = self.0.lanes.choose();

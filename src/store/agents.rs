@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use secrecy::SecretString;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -57,7 +57,7 @@ pub struct Agent {
 }
 
 /// A function of the agent that an HTTP server answers.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpTool {
     /// Name the model uses.
@@ -65,6 +65,7 @@ pub struct HttpTool {
     /// What it does, for the model.
     pub description: String,
     /// JSON Schema of the arguments.
+    #[schema(value_type = Object)]
     pub parameters: serde_json::Value,
     /// Where the arguments are posted.
     pub url: String,
@@ -77,17 +78,19 @@ pub struct HttpTool {
 }
 
 /// A request header with a secret value.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SecretHeader {
     /// Its name.
     pub name: String,
-    /// Its value; does not print.
+    /// Its value; does not print, and is not shown.
+    #[serde(skip_serializing)]
+    #[schema(value_type = String, write_only)]
     pub value: SecretString,
 }
 
 /// A caller hears silence while a function runs: chosen by ear, about as long as people wait on a line.
-const fn default_timeout_ms() -> u64 {
+pub(crate) const fn default_timeout_ms() -> u64 {
     8_000
 }
 

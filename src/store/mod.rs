@@ -5,6 +5,7 @@
 //! leaves nothing half done.
 
 pub mod agent_calls;
+pub mod agent_admin;
 pub mod agents;
 pub mod call_attempts;
 pub mod call_events;
@@ -22,7 +23,10 @@ pub mod nodes;
 pub mod organisations;
 pub mod phone_numbers;
 pub mod projects;
+pub mod routing_decisions;
+pub mod schedules;
 pub mod standby;
+pub mod teams;
 pub mod transcripts;
 
 use std::time::Duration;
@@ -94,6 +98,17 @@ impl Store {
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// What came of removing something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    /// It is gone.
+    Done,
+    /// There is no such thing in this organisation.
+    NotFound,
+    /// Something else needs it; it is still there.
+    InUse,
 }
 
 /// Makes sure that a connection which comes back to the pool is outside any transaction.

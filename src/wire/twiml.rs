@@ -72,11 +72,23 @@ impl ConnectStream<'_> {
     }
 }
 
+/// So many telephones may ring at once; Twilio takes no more.
+pub const MOST_LEGS: usize = 10;
+
+/// One of the telephones that ring.
+#[derive(Debug, Clone, Copy)]
+pub struct Leg<'a> {
+    /// Who is called.
+    pub number: &'a PhoneNumber,
+    /// Asked for what the person hears before the caller does; `None` connects them at once.
+    pub url: Option<&'a str>,
+}
+
 /// A document that hands the call to a person.
 #[derive(Debug, Clone, Copy)]
 pub struct Dial<'a> {
-    /// Who is called.
-    pub number: &'a PhoneNumber,
+    /// They ring at once, and the first to answer has the call. Those beyond [`MOST_LEGS`] do not ring.
+    pub legs: &'a [Leg<'a>],
     /// How long it rings; Twilio takes 5 to 600 s.
     pub timeout: Duration,
     /// Asked for the next document when the other leg has ended.
@@ -105,9 +117,23 @@ impl Dial<'_> {
             if let Some(caller_id) = self.caller_id {
                 dial = dial.with_attribute(("callerId", caller_id.expose()));
             }
-            dial.write_inner_content(|dial| text_element(dial, "Number", self.number.expose()))?;
+            dial.write_inner_content(|dial| {
+                self.legs.iter().take(MOST_LEGS).try_for_each(|leg| leg.element(dial))
+            })?;
             Ok(())
         })
+    }
+}
+
+impl Leg<'_> {
+    fn element(&self, dial: &mut Xml) -> io::Result<()> {
+        let mut number = dial.create_element("Number");
+        let url = self.url.map(clean);
+        if let Some(url) = &url {
+            number = number.with_attribute(("url", &**url));
+        }
+        number.write_text_content(BytesText::new(self.number.expose()))?;
+        Ok(())
     }
 }
 
@@ -214,7 +240,7 @@ mod tests {
     fn a_person_is_dialed_after_a_sentence() {
         let number = PhoneNumber::parse("+14155550123").unwrap();
         let dial = Dial {
-            number: &number,
+            legs: &[Leg { number: &number, url: None }],
             timeout: Duration::from_secs(20),
             action: "https://bridge.example/twiml/dial-ended",
             say: Some("One moment, I'll connect you."),
@@ -223,6 +249,29 @@ mod tests {
         insta::assert_snapshot!(dial.document(), @r#"<?xml version="1.0" encoding="UTF-8"?><Response><Say>One moment, I&apos;ll connect you.</Say><Dial action="https://bridge.example/twiml/dial-ended" timeout="20" answerOnBridge="true" callerId="+14155550123"><Number>+14155550123</Number></Dial></Response>"#);
         let short = Dial { timeout: Duration::from_secs(1), say: None, caller_id: None, ..dial }.document();
         assert!(short.contains(r#"<Response><Dial action="https://bridge.example/twiml/dial-ended" timeout="5" answerOnBridge="true"><Number>"#));
+    }
+
+    #[test]
+    fn several_people_ring_at_once_but_no_more_than_the_carrier_takes() {
+        let numbers: Vec<_> =
+            (0..12).map(|digit| PhoneNumber::parse(&format!("+141555501{digit:02}")).unwrap()).collect();
+        let whisper = "https://bridge.example/whisper?a=1&b=2";
+        let legs: Vec<_> = numbers
+            .iter()
+            .enumerate()
+            .map(|(index, number)| Leg { number, url: (index == 1).then_some(whisper) })
+            .collect();
+        let timeout = Duration::from_secs(25);
+        let dial = Dial {
+            legs: &legs[..2],
+            timeout,
+            action: "https://bridge.example/ended",
+            say: None,
+            caller_id: None,
+        };
+        insta::assert_snapshot!(dial.document(), @r#"<?xml version="1.0" encoding="UTF-8"?><Response><Dial action="https://bridge.example/ended" timeout="25" answerOnBridge="true"><Number>+14155550100</Number><Number url="https://bridge.example/whisper?a=1&amp;b=2">+14155550101</Number></Dial></Response>"#);
+        let all = Dial { legs: &legs, ..dial }.document();
+        assert_eq!(all.matches("<Number").count(), MOST_LEGS);
     }
 
     #[test]

@@ -6,9 +6,11 @@ pub mod auth;
 pub mod call_status;
 pub mod error;
 pub mod extract;
+pub mod handoff;
 pub mod layers;
 pub mod known;
 pub mod leads;
+pub mod live;
 pub mod media_stream;
 pub mod operations;
 pub mod settings;
@@ -114,6 +116,7 @@ impl Api {
         (name = "twilio", description = "Webhooks. Trusted by `X-Twilio-Signature`."),
         (name = "transcripts", description = "What was said."),
         (name = "leads", description = "People, each linked to their most recent call."),
+        (name = "live calls", description = "Calls that are going on: who is on the line, and what somebody in charge wants of it."),
         (name = "operations", description = "Health and numbers."),
     ),
 )]
@@ -154,9 +157,10 @@ fn open_routes() -> OpenApiRouter<Api> {
         .merge(twilio::router())
         .merge(media_stream::router())
         .merge(call_status::router())
+        .merge(handoff::router())
         .merge(operations::router())
 }
 
 fn keyed_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().merge(transcripts::router()).merge(leads::router())
+    OpenApiRouter::new().merge(transcripts::router()).merge(leads::router()).merge(live::router())
 }

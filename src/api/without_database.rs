@@ -57,6 +57,7 @@ pub(super) fn answer(
     let known = api.known.agent_for(named, number.as_ref());
     keep_callback(api, webhook, call_sid, known.as_ref().map(|(agent, _)| agent.organization_id));
     let (agent, phone_number) = known?;
+    let agent = agent.on_call(webhook.get("Direction"));
     let text = |name| webhook.get(name).map(str::to_owned);
     let call = CallRef { call_sid: call_sid.clone(), organization: agent.organization_id, agent: agent.id };
     if let Some((sentence, why)) = refusal(api, &agent) {

@@ -59,6 +59,41 @@ pub async fn end_lost_call(
     end(store, &call, at, after.fencing_token, reason, after.lasted, Map::new()).await
 }
 
+/// People have spoken with the caller of this call, or the caller did not wait for them, and it is over. `lasted`: since its
+/// first stream, the part of the people included.
+pub async fn end_after_people(
+    store: &Store,
+    call_sid: &CallSid,
+    after: &AfterStream,
+    at: Timestamp,
+) -> sqlx::Result<()> {
+    let Some(record) = calls::by_call_sid(store, call_sid).await? else { return Ok(()) };
+    end_handed_over(store, &record, after, at).await
+}
+
+/// The agent has done its part: people are called, or are about to be.
+fn is_with_people(lease: &AfterStream) -> bool {
+    lease.handed_over || lease.next_action == Some(NextStep::Transfer)
+}
+
+async fn end_handed_over(
+    store: &Store,
+    record: &CallRecord,
+    after: &AfterStream,
+    at: Timestamp,
+) -> sqlx::Result<()> {
+    let Some(call_sid) = record.call_sid.clone() else { return Ok(()) };
+    let call = CallRef { call_sid, organization: record.organization_id, agent: record.agent_id };
+    let spoke = events(record).iter().any(|event| {
+        event["type"] == "handoff_answered"
+            || event["type"] == "handoff_ended" && event["details"]["dial_status"] == "completed"
+    });
+    // Somebody who hangs up while people's telephones ring has not been put through.
+    let gave_up = after.handed_over && !spoke;
+    let reason = if gave_up { EndReason::CallerHungUp } else { EndReason::Transferred };
+    end(store, &call, at, after.fencing_token, reason, after.lasted, Map::new()).await
+}
+
 /// Ends a call that the carrier says is over. A stream that came ends its call itself, and knows more about it.
 async fn end_without_stream(store: &Store, call_sid: &CallSid, word: LastWord) -> sqlx::Result<()> {
     let LastWord { status, duration_s, at } = word;
@@ -66,6 +101,11 @@ async fn end_without_stream(store: &Store, call_sid: &CallSid, word: LastWord) -
     let lease = leases::next_action(store, call_sid).await?;
     if let Some(lost) = lease.as_ref().filter(|lease| lease.next_action == Some(NextStep::Resume)) {
         return end_lost_call(store, call_sid, lost, at).await; // The caller did not wait for the next stream.
+    }
+    if let Some(handed) = lease.as_ref().filter(|lease| !lease.ended && is_with_people(lease)) {
+        let carrier_s = Duration::from_secs(duration_s.unwrap_or_default().into());
+        let after = AfterStream { lasted: handed.lasted.max(carrier_s), ..handed.clone() };
+        return end_handed_over(store, &record, &after, at).await;
     }
     if lease.as_ref().is_some_and(|lease| lease.claimed) {
         // For a stream of somebody else's TwiML this callback is the first to name the caller.
@@ -75,7 +115,7 @@ async fn end_without_stream(store: &Store, call_sid: &CallSid, word: LastWord) -
     if lease.as_ref().is_some_and(|lease| lease.came_late) {
         return Ok(()); // Whoever took the stream has yet to say so. If nobody has, `reap` ends the call.
     }
-    let reason = if went_to_people(&record) {
+    let reason = if events(&record).iter().any(|event| event["type"] == "transferred") {
         EndReason::Transferred
     } else if lease.is_some() && matches!(&*status, "completed" | "canceled") {
         EndReason::CallerHungUp
@@ -105,7 +145,6 @@ async fn end(
     Ok(())
 }
 
-fn went_to_people(record: &CallRecord) -> bool {
-    let events = record.event_sequence.as_array().map(Vec::as_slice).unwrap_or_default();
-    events.iter().any(|event| event["type"] == "transferred")
+fn events(record: &CallRecord) -> &[Value] {
+    record.event_sequence.as_array().map(Vec::as_slice).unwrap_or_default()
 }

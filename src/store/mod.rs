@@ -8,6 +8,8 @@ pub mod agents;
 pub mod call_events;
 pub mod calls;
 pub mod cluster;
+pub mod commands;
+pub mod handoffs;
 pub mod leads;
 pub mod leases;
 pub mod nodes;

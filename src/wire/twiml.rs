@@ -111,6 +111,58 @@ impl Dial<'_> {
     }
 }
 
+/// A document that rings the telephones of people at once and hands the call to the first who answers.
+#[derive(Debug, Clone, Copy)]
+pub struct DialPeople<'a> {
+    /// Who is called, and where the document comes from that each hears before the caller does.
+    pub numbers: &'a [(PhoneNumber, String)],
+    /// How long they ring; Twilio takes 5 to 600 s.
+    pub timeout: Duration,
+    /// Asked for the next document when the other leg has ended, or nobody has answered.
+    pub action: &'a str,
+    /// Said to the caller before.
+    pub say: Option<&'a str>,
+    /// Shown to the people; `None` shows the caller's number.
+    pub caller_id: Option<&'a PhoneNumber>,
+}
+
+impl DialPeople<'_> {
+    /// The document.
+    #[must_use]
+    pub fn document(&self) -> String {
+        let timeout = self.timeout.as_secs().clamp(5, 600).to_string();
+        document(|response| {
+            if let Some(say) = self.say {
+                text_element(response, "Say", say)?;
+            }
+            let mut dial = response
+                .create_element("Dial")
+                .with_attribute(("action", &*clean(self.action)))
+                .with_attribute(("timeout", &*timeout))
+                // The caller hears ringing instead of silence.
+                .with_attribute(("answerOnBridge", "true"));
+            if let Some(caller_id) = self.caller_id {
+                dial = dial.with_attribute(("callerId", caller_id.expose()));
+            }
+            dial.write_inner_content(|dial| {
+                for (number, whisper) in self.numbers {
+                    dial.create_element("Number")
+                        .with_attribute(("url", &*clean(whisper)))
+                        .write_text_content(BytesText::new(number.expose()))?;
+                }
+                Ok(())
+            })?;
+            Ok(())
+        })
+    }
+}
+
+/// Says something, and nothing more: what follows is for whoever asked for the document to know.
+#[must_use]
+pub fn say(text: &str) -> String {
+    document(|response| text_element(response, "Say", text))
+}
+
 /// How a call is turned away without being answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RejectReason {
@@ -226,12 +278,33 @@ mod tests {
     }
 
     #[test]
+    fn people_are_rung_at_once_and_each_is_told_before_the_caller_is_connected() {
+        let number = |text| PhoneNumber::parse(text).unwrap();
+        let numbers = [
+            (number("+14155550123"), "https://bridge.example/twiml/whisper/CA1/1?member=a&b".to_owned()),
+            (number("+14155550124"), "https://bridge.example/twiml/whisper/CA1/1".to_owned()),
+        ];
+        let dial = DialPeople {
+            numbers: &numbers,
+            timeout: Duration::from_secs(25),
+            action: "https://bridge.example/twiml/handoff-ended/1",
+            say: None,
+            caller_id: None,
+        };
+        insta::assert_snapshot!(dial.document(), @r#"<?xml version="1.0" encoding="UTF-8"?><Response><Dial action="https://bridge.example/twiml/handoff-ended/1" timeout="25" answerOnBridge="true"><Number url="https://bridge.example/twiml/whisper/CA1/1?member=a&amp;b">+14155550123</Number><Number url="https://bridge.example/twiml/whisper/CA1/1">+14155550124</Number></Dial></Response>"#);
+        let own = number("+14155550100");
+        let more = DialPeople { say: Some("One moment."), caller_id: Some(&own), ..dial }.document();
+        assert!(more.contains(r#"<Say>One moment.</Say><Dial action="#) && more.contains(r#" callerId="+14155550100">"#));
+    }
+
+    #[test]
     fn the_small_documents_are_what_they_say() {
         let content = |document: String| {
             let rest = document.strip_prefix(r#"<?xml version="1.0" encoding="UTF-8"?><Response>"#).unwrap();
             rest.strip_suffix("</Response>").unwrap().to_owned()
         };
         assert_eq!(content(say_and_hang_up("We are closed.")), "<Say>We are closed.</Say><Hangup/>");
+        assert_eq!(content(say("A caller.")), "<Say>A caller.</Say>");
         assert_eq!(content(hang_up()), "<Hangup/>");
         assert_eq!(content(reject(RejectReason::Busy)), r#"<Reject reason="busy"/>"#);
         assert_eq!(content(reject(RejectReason::Rejected)), r#"<Reject reason="rejected"/>"#);

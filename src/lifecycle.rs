@@ -325,7 +325,14 @@ fn change<'a>(call: &'a CallRef, at: Timestamp, event: &CallEvent) -> Change<'a>
                 details: Value::Object(details),
                 known_by: vec![json!([{"type": "stream_ended", "details": {"token": token.0}}])],
                 token: Some(*token),
-                end: Some((if reason.next_step() == NextStep::Transfer { NextStep::Transfer } else { NextStep::Resume }, *reason)),
+                end: Some((
+                    if reason.next_step() == NextStep::Transfer {
+                        NextStep::Transfer
+                    } else {
+                        NextStep::Resume
+                    },
+                    *reason,
+                )),
                 ..base
             }
         }

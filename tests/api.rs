@@ -508,13 +508,6 @@ async fn after_the_stream_the_call_goes_on_as_was_decided() {
     let hang_up = "<Response><Hangup/></Response>";
     for (sid, step, reason, without_team, with_team) in [
         ("CA1", NextStep::HangUp, EndReason::AgentEnded, hang_up, hang_up),
-        (
-            "CA2",
-            NextStep::Transfer,
-            EndReason::Transferred,
-            "<Say>We are sorry, nobody can take your call",
-            "<Dial",
-        ),
         ("CA3", NextStep::Apologise, EndReason::ModelLost, "<Say>Sorry, something went wrong", "<Dial"),
     ] {
         server.execute("update agents set transfer_number = null").await;

@@ -24,9 +24,9 @@ use crate::ids::{CallSid, PhoneNumber};
 use crate::lifecycle::callback::{end_after_people, end_lost_call};
 use crate::lifecycle::{self, CallEvent, CallRef};
 use crate::store::agents::{self, Agent};
+use crate::store::calls;
 use crate::store::handoffs::{self, Decision, Wish};
 use crate::store::leases::{self, AfterStream, FencingToken};
-use crate::store::calls;
 use crate::wire::twiml::{self, DialPeople};
 
 /// Longest text that is said to a person before the caller is connected, in characters: about half a minute, for which the

@@ -169,7 +169,9 @@ async fn transfer(
     if let Some(team) = team
         && handoffs::team(&api.store, team, Some(call.0)).await?.is_none()
     {
-        return Err(ApiError::invalid("there is no such team, or nobody of it takes calls; enable a member first"));
+        return Err(ApiError::invalid(
+            "there is no such team, or nobody of it takes calls; enable a member first",
+        ));
     }
     let payload = json!({"to": to, "team": team, "reason": reason, "summary": summary});
     want(&api, call, "transfer", payload).await

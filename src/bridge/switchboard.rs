@@ -84,7 +84,9 @@ impl Switchboard {
                 _ = due.tick(), if bell.is_none() => None,
             };
             match rung {
-                Some(Ok(Some(call_sid))) => self.take(&store, &node, &tasks, |other| *other == call_sid).await,
+                Some(Ok(Some(call_sid))) => {
+                    self.take(&store, &node, &tasks, |other| *other == call_sid).await
+                }
                 Some(Ok(None)) | None => self.take(&store, &node, &tasks, |_| true).await,
                 Some(Err(error)) => {
                     debug!(%error, "commands for calls are looked for instead of waited for");

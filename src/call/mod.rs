@@ -511,7 +511,8 @@ impl Call {
         let settings = &self.settings;
         let speaks = self.turns.caller_speaks() || self.is_spoken_over();
         let stalls_at = self.caller_audio.stalls_at().filter(|_| speaks);
-        let quiet = self.turns.is_idle() && self.tools.is_idle() && !self.is_spoken_over();
+        let quiet =
+            self.turns.is_idle() && self.tools.is_idle() && !self.is_spoken_over() && self.leaving.is_none();
         let pause_due = self.barge_in.as_ref().and_then(BargeIn::due);
         let dead_air = self.last_activity.max(self.playout.quiet_at()) + settings.nudge_after;
         let ready_by = self.recovery.give_up_at(settings);

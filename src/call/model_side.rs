@@ -30,7 +30,8 @@ pub(super) const SPOKEN_OVER: &str = "the caller spoke again, so this was not do
 /// People are called so often on behalf of the agent, and then no more: they are not there.
 const MAX_HANDOFFS: u32 = 2;
 /// What the function answers then.
-const NOBODY_IS_THERE: &str = "nobody of the team is there; offer to take a message or to have somebody call back";
+const NOBODY_IS_THERE: &str =
+    "nobody of the team is there; offer to take a message or to have somebody call back";
 
 /// What a response failed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -368,7 +369,8 @@ impl Call {
 
     /// Asks for a response when one is wanted and it is its time.
     pub(super) fn ask_for_response(&mut self, now: CallTime) {
-        let has_left = self.leaving.is_some() && !self.turns.waits_for(Purpose::LastWords);
+        let last_words = self.model_open && self.turns.waits_for(Purpose::LastWords);
+        let has_left = self.leaving.is_some() && !last_words;
         if self.phase != Phase::Talking || has_left {
             return;
         }

@@ -105,7 +105,8 @@ impl Call {
             Wish::HangUp { now: true } => self.end(now, EndReason::Operator),
             Wish::HangUp { now: false } => self.want_to_leave(now, Leaving::because(EndReason::Operator)),
             Wish::Transfer(transfer) => {
-                let leaving = Leaving { transfer: Some(transfer), ..Leaving::because(EndReason::Transferred) };
+                let leaving =
+                    Leaving { transfer: Some(transfer), ..Leaving::because(EndReason::Transferred) };
                 self.want_to_leave(now, leaving);
                 self.want_last_words(PUT_THROUGH);
             }
@@ -121,12 +122,18 @@ impl Call {
         let leaves_for = self.leaving.as_ref().map(|leaving| leaving.reason);
         match (wish, leaves_for) {
             (Wish::HangUp { now: true }, _) => Outcome::Done("the call ends now"),
-            (Wish::HangUp { now: false }, _) => Outcome::Done("the call ends after the sentence that is being said"),
+            (Wish::HangUp { now: false }, _) => {
+                Outcome::Done("the call ends after the sentence that is being said")
+            }
             (Wish::Transfer(_), Some(EndReason::Transferred)) => {
                 Outcome::Refused("the caller is being put through already")
             }
-            (_, Some(EndReason::Operator | EndReason::Transferred)) => Outcome::Refused("the agent is leaving the call"),
-            (Wish::Transfer(_), _) => Outcome::Done("the agent says so, then the telephones of the people ring"),
+            (_, Some(EndReason::Operator | EndReason::Transferred)) => {
+                Outcome::Refused("the agent is leaving the call")
+            }
+            (Wish::Transfer(_), _) => {
+                Outcome::Done("the agent says so, then the telephones of the people ring")
+            }
             (Wish::Say(_) | Wish::Inject(_), Some(_)) => Outcome::Refused("the call is about to end"),
             (Wish::Say(_), None) if self.sayings.len() >= MAX_SAYINGS => {
                 Outcome::Refused("too many sentences wait to be said; try again when some have been")
@@ -169,7 +176,11 @@ impl Call {
     /// An item's id is unique in the whole call, also when the call comes back on another stream.
     pub(super) fn own_item(&self, event_id: &str) -> Option<ItemId> {
         let stream = self.settings.stream;
-        if stream > 1 { ItemId::parse(&format!("{event_id}-s{stream}")).ok() } else { ItemId::parse(event_id).ok() }
+        if stream > 1 {
+            ItemId::parse(&format!("{event_id}-s{stream}")).ok()
+        } else {
+            ItemId::parse(event_id).ok()
+        }
     }
 
     /// The key means that the other party does not want to be called again. Within an entry it is a digit like others.

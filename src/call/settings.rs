@@ -18,8 +18,7 @@ pub const DO_NOT_CALL_AGAIN: &str = "do_not_call_again";
 /// What the function that asks for a human is said to have answered where nobody took the call.
 const NOBODY_TOOK_OVER: &str = r#"{"error":"Nobody of the team answered. The caller is back with you."}"#;
 /// The same where somebody in charge had asked for it.
-const NOBODY_TOOK_OVER_NOTE: &str =
-    "The caller was put through to the team by somebody in charge, nobody answered, and the caller is back with you.";
+const NOBODY_TOOK_OVER_NOTE: &str = "The caller was put through to the team by somebody in charge, nobody answered, and the caller is back with you.";
 
 /// Settings of one call.
 #[derive(Debug, Clone, PartialEq)]

@@ -157,9 +157,7 @@ impl Tools {
                 Asked::Answer(error(&format!("the arguments are not a JSON object: {problem}")))
             }
             _ if arguments.len() > MAX_ARGUMENTS_BYTES => Asked::Answer(error("the arguments are too long")),
-            (name, Ok(_)) if !self.allowed.contains_key(name) => {
-                Asked::Answer(error(UNKNOWN))
-            }
+            (name, Ok(_)) if !self.allowed.contains_key(name) => Asked::Answer(error(UNKNOWN)),
             _ if self.running.len() >= MAX_RUNNING => {
                 Asked::Answer(error("too many functions are running; try again later"))
             }

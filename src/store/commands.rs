@@ -195,11 +195,7 @@ pub async fn want(
 
 /// Takes what is wanted of these calls, as far as this node carries them and nobody has taken it. Of each call in the order
 /// it was wanted.
-pub async fn take(
-    store: &Store,
-    node: &str,
-    calls: &[(CallSid, FencingToken)],
-) -> sqlx::Result<Vec<Taken>> {
+pub async fn take(store: &Store, node: &str, calls: &[(CallSid, FencingToken)]) -> sqlx::Result<Vec<Taken>> {
     if calls.is_empty() {
         return Ok(Vec::new());
     }

@@ -349,11 +349,7 @@ pub async fn resume(
 /// handoffs of the call this is, from 1; asked again for the same stream it is the same one.
 ///
 /// `None`: there is no such call, or somebody else has decided since `token` was the call's.
-pub async fn hand_over(
-    store: &Store,
-    call_sid: &CallSid,
-    token: FencingToken,
-) -> sqlx::Result<Option<u32>> {
+pub async fn hand_over(store: &Store, call_sid: &CallSid, token: FencingToken) -> sqlx::Result<Option<u32>> {
     let handoffs = sqlx::query_scalar!(
         r#"
         update call_leases

@@ -294,7 +294,10 @@ mod tests {
         insta::assert_snapshot!(dial.document(), @r#"<?xml version="1.0" encoding="UTF-8"?><Response><Dial action="https://bridge.example/twiml/handoff-ended/1" timeout="25" answerOnBridge="true"><Number url="https://bridge.example/twiml/whisper/CA1/1?member=a&amp;b">+14155550123</Number><Number url="https://bridge.example/twiml/whisper/CA1/1">+14155550124</Number></Dial></Response>"#);
         let own = number("+14155550100");
         let more = DialPeople { say: Some("One moment."), caller_id: Some(&own), ..dial }.document();
-        assert!(more.contains(r#"<Say>One moment.</Say><Dial action="#) && more.contains(r#" callerId="+14155550100">"#));
+        assert!(
+            more.contains(r#"<Say>One moment.</Say><Dial action="#)
+                && more.contains(r#" callerId="+14155550100">"#)
+        );
     }
 
     #[test]

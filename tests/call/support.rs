@@ -620,7 +620,9 @@ fn describe_command(command: &ModelCommand<'_>) -> String {
         }
         ModelCommand::CommitAudio { event_id } => format!("commit [{event_id}]"),
         ModelCommand::CreateItem { item: NewItem::UserText { id, text }, .. } => format!("item {id} {text}"),
-        ModelCommand::CreateItem { item: NewItem::SystemText { id, text }, .. } => format!("note {id} {text}"),
+        ModelCommand::CreateItem { item: NewItem::SystemText { id, text }, .. } => {
+            format!("note {id} {text}")
+        }
         ModelCommand::CreateItem { item: NewItem::AgentText { id, text }, .. } => {
             format!("item {id} by the agent {text}")
         }

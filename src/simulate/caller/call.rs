@@ -104,9 +104,16 @@ impl Call {
                     }
                     (action.map(|action| (action, method)), Vec::new())
                 }
-                Verb::Dial { action, method, .. } => {
-                    let status = field("DialCallStatus", &self.options.dial_status);
-                    (action.map(|action| (action, method)), vec![status])
+                Verb::Dial { action, method, whisper, .. } => {
+                    let mut outcome = vec![field("DialCallStatus", &self.options.dial_status)];
+                    if self.options.dial_status == "completed" {
+                        let leg = format!("CA{}", uuid::Uuid::new_v4().simple());
+                        if let Some((url, method)) = whisper {
+                            self.whisper(&absolute(&document.url, &url), &method, &leg).await;
+                        }
+                        outcome.extend([field("DialCallSid", &leg), field("DialCallDuration", "7")]);
+                    }
+                    (action.map(|action| (action, method)), outcome)
                 }
                 Verb::Redirect { url, method } => (Some((url, method)), Vec::new()),
                 Verb::Hangup | Verb::Reject => return EndedBy::Twiml,
@@ -121,6 +128,27 @@ impl Call {
             }
         }
         EndedBy::Twiml
+    }
+
+    /// The person who answers hears what Twilio is told to say before the caller is connected.
+    async fn whisper(&mut self, url: &str, method: &str, leg: &str) {
+        let mut fields = self.fields("in-progress");
+        fields.retain(|(name, _)| name != "CallSid" && name != "Direction");
+        fields.extend([
+            field("CallSid", leg),
+            field("ParentCallSid", &self.sid),
+            field("Direction", "outbound-dial"),
+        ]);
+        let heard = match self.webhooks.twiml(url, method, &fields).await {
+            Ok(text) => parse(&text).map_err(|error| format!("12100: {error}")),
+            Err(error) => Err(error.to_string()),
+        };
+        match heard {
+            Ok(verbs) => {
+                self.report.followed.extend(verbs.iter().map(|verb| format!("Whisper {}", verb.shown())));
+            }
+            Err(problem) => complain(&mut self.report.violations, problem),
+        }
     }
 
     async fn stream(&mut self, document_url: &str, mut stream: Stream) -> Outcome {

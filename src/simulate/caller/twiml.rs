@@ -17,6 +17,8 @@ pub(super) enum Verb {
         action: Option<String>,
         method: String,
         to: String,
+        /// Where the document of the person comes from who answers first.
+        whisper: Option<(String, String)>,
     },
     Redirect {
         url: String,
@@ -104,7 +106,11 @@ fn verb(mut element: Element) -> Result<Verb, TwimlError> {
             let numbers: Vec<String> =
                 element.children.iter().map(|child| child.text.trim().to_owned()).collect();
             let to = if numbers.is_empty() { element.text.trim().to_owned() } else { numbers.join(", ") };
-            Verb::Dial { action, method, to }
+            let whisper = element.children.first_mut().and_then(|child| {
+                let method = child.attributes.remove("method").unwrap_or_else(|| "POST".into());
+                child.attributes.remove("url").map(|url| (url, method))
+            });
+            Verb::Dial { action, method, to, whisper }
         }
         "Redirect" => Verb::Redirect { url: element.text.trim().to_owned(), method },
         "Say" => Verb::Say(element.text.trim().to_owned()),

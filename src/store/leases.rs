@@ -321,10 +321,14 @@ pub async fn resume(
             where call_sid = $1
               and fencing_token = $2
               and ended_at is null
-              -- Each handoff takes a wish for it, which is a bound of its own.
+              -- Each handoff takes a wish for it, which is a bound of its own; a stream that does not come after one has none.
               and (handed_over_at is not null
-                   or (select count(*) filter (where resumed_after not in ('moved', 'transferred')) < $4
-                              and count(*) filter (where resumed_after <> 'transferred') < $5
+                   or (select count(resumed_after) filter (
+                                  where resumed_after <> 'moved' and (resumed_after <> 'transferred' or claimed_at is null)
+                              ) < $4
+                              and count(resumed_after) filter (
+                                  where resumed_after <> 'transferred' or claimed_at is null
+                              ) < $5
                        from call_streams
                        where call_sid = $1 and offered_at > now() - interval '60 seconds'))
             returning call_sid, fencing_token, organization_id, offered_at

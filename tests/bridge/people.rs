@@ -176,20 +176,33 @@ async fn handoffs_are_no_lost_streams() {
     let world = World::start(ModelOptions::default(), &[]).await;
     world.execute("update agents set transfer_number = '+14155550177'").await;
     let mut token = put_through(&world, SID).await;
+    let store = &world.running.store;
+    let comes_back = async |token, n: u8| {
+        let next = leases::resume(store, &call(SID), token, &[n; 32]).await.unwrap()?;
+        leases::claim(store, &[n; 32], "node").await.unwrap().expect("the stream is expected");
+        Some(next)
+    };
     for n in 1..=5 {
-        assert_eq!(leases::hand_over(&world.running.store, &call(SID), token).await.unwrap(), Some(n));
-        token = leases::resume(&world.running.store, &call(SID), token, &[n as u8; 32])
-            .await
-            .unwrap()
-            .expect("it comes back");
+        assert_eq!(leases::hand_over(store, &call(SID), token).await.unwrap(), Some(n));
+        token = comes_back(token, n as u8).await.expect("nobody has answered");
     }
     for n in 11..=13 {
-        token = leases::resume(&world.running.store, &call(SID), token, &[n; 32])
-            .await
-            .unwrap()
-            .expect("it may be lost as often as any");
+        token = comes_back(token, n).await.expect("it may be lost as often as any");
     }
-    assert_eq!(leases::resume(&world.running.store, &call(SID), token, &[14; 32]).await.unwrap(), None);
+    assert_eq!(comes_back(token, 14).await, None);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_does_not_come_after_a_handoff_is_not_offered_for_ever() {
+    let world = World::start(ModelOptions::default(), &[]).await;
+    let mut token = put_through(&world, SID).await;
+    let store = &world.running.store;
+    leases::hand_over(store, &call(SID), token).await.unwrap();
+    for n in 1..=3 {
+        token = leases::resume(store, &call(SID), token, &[n; 32]).await.unwrap().expect("it is offered");
+    }
+    assert_eq!(leases::resume(store, &call(SID), token, &[4; 32]).await.unwrap(), None);
     world.stop().await;
 }
 

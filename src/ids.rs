@@ -128,6 +128,10 @@ uuid_id!(
     /// One of the organisation's own numbers.
     PhoneNumberId
 );
+uuid_id!(
+    /// Something that somebody in charge wants of a live call.
+    CommandId
+);
 
 /// A phone number in E.164. Display and Debug mask it; [`PhoneNumber::expose`] does not.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -125,7 +125,16 @@ pub enum CallEvent {
         /// What has been said so far, in the agent's words.
         summary: String,
     },
-    /// A stream is over, and the call is not: the carrier will ask, and be given another one.
+    /// Somebody in charge has steered the call.
+    Operator {
+        /// The right to say so.
+        token: FencingToken,
+        /// What was wanted, `call_commands.id`.
+        command: Uuid,
+        /// Of which kind it is: `hang_up`, `transfer`, `say`, `inject`.
+        kind: String,
+    },
+    /// A stream is over, and the call is not: the carrier will ask, and be given another one, or people to call.
     StreamEnded {
         /// The right to say so.
         token: FencingToken,
@@ -179,7 +188,8 @@ impl CallEvent {
         duration: Duration,
         may_resume: bool,
     ) -> Self {
-        if may_resume && reason.next_step() == NextStep::Resume {
+        let goes_on = matches!(reason.next_step(), NextStep::Resume | NextStep::Transfer);
+        if may_resume && goes_on {
             Self::StreamEnded { token, reason, report: Map::new() }
         } else {
             Self::Ended { token, reason, duration, report: Map::new() }
@@ -307,11 +317,16 @@ fn change<'a>(call: &'a CallRef, at: Timestamp, event: &CallEvent) -> Change<'a>
         },
         CallEvent::Transferred { token, to, reason, summary } => Change {
             kind: "transferred",
-            details: json!({"to": to, "reason": reason, "summary": summary}),
-            // A caller who came back may be handed over again, for another reason or after more was said.
-            known_by: vec![
-                json!([{"type": "transferred", "details": {"reason": reason, "summary": summary}}]),
-            ],
+            details: json!({"to": to, "reason": reason, "summary": summary, "token": token.0}),
+            // A call that comes back from people may be handed to them again.
+            known_by: vec![json!([{"type": "transferred", "details": {"token": token.0}}])],
+            token: Some(*token),
+            ..base
+        },
+        CallEvent::Operator { token, command, kind } => Change {
+            kind: "operator",
+            details: json!({"command": command, "kind": kind}),
+            known_by: vec![json!([{"type": "operator", "details": {"command": command}}])],
             token: Some(*token),
             ..base
         },
@@ -324,7 +339,14 @@ fn change<'a>(call: &'a CallRef, at: Timestamp, event: &CallEvent) -> Change<'a>
                 details: Value::Object(details),
                 known_by: vec![json!([{"type": "stream_ended", "details": {"token": token.0}}])],
                 token: Some(*token),
-                end: Some((NextStep::Resume, *reason)),
+                end: Some((
+                    if reason.next_step() == NextStep::Transfer {
+                        NextStep::Transfer
+                    } else {
+                        NextStep::Resume
+                    },
+                    *reason,
+                )),
                 ..base
             }
         }

@@ -194,6 +194,11 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
     }
 
+    /// Nobody who could do it has answered in time, and it is certain that it was not done.
+    pub fn not_taken(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, code, message)
+    }
+
     /// It took too long.
     #[must_use]
     pub fn timed_out() -> Self {

@@ -178,6 +178,8 @@ mod tests {
             max_duration: Duration::ZERO,
             nudge_after: Duration::ZERO,
             max_nudges: 0,
+            opt_out_digit: None,
+            calls_out: false,
         })
     }
 

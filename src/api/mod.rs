@@ -15,10 +15,12 @@ pub mod do_not_call;
 pub mod error;
 pub mod extract;
 pub mod interactions;
+pub mod handoff;
 pub mod layers;
 pub mod inbound;
 pub mod known;
 pub mod leads;
+pub mod live;
 pub mod media_stream;
 pub mod operations;
 pub mod projects;
@@ -164,6 +166,7 @@ impl Api {
         (name = "schedules", description = "When people answer."),
         (name = "teams", description = "People whose telephones ring together."),
         (name = "routing", description = "Where calls were sent, and why."),
+        (name = "live calls", description = "Calls that are going on: who is on the line, and what somebody in charge wants of it."),
         (name = "operations", description = "Health and numbers."),
     ),
 )]
@@ -205,6 +208,7 @@ fn open_routes() -> OpenApiRouter<Api> {
         .merge(inbound::router())
         .merge(media_stream::router())
         .merge(call_status::router())
+        .merge(handoff::router())
         .merge(operations::router())
 }
 
@@ -227,4 +231,5 @@ fn keyed_routes() -> OpenApiRouter<Api> {
         .merge(phone_numbers::router())
         .merge(schedules::router())
         .merge(teams::router())
+        .merge(live::router())
 }

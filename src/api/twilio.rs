@@ -18,6 +18,7 @@ use crate::api::Api;
 use crate::api::call_status::{note_callback, note_or_keep};
 use crate::api::error::{self, ApiError, Failures};
 use crate::api::extract::Path;
+use crate::api::handoff::{self, Handoff};
 use crate::api::stream_token::StreamToken;
 use crate::api::webhook::{Twiml, Webhook};
 use crate::api::without_database::{self, keep_callback, patience};
@@ -30,7 +31,7 @@ use crate::routing::decide::{AgentHealth, Decision, RingGroup, To, for_agent};
 use crate::store::agents::{self, Agent};
 use crate::store::leases::{self, AfterStream, FencingToken, Offer};
 use crate::store::routing_decisions::{Decided as DecidedFirst, Step, decide_once};
-use crate::store::{nodes, phone_numbers, teams};
+use crate::store::{handoffs, nodes, phone_numbers, teams};
 use crate::wire::twiml::{self, ConnectStream, Dial, Leg};
 
 /// Where Twilio asks again after the stream.
@@ -41,7 +42,7 @@ const DECIDED_WITHIN: Duration = Duration::from_millis(500);
 /// How often it is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long the team's telephones ring: about five rings, before most voice mails.
-const RING: Duration = Duration::from_secs(25);
+pub(super) const RING: Duration = Duration::from_secs(25);
 /// Of a call for which no stream was ever offered. Tokens of offers begin at 1.
 pub(super) const NO_OFFER: FencingToken = FencingToken(0);
 
@@ -110,27 +111,20 @@ async fn stream_ended(State(api): State<Api>, webhook: Webhook) -> Result<Twiml,
     let call_sid = webhook.call_sid()?;
     // Requests that have begun are answered, also by a server that stops.
     let decided = api.bridge.asked_after(&call_sid);
-    if let Some(twiml) = last_word(&webhook) {
+    if webhook.call_is_over() {
         if let Err(error) = note_or_keep(&api, &webhook, &call_sid).await {
             tracing::error!(call.id = %call_sid, ?error, "that a call is over is not on record");
         }
-        return Ok(twiml);
+        return Ok(Twiml(twiml::hang_up()));
+    }
+    if webhook.get("DialCallStatus").is_some() {
+        return Ok(handoff::after_people(&api, &webhook, &call_sid, None).await);
     }
     let from_memory = || {
         keep_callback(&api, &webhook, &call_sid, None);
         decided.and_then(|decided| without_database::go_on(&api, decided))
     };
     Ok(within(&api, go_on(&api, &webhook, &call_sid, decided), from_memory).await)
-}
-
-/// What is left to say where there is nothing more to decide. Nobody has to be asked for it.
-fn last_word(webhook: &Webhook) -> Option<Twiml> {
-    if webhook.call_is_over() {
-        return Some(Twiml(twiml::hang_up()));
-    }
-    // The team's telephones have rung.
-    let answered = matches!(webhook.get("DialCallStatus")?, "completed" | "answered");
-    Some(Twiml(if answered { twiml::hang_up() } else { twiml::say_and_hang_up(NO_ANSWER) }))
 }
 
 async fn new_call(api: &Api, webhook: &Webhook, call_sid: &CallSid, named: Option<AgentId>) -> Twiml {
@@ -167,6 +161,7 @@ async fn answer(
         tracing::warn!("a call was turned away: there is no such agent, or no enabled default agent");
         return Ok(Twiml(twiml::say_and_hang_up(NOBODY)));
     };
+    let agent = agent.on_call(webhook.get("Direction"));
     note_callback(api, webhook, call_sid, Some(agent.organization_id)).await?;
     let call = CallRef { call_sid: call_sid.clone(), organization: agent.organization_id, agent: agent.id };
     let incoming = without_database::incoming(webhook, phone_number, false);
@@ -312,6 +307,7 @@ async fn go_on(
     let Some(agent) = agents::agent(&api.store, after.agent).await?.map(Arc::new) else {
         return Ok(Twiml(twiml::say_and_hang_up(APOLOGY)));
     };
+    let agent = agent.on_call(webhook.get("Direction"));
     // What was decided here may wait in the spool. Else whoever should have decided is dead.
     let decided = decided.filter(|decided| decided.token == after.fencing_token);
     let decided = decided.map(|decided| decided.reason.next_step());
@@ -326,21 +322,38 @@ async fn go_on(
         end_lost_call(&api.store, call_sid, &after, Timestamp::now()).await?;
         step = NextStep::Apologise;
     }
-    Ok(match (step, &agent.transfer_number) {
-        (NextStep::Resume, _) => unreachable!("a call that is not resumed ends with an apology"),
-        (NextStep::HangUp, _) => Twiml(twiml::hang_up()),
-        // That the agent put the caller through is on record already, with the agent's own reason.
-        (NextStep::Transfer, Some(number)) => dial(api, &alone(number), STREAM_ENDED, Some(ONE_MOMENT)),
-        (NextStep::Transfer, None) => Twiml(twiml::say_and_hang_up(NO_ANSWER)),
-        (NextStep::Apologise, Some(number)) => {
-            let call =
-                CallRef { call_sid: call_sid.clone(), organization: after.organization, agent: after.agent };
-            let why = after.disconnect_reason.as_deref().unwrap_or("stream_lost");
-            note_transfer(api, &call, after.fencing_token, Some(number), why).await;
-            dial(api, &alone(number), STREAM_ENDED, Some(&agent.fallback_sentence))
+    let call = CallRef { call_sid: call_sid.clone(), organization: after.organization, agent: after.agent };
+    let why = after.disconnect_reason.as_deref().unwrap_or("stream_lost");
+    match step {
+        NextStep::Resume => unreachable!("a call that is not resumed ends with an apology"),
+        NextStep::HangUp => Ok(Twiml(twiml::hang_up())),
+        // That the caller is put through is on record already, with the reason of whoever wanted it.
+        NextStep::Transfer => {
+            let wish = handoffs::last_wish(&api.store, call_sid).await?.unwrap_or_default();
+            let (token, to) = (after.fencing_token, wish.to.as_deref());
+            let people =
+                Handoff { call: &call, token, agent: &agent, to, why: "transferred", say: ONE_MOMENT };
+            if let Some(twiml) = handoff::ring_people(api, webhook, people).await? {
+                return Ok(twiml);
+            }
+            let after = AfterStream { handed_over: true, ..after };
+            let back = match after.ended {
+                true => None,
+                false => handoff::back_to_agent(api, webhook, call_sid, &after).await?,
+            };
+            Ok(back.unwrap_or_else(|| Twiml(twiml::say_and_hang_up(NO_ANSWER))))
         }
-        (NextStep::Apologise, None) => Twiml(twiml::say_and_hang_up(&agent.fallback_sentence)),
-    })
+        NextStep::Apologise => {
+            let sentence = &agent.fallback_sentence;
+            let token = after.fencing_token;
+            let people = Handoff { call: &call, token, agent: &agent, to: None, why, say: sentence };
+            let Some(twiml) = handoff::ring_people(api, webhook, people).await? else {
+                return Ok(Twiml(twiml::say_and_hang_up(sentence)));
+            };
+            note_transfer(api, &call, token, agent.transfer_number.as_ref(), why).await;
+            Ok(twiml)
+        }
+    }
 }
 
 /// Whoever carried the call has not said how it goes on.
@@ -364,7 +377,7 @@ async fn decided_in_a_moment(api: &Api, call_sid: &CallSid) -> sqlx::Result<Opti
 }
 
 /// Another stream for a call that lost its own, if anybody can take it.
-async fn offer_again(
+pub(super) async fn offer_again(
     api: &Api,
     call_sid: &CallSid,
     after: &AfterStream,

@@ -61,6 +61,7 @@ pub(super) fn answer(
     let known = api.known.agent_for(named, number.as_ref());
     keep_callback(api, webhook, call_sid, known.as_ref().map(|(agent, _)| agent.organization_id));
     let (agent, phone_number) = known?;
+    let agent = agent.on_call(webhook.get("Direction"));
     let call = CallRef { call_sid: call_sid.clone(), organization: agent.organization_id, agent: agent.id };
     let people = api.known.people(agent.id);
     let decision = for_agent(people.is_some(), health(api, &agent));

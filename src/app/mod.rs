@@ -106,8 +106,10 @@ impl App {
             max_calls: config.max_calls,
             node: config.node.clone(),
         };
-        let router = api::router(Api::new(settings, store.clone(), bridge, tasks.clone(), metrics.clone()));
         let http = Tasks::new();
+        // Calls are steered for as long as they live, also while the server stops.
+        http.spawn(bridge.clone().take_commands(http.stopping().clone()));
+        let router = api::router(Api::new(settings, store.clone(), bridge, tasks.clone(), metrics.clone()));
         http.spawn(upkeep::run(store.clone(), config.node.clone(), tasks.stopping().clone()));
         serve(&http, listener, router);
         tracing::info!(%addr, %public_url, "ready for calls");

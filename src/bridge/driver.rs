@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
@@ -21,12 +22,14 @@ use super::scribe::Scribe;
 use super::seldom::Seldom;
 use super::socket::{Blocked, Received, Socket};
 use super::sounds::Sounds;
+use super::switchboard::Order;
 use super::{GOODBYE_WITHIN, Sessions};
 use crate::call::end::EndReason;
+use crate::call::operator::Outcome;
 use crate::call::outbox::{Note, Output, SessionAct, emptied};
 use crate::call::{Call, Input};
 use crate::clock::CallTime;
-use crate::ids::StreamSid;
+use crate::ids::{PhoneNumber, StreamSid};
 use crate::telemetry::{FrameDrop, Metrics, ObserveDuration as _};
 use crate::wire::json::unescaped;
 use crate::wire::model::{ModelCommand, ModelEvent};
@@ -73,6 +76,12 @@ pub(super) struct Driver<S> {
     pub(super) scribe: Scribe,
     pub(super) sounds: Sounds,
     pub(super) metrics: Metrics,
+    /// What people in charge want; taken when the call begins to run.
+    pub(super) orders: Option<mpsc::Receiver<Order>>,
+    /// Where what comes of the last of it goes.
+    pub(super) answer: Option<oneshot::Sender<Outcome>>,
+    /// Whom we speak with on a call that we make, where that is a telephone number.
+    pub(super) called: Option<PhoneNumber>,
     pub(super) move_away: CancellationToken,
     pub(super) hang_up: CancellationToken,
     pub(super) started: Instant,
@@ -86,6 +95,7 @@ enum Event {
     /// The session that will follow is heard of.
     NextModel(Box<Event>),
     Tool(crate::call::tools::ToolResult),
+    Order(Order),
     MoveAway,
     HangUp(EndReason),
     Timeout,
@@ -110,6 +120,7 @@ where
         let mut move_away = Seldom::new(self.move_away.child_token().cancelled_owned());
         let mut hang_up = Seldom::new(self.hang_up.child_token().cancelled_owned());
         let mut lost = Seldom::new(self.scribe.lost().clone().cancelled_owned());
+        let mut orders = Seldom::new(next_order(self.orders.take()));
         let timer = sleep_until(self.started);
         tokio::pin!(timer);
         loop {
@@ -126,6 +137,10 @@ where
                 () = &mut hang_up, if !told_to_hang_up => Event::HangUp(EndReason::Drained),
                 () = &mut lost, if !told_to_hang_up => Event::HangUp(EndReason::LeaseLost),
                 () = &mut move_away, if !told_to_move => Event::MoveAway,
+                (order, more) = &mut orders => {
+                    orders = Seldom::new(next_order(more));
+                    Event::Order(order)
+                }
             };
             told_to_hang_up |= matches!(event, Event::HangUp(_));
             told_to_move |= matches!(event, Event::MoveAway);
@@ -191,6 +206,10 @@ where
                 _ => Input::NextModelAlive,
             },
             Event::Tool(result) => Input::ToolFinished(result),
+            Event::Order(Order { command, answer }) => {
+                self.answer = Some(answer);
+                Input::Command(command)
+            }
             Event::MoveAway => Input::MoveAway,
             Event::HangUp(reason) => Input::HangUp(reason),
             Event::Timeout | Event::Twilio | Event::Model => Input::Timeout,
@@ -307,7 +326,21 @@ where
                     Ok(())
                 }
                 Output::Transfer(transfer) => {
-                    self.scribe.transferred(transfer.reason, transfer.summary);
+                    self.scribe.transferred(transfer);
+                    Ok(())
+                }
+                Output::Answered(answer) => {
+                    self.scribe.commanded(answer.id, answer.kind);
+                    if let Some(waiting) = self.answer.take() {
+                        let _ = waiting.send(answer.outcome); // Whoever waited may have given up.
+                    }
+                    Ok(())
+                }
+                Output::OptedOut(how) => {
+                    match &self.called {
+                        Some(number) => self.scribe.opted_out(number, how),
+                        None => warn!("somebody whose number is not known does not want to be called again"),
+                    }
                     Ok(())
                 }
                 Output::Measured(turn) => {
@@ -460,6 +493,16 @@ fn hear_model(call: &mut Call, now: CallTime, text: &str) {
         }
         Err(error) => debug!(%error, "a message of the model cannot be read"),
     }
+}
+
+/// With what is wanted after that. Without anybody who could want something it never comes.
+async fn next_order(orders: Option<mpsc::Receiver<Order>>) -> (Order, Option<mpsc::Receiver<Order>>) {
+    if let Some(mut orders) = orders
+        && let Some(order) = orders.recv().await
+    {
+        return (order, Some(orders));
+    }
+    std::future::pending().await
 }
 
 async fn next_of_model(model: &mut ModelSide) -> Event {

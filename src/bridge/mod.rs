@@ -20,6 +20,7 @@ mod socket;
 mod sounds;
 pub mod spool;
 mod standby;
+mod switchboard;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,7 +41,7 @@ use crate::call::Call;
 use crate::call::end::EndReason;
 use crate::call::recovery::MAX_REMEMBERED;
 use crate::call::transcript::Remembered;
-use crate::ids::{AgentId, CallSid, OrganizationId};
+use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumber};
 use crate::lifecycle::{CallEvent, CallRef};
 use crate::shutdown::Tasks;
 use crate::store::agents::{self, Agent};
@@ -68,6 +69,7 @@ use sounds::Sounds;
 use spool::{Record, Spool, What};
 use standby::Standby;
 pub use standby::{Arrival, Promised};
+use switchboard::Switchboard;
 
 const STREAM_LIMITS: Limits = Limits {
     // A caller's frame is 350 bytes.
@@ -137,6 +139,7 @@ struct Shared {
     lanes: Lanes,
     afterwards: Afterwards,
     desk: Arc<Desk>,
+    switchboard: Switchboard,
     spool: Spool,
     node: String,
     max_calls: usize,
@@ -195,6 +198,7 @@ impl Bridge {
             lanes: Lanes::start(),
             afterwards,
             desk,
+            switchboard: Switchboard::default(),
             spool,
             node,
             max_calls,
@@ -281,6 +285,12 @@ impl Bridge {
         let ticket = self.0.spool.keep(Arc::new(Record { call, token, what }));
         self.0.spool.leave(ticket);
         ticket.is_some()
+    }
+
+    /// Brings what people in charge want to the calls of this node, until `stop`.
+    pub async fn take_commands(self, stop: CancellationToken) {
+        let Shared { switchboard, store, node, tasks, .. } = &*self.0;
+        switchboard.clone().run(store.clone(), node.clone(), tasks.clone(), stop).await;
     }
 
     /// True while the last that was heard of the database is that it cannot be reached.
@@ -482,6 +492,9 @@ impl Bridge {
         place: Place,
     ) {
         let shared = &self.0;
+        let agent = agent.on_call(claimed.direction.as_deref());
+        let called = claimed.to.as_deref().filter(|_| agent.calls_out);
+        let called = called.and_then(|text| PhoneNumber::parse(text).ok());
         let (opening, lane) = prepared.unwrap_or_else(|| {
             let lane = shared.lanes.choose();
             (self.start_opening(&agent, &lane, None), lane)
@@ -498,6 +511,8 @@ impl Bridge {
         settings.seed = rand::random();
         settings.history = self.history(&claimed).await;
         settings.moved = claimed.resumed_after == Some(EndReason::Moved);
+        settings.handed_back = claimed.resumed_after == Some(EndReason::Transferred);
+        settings.handoffs_failed = claimed.handoffs;
         settings.max_duration = settings.max_duration.saturating_sub(claimed.lasted);
         let subject = Subject {
             call: CallRef {
@@ -516,6 +531,7 @@ impl Bridge {
         };
         let (question, answer) = shared.afterwards.expect(&start.call_sid, agent.id, claimed.fencing_token);
         let desk = Arc::clone(&shared.desk);
+        let (connected, orders) = shared.switchboard.connect(&start.call_sid, claimed.fencing_token);
         let (scribe, writer) = scribe::scribe(
             subject,
             first,
@@ -543,6 +559,9 @@ impl Bridge {
             tools: HttpTools::new(shared.http.clone(), shared.metrics.clone(), start.call_sid, &agent.tools),
             scribe,
             sounds: Sounds::default(),
+            orders: Some(orders),
+            answer: None,
+            called,
             metrics: shared.metrics.clone(),
             // Twilio would not ask us how a call of somebody else's TwiML goes on.
             move_away: if claimed.offered { shared.tasks.moving().clone() } else { CancellationToken::new() },
@@ -551,7 +570,7 @@ impl Bridge {
         };
         let (tasks, metrics) = (shared.tasks.clone(), shared.metrics.clone());
         shared.tasks.spawn_on(lane.as_ref(), async move {
-            let _place = place;
+            let _for_as_long = (place, connected);
             let reason = driver.run().await;
             tasks.spawn(question.wait());
             metrics.calls_live.dec();

@@ -20,9 +20,11 @@ use super::gather::{is_final, may_be_ones_own, timely};
 use super::outage::Outage;
 use super::spool::{Record, Spool, Ticket, What};
 use crate::call::end::EndReason;
+use crate::call::operator::OptOut;
+use crate::call::tools::Transfer;
 use crate::call::transcript::Entry;
-use crate::ids::StreamSid;
-use crate::lifecycle::{CallEvent, CallRef};
+use crate::ids::{CommandId, PhoneNumber, StreamSid};
+use crate::lifecycle::{CallEvent, CallRef, OptOutSource};
 use crate::store::Store;
 use crate::store::leads::{self, LinkOutcome};
 use crate::store::leases::FencingToken;
@@ -210,9 +212,23 @@ impl Scribe {
         self.event(CallEvent::Connected { token });
     }
 
-    pub(super) fn transferred(&mut self, reason: String, summary: String) {
+    pub(super) fn transferred(&mut self, transfer: Transfer) {
+        let Transfer { to, reason, summary } = transfer;
         let token = self.subject.token;
-        self.event(CallEvent::Transferred { token, to: None, reason, summary });
+        self.event(CallEvent::Transferred { token, to, reason, summary });
+    }
+
+    pub(super) fn commanded(&mut self, command: CommandId, kind: &str) {
+        let (token, command, kind) = (self.subject.token, command.0, kind.to_owned());
+        self.event(CallEvent::Operator { token, command, kind });
+    }
+
+    pub(super) fn opted_out(&mut self, number: &PhoneNumber, how: OptOut) {
+        let source = match how {
+            OptOut::Said => OptOutSource::Call,
+            OptOut::Keypad => OptOutSource::Keypad,
+        };
+        self.event(CallEvent::OptedOut { number: number.expose().to_owned(), source });
     }
 
     pub(super) fn turn(&mut self, mut entry: Entry) {

@@ -189,6 +189,7 @@ fn take(mut offer: LateOffer, came: Option<What>, spool: &Spool) -> (ClaimedCall
         offered: true,
         lasted: Duration::ZERO,
         resumed_after: None,
+        handoffs: 0,
         clock_ahead: SignedDuration::ZERO, // Nobody could be asked.
     };
     (call, first)

@@ -5,12 +5,13 @@ use std::time::Duration;
 use super::Call;
 use super::end::{EndReason, NextStep};
 use super::outbox::Output;
+use super::tools::Transfer;
 use crate::clock::CallTime;
 use crate::ids::ToolCallId;
-use crate::wire::model::ModelCommand;
+use crate::wire::model::{ModelCommand, Purpose};
 
 /// What a function of the call itself answers when its wish was granted.
-const FULFILLED: &str = r#"{"ok":true}"#;
+pub(super) const FULFILLED: &str = r#"{"ok":true}"#;
 
 /// Nobody has made a sound for so long: who was asked something has mostly begun to answer by then.
 const MOVE_AFTER: Duration = Duration::from_secs(1);
@@ -47,30 +48,50 @@ impl Phase {
     }
 }
 
-/// The agent wants to end the call; its last words are still being played.
+/// The agent is to leave the call; its last words are still being played, or are yet to be said.
 #[derive(Debug)]
 pub(super) struct Leaving {
-    reason: EndReason,
-    /// The function call that asked for it.
-    tool: ToolCallId,
+    pub(super) reason: EndReason,
+    /// The function call that asked for it, if one did.
+    pub(super) tool: Option<ToolCallId>,
+    /// To whom the caller goes.
+    pub(super) transfer: Option<Transfer>,
     /// When to end it anyway.
     pub(super) by: CallTime,
 }
 
+impl Leaving {
+    /// Nobody has asked for it in so many words.
+    pub(super) const fn because(reason: EndReason) -> Self {
+        Self { reason, tool: None, transfer: None, by: CallTime::FAR }
+    }
+
+    /// A human outweighs a goodbye, and somebody in charge outweighs both.
+    const fn weight(&self) -> u8 {
+        match self.reason {
+            EndReason::Operator => 2,
+            EndReason::Transferred => 1,
+            _ => 0,
+        }
+    }
+}
+
 impl Call {
-    /// The agent wants to end the call. The first wish counts, but a human outweighs a goodbye.
-    pub(super) fn want_to_leave(&mut self, now: CallTime, reason: EndReason, tool: ToolCallId) {
+    /// The agent is to leave the call. The first wish of a weight counts, and the time runs from the first of all.
+    pub(super) fn want_to_leave(&mut self, now: CallTime, wish: Leaving) {
         let Some(leaving) = &mut self.leaving else {
             let by = now + self.settings.farewell_within;
-            self.leaving = Some(Leaving { reason, tool, by });
+            self.leaving = Some(Leaving { by, ..wish });
             return;
         };
-        let mut settled = tool;
-        if reason == EndReason::Transferred && leaving.reason == EndReason::AgentEnded {
-            leaving.reason = reason;
-            std::mem::swap(&mut leaving.tool, &mut settled);
+        let mut settled = wish;
+        if settled.weight() > leaving.weight() {
+            settled.by = leaving.by;
+            std::mem::swap(leaving, &mut settled);
         }
-        self.answer_tool(now, &settled, FULFILLED.into());
+        if let Some(tool) = settled.tool {
+            self.answer_tool(now, &tool, FULFILLED.into());
+        }
     }
 
     /// The caller speaks again: a goodbye is taken back, a transfer is not.
@@ -78,8 +99,11 @@ impl Call {
         let Some(leaving) = self.leaving.take_if(|leaving| leaving.reason == EndReason::AgentEnded) else {
             return;
         };
-        let output = super::tools::error(super::model_side::SPOKEN_OVER);
-        self.answer_tool(now, &leaving.tool, output);
+        self.turns.defer(Purpose::LastWords);
+        if let Some(tool) = leaving.tool {
+            let output = super::tools::error(super::model_side::SPOKEN_OVER);
+            self.answer_tool(now, &tool, output);
+        }
     }
 
     /// Ends the call once the last words have been heard.
@@ -88,8 +112,11 @@ impl Call {
         if self.playout.is_paused() {
             return; // The caller may be taking the goodbye back.
         }
+        if self.model_open && self.turns.waits_for(Purpose::LastWords) {
+            return;
+        }
         let said = !self.turns.response_runs() && self.playout.is_drained();
-        if said && self.tools.is_idle_but_for(&leaving.tool) {
+        if said && self.tools.is_idle_but_for(leaving.tool.as_ref()) {
             self.leave(now);
         }
     }
@@ -129,10 +156,14 @@ impl Call {
         self.record_interruption(now, &rest);
         self.cancel_tools(reason);
         // Before the stream ends: whoever goes on with the call reads the record at once.
-        if reason.next_step() == NextStep::Resume {
+        if matches!(reason.next_step(), NextStep::Resume | NextStep::Transfer) {
             self.transcript.agent_texts_are_final();
         }
         self.hand_out_turns();
+        let transfer = self.leaving.as_mut().and_then(|leaving| leaving.transfer.take());
+        if let Some(transfer) = transfer.filter(|_| reason == EndReason::Transferred) {
+            self.outbox.push(Output::Transfer(transfer));
+        }
         self.outbox.push(Output::EndStream(reason));
         if ready && self.model_open && (self.turns.caller_speaks() || self.is_spoken_over()) {
             let event_id = self.event_id("commit");
@@ -154,7 +185,7 @@ impl Call {
     }
 
     fn cancel_tools(&mut self, reason: EndReason) {
-        let fulfilled = self.leaving.as_ref().map(|leaving| leaving.tool.clone());
+        let fulfilled = self.leaving.as_ref().and_then(|leaving| leaving.tool.clone());
         for call in self.tools.running() {
             if Some(&call) == fulfilled.as_ref() {
                 self.record_tool(&call, FULFILLED);

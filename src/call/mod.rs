@@ -24,6 +24,7 @@ mod probation;
 mod renewal;
 mod pulse;
 mod ending;
+pub mod operator;
 
 use crate::audio::g711::SILENCE;
 use crate::audio::resample::{Downlink, Uplink};
@@ -36,6 +37,7 @@ use barge_in::BargeIn;
 use caller_audio::{CallerAudio, Taken};
 use end::EndReason;
 use ending::{Leaving, Phase};
+use operator::{Command, OptOut, Sayings};
 use outbox::{Note, Outbox, Output, SessionAct, empty};
 use playout::{Playout, Step};
 use probation::Probation;
@@ -93,6 +95,8 @@ pub enum Input<'a> {
     NextModelGone,
     /// A function answered.
     ToolFinished(ToolResult),
+    /// Somebody in charge wants something of the call.
+    Command(Command),
     /// The call shall leave this server at the next pause, to go on elsewhere.
     MoveAway,
     /// The call must end, for a reason from outside.
@@ -154,6 +158,9 @@ pub struct Call {
     timing: Timing,
     keys: String,
     keys_due: Option<CallTime>,
+    sayings: Sayings,
+    /// The other party does not want to be called again.
+    opted_out: bool,
     nudges: u32,
     /// The caller's turn that is being spoken.
     open_turn: Option<ItemId>,
@@ -170,7 +177,8 @@ pub struct Call {
 impl Call {
     /// A call whose media stream has just started and whose model is not ready yet.
     #[must_use]
-    pub fn new(settings: Settings, mut capabilities: Capabilities) -> Self {
+    pub fn new(mut settings: Settings, mut capabilities: Capabilities) -> Self {
+        settings.tell_of_handoffs();
         let format = settings.session.format;
         let by_us = capabilities.yields_turns && settings.session.turn_taking == TurnTaking::ByUs;
         capabilities.owns_turns &= !by_us;
@@ -200,6 +208,8 @@ impl Call {
             timing: Timing::default(),
             keys: String::new(),
             keys_due: None,
+            sayings: Sayings::new(),
+            opted_out: false,
             nudges: 0,
             open_turn: None,
             last_activity: CallTime::ZERO,
@@ -237,6 +247,7 @@ impl Call {
             Input::NextModelAlive => self.renewal.felt_next(now),
             Input::NextModelGone => self.on_no_next(now),
             Input::ToolFinished(result) => self.on_tool_result(now, result),
+            Input::Command(command) => self.on_command(now, command),
             Input::MoveAway => {
                 self.moving.get_or_insert(now);
             }
@@ -357,6 +368,9 @@ impl Call {
     fn on_key(&mut self, now: CallTime, digit: char) {
         self.last_activity = now;
         self.nudges = 0;
+        if self.is_opt_out(digit) {
+            return self.on_opt_out(now, OptOut::Keypad);
+        }
         if self.keys.len() < MAX_KEYS {
             self.keys.push(digit);
         }
@@ -377,10 +391,7 @@ impl Call {
         }
         let text = format!("(The caller pressed {keys} on the keypad.)");
         let event_id = self.event_id("keypad");
-        // An item's id is unique in the whole call, also when the call comes back on another stream.
-        let stream = self.settings.stream;
-        let id = if stream > 1 { format!("{event_id}-s{stream}") } else { event_id.clone() };
-        let Ok(id) = ItemId::parse(&id) else { return };
+        let Some(id) = self.own_item(&event_id) else { return };
         self.transcript.keypad(now, &id, &text);
         self.outbox.model(ModelCommand::CreateItem { event_id, item: NewItem::UserText { id, text } });
         self.turns.want(Purpose::Keypad, None);
@@ -455,6 +466,7 @@ impl Call {
             self.transcript.agent_heard(now, &heard.item, heard.heard_ms, heard.evidence);
         }
         self.renew_in_a_pause(now);
+        self.say_next();
         self.ask_for_response(now);
         self.send_audio(now);
         self.leave_when_said(now);
@@ -499,7 +511,8 @@ impl Call {
         let settings = &self.settings;
         let speaks = self.turns.caller_speaks() || self.is_spoken_over();
         let stalls_at = self.caller_audio.stalls_at().filter(|_| speaks);
-        let quiet = self.turns.is_idle() && self.tools.is_idle() && !self.is_spoken_over();
+        let quiet =
+            self.turns.is_idle() && self.tools.is_idle() && !self.is_spoken_over() && self.leaving.is_none();
         let pause_due = self.barge_in.as_ref().and_then(BargeIn::due);
         let dead_air = self.last_activity.max(self.playout.quiet_at()) + settings.nudge_after;
         let ready_by = self.recovery.give_up_at(settings);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Call;
 use super::end::EndReason;
-use super::ending::Phase;
+use super::ending::{Leaving, Phase};
 use super::outbox::{Note, Output};
 use super::playout::Interruption;
 use super::tools::{Asked, ToolResult};
@@ -26,6 +26,12 @@ const SERVER_ERROR: &str = "server_error";
 
 /// What a function answers that the caller spoke over.
 pub(super) const SPOKEN_OVER: &str = "the caller spoke again, so this was not done; the call goes on";
+
+/// People are called so often on behalf of the agent, and then no more: they are not there.
+const MAX_HANDOFFS: u32 = 2;
+/// What the function answers then.
+const NOBODY_IS_THERE: &str =
+    "nobody of the team is there; offer to take a message or to have somebody call back";
 
 /// What a response failed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -363,7 +369,9 @@ impl Call {
 
     /// Asks for a response when one is wanted and it is its time.
     pub(super) fn ask_for_response(&mut self, now: CallTime) {
-        if self.phase != Phase::Talking || self.leaving.is_some() {
+        let last_words = self.model_open && self.turns.waits_for(Purpose::LastWords);
+        let has_left = self.leaving.is_some() && !last_words;
+        if self.phase != Phase::Talking || has_left {
             return;
         }
         let ids = &mut self.event_ids;
@@ -407,11 +415,20 @@ impl Call {
                 self.outbox.push(Output::CallTool(request));
             }
             Asked::Answer(output) => self.answer_tool(now, call, output),
-            Asked::EndCall => self.want_to_leave(now, EndReason::AgentEnded, call.clone()),
-            Asked::Transfer(transfer) => {
-                self.outbox.push(Output::Transfer(transfer));
-                self.want_to_leave(now, EndReason::Transferred, call.clone());
+            Asked::EndCall => {
+                let tool = Some(call.clone());
+                self.want_to_leave(now, Leaving { tool, ..Leaving::because(EndReason::AgentEnded) });
             }
+            Asked::Transfer(_) if self.settings.handoffs_failed >= MAX_HANDOFFS => {
+                self.answer_tool(now, call, super::tools::error(NOBODY_IS_THERE));
+            }
+            Asked::Transfer(transfer) => {
+                let (tool, transfer) = (Some(call.clone()), Some(transfer));
+                let reason = EndReason::Transferred;
+                self.want_to_leave(now, Leaving { tool, transfer, ..Leaving::because(reason) });
+            }
+            Asked::OptOut if self.settings.calls_out => self.on_opt_out_by_function(now, call),
+            Asked::OptOut => self.answer_tool(now, call, super::tools::error(super::tools::UNKNOWN)),
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::end::EndReason;
+use super::operator::{Answer, OptOut};
 use super::timing::{Judgement, Turn};
 use super::tools::{ToolRequest, Transfer};
 use super::transcript::Entry;
@@ -32,8 +33,12 @@ pub enum Output<'a> {
     CancelTool(ToolCallId),
     /// Both sides have been heard for the first time.
     Connected,
-    /// The agent asked for a human.
+    /// The caller goes to people now; the end of the stream follows.
     Transfer(Transfer),
+    /// What comes of a command.
+    Answered(Answer),
+    /// The other party does not want to be called again: on record now, whatever becomes of the call.
+    OptedOut(OptOut),
     /// How long an answer took.
     Measured(Turn),
     /// A sound over the agent was judged.

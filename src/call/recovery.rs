@@ -35,6 +35,11 @@ const OUTCOME_UNKNOWN: &str = r#"{"error":"The line broke while this ran. It may
 const COME_BACK: &str = "The line broke for a moment and the caller is back on it. Begin with one short natural \
                          sentence that says so, then go on where the conversation stopped: answer what was asked last, \
                          or say again what the caller may have missed. Do not greet, and do not start over.";
+/// To the first session of a stream on which the caller comes back from people who did not answer.
+const HANDED_BACK: &str = "You put the caller through, nobody of the team answered, and the caller, who has heard it ring all \
+                           the time, is back with you. Begin with one short sentence that says so and that you are \
+                           sorry, then offer what you can do: take a message, have somebody call back, or help yourself. \
+                           Do not greet, do not start over, and do not put them through again unless they ask for it.";
 /// To a session that goes on where another one broke off.
 const GO_ON: &str = "The connection broke while you were speaking. Your last message ends where the caller stopped \
                      hearing you. Go on from exactly there, in the middle of the sentence if need be. Do not greet, \
@@ -240,10 +245,12 @@ impl Call {
         recovery.begun += 1;
         if recovery.begun == 1 {
             if self.settings.stream <= 1 {
+                self.remember(); // What the agent is to know was said before it came.
                 return true;
             }
             if !self.settings.moved {
-                let instructions = self.with_instructions(COME_BACK);
+                let how = if self.settings.handed_back { HANDED_BACK } else { COME_BACK };
+                let instructions = self.with_instructions(how);
                 self.turns.want_first(Purpose::Resume, Some(instructions));
             }
             self.remember();
@@ -276,6 +283,7 @@ impl Call {
             match said {
                 Remembered::Caller(text) => self.seed(|id| NewItem::UserText { id, text }),
                 Remembered::Agent(text) => self.seed(|id| NewItem::AgentText { id, text }),
+                Remembered::Note(text) => self.seed(|id| NewItem::SystemText { id, text }),
                 Remembered::Function { call, name, arguments, output } => {
                     let asked = call.clone();
                     self.seed(|id| NewItem::ToolCall { id, call: asked, name, arguments });

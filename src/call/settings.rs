@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::ending::FULFILLED;
 use super::transcript::Remembered;
 use crate::wire::model::SessionConfig;
 
@@ -10,6 +11,14 @@ use crate::wire::model::SessionConfig;
 pub const END_CALL: &str = "end_call";
 /// Name of the built-in function that asks for a human.
 pub const TRANSFER_TO_HUMAN: &str = "transfer_to_human";
+
+/// Name of the built-in function for calls that we make, with which the other party is not called again.
+pub const DO_NOT_CALL_AGAIN: &str = "do_not_call_again";
+
+/// What the function that asks for a human is said to have answered where nobody took the call.
+const NOBODY_TOOK_OVER: &str = r#"{"error":"Nobody of the team answered. The caller is back with you."}"#;
+/// The same where somebody in charge had asked for it.
+const NOBODY_TOOK_OVER_NOTE: &str = "The caller was put through to the team by somebody in charge, nobody answered, and the caller is back with you.";
 
 /// Settings of one call.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +31,14 @@ pub struct Settings {
     pub history: Vec<Remembered>,
     /// The call was moved here at a pause, so there is nothing to explain to the caller.
     pub moved: bool,
+    /// People were called on behalf of the agent and did not answer: the caller has waited for them until now.
+    pub handed_back: bool,
+    /// How often that has happened on this call.
+    pub handoffs_failed: u32,
+    /// It is a call that we make.
+    pub calls_out: bool,
+    /// The key with which the other party of such a call says that they do not want to be called again.
+    pub opt_out_digit: Option<char>,
     /// How to greet, as an instruction; `None` waits for the caller to speak.
     pub greeting: Option<String>,
     /// Functions that are answered outside the call, and how long each may take.
@@ -63,6 +80,10 @@ impl Settings {
             stream: 1,
             history: Vec::new(),
             moved: false,
+            handed_back: false,
+            handoffs_failed: 0,
+            calls_out: false,
+            opt_out_digit: None,
             greeting: None,
             tools: BTreeMap::new(),
             max_duration: Duration::from_secs(30 * 60),
@@ -78,6 +99,27 @@ impl Settings {
             linger: Duration::from_secs(3),
             farewell_within: Duration::from_secs(30),
             stream_silence: Duration::from_secs(20),
+        }
+    }
+
+    /// What was on record before people were called says that the caller was put through: nobody took the call over, and
+    /// every session of it is to know that.
+    pub(super) fn tell_of_handoffs(&mut self) {
+        if self.handoffs_failed == 0 {
+            return;
+        }
+        let mut told = 0;
+        for said in &mut self.history {
+            if let Remembered::Function { name, output: Some(output), .. } = said
+                && name == TRANSFER_TO_HUMAN
+                && output == FULFILLED
+            {
+                NOBODY_TOOK_OVER.clone_into(output);
+                told += 1;
+            }
+        }
+        if self.handed_back && told < self.handoffs_failed {
+            self.history.push(Remembered::Note(NOBODY_TOOK_OVER_NOTE.to_owned()));
         }
     }
 }

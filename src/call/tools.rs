@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::settings::{END_CALL, TRANSFER_TO_HUMAN};
+use super::settings::{DO_NOT_CALL_AGAIN, END_CALL, TRANSFER_TO_HUMAN};
 use crate::clock::CallTime;
 use crate::ids::{ItemId, ResponseId, ToolCallId};
 use crate::wire::model::ToolSpec;
@@ -16,6 +16,9 @@ const MAX_ANSWERED: usize = 32;
 const MAX_ARGUMENTS_BYTES: usize = 64 * 1024;
 /// The runner keeps the time; this much later the call stops waiting for it.
 const RUNNER_GRACE: Duration = Duration::from_secs(2);
+
+/// What a function answers that is not on offer.
+pub(super) const UNKNOWN: &str = "there is no such function";
 
 /// A function to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,9 +40,11 @@ pub struct ToolResult {
     pub output: String,
 }
 
-/// The agent's wish to put the caller through to people.
+/// A wish to put the caller through to people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transfer {
+    /// A telephone number in E.164 or the id of a team; `None` leaves it to the agent's settings.
+    pub to: Option<String>,
     /// Why.
     pub reason: String,
     /// What the human should know.
@@ -71,11 +76,25 @@ pub fn built_in() -> Vec<ToolSpec> {
     ]
 }
 
+/// The built-in function for calls that we make.
+#[must_use]
+pub fn opt_out() -> ToolSpec {
+    ToolSpec {
+        name: DO_NOT_CALL_AGAIN.into(),
+        description: "The person does not want to be called again, in whatever words. Use it at once and before you say \
+                      anything: it takes effect immediately, and you are told what to say."
+            .into(),
+        parameters: serde_json::json!({ "type": "object", "properties": {}, "required": [] }),
+    }
+}
+
 /// What a function call asks of the call.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     EndCall,
     Transfer(Transfer),
+    /// Whether it is on offer is for the call to say.
+    OptOut,
     Run(ToolRequest),
     /// It was asked before.
     Again,
@@ -127,19 +146,18 @@ impl Tools {
         let object = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(arguments);
         let asked = match (name, object) {
             (END_CALL, _) => Asked::EndCall,
+            (DO_NOT_CALL_AGAIN, _) => Asked::OptOut,
             (TRANSFER_TO_HUMAN, object) => {
                 let object = object.unwrap_or_default();
                 let text =
                     |key: &str| object.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
-                Asked::Transfer(Transfer { reason: text("reason"), summary: text("summary") })
+                Asked::Transfer(Transfer { to: None, reason: text("reason"), summary: text("summary") })
             }
             (_, Err(problem)) => {
                 Asked::Answer(error(&format!("the arguments are not a JSON object: {problem}")))
             }
             _ if arguments.len() > MAX_ARGUMENTS_BYTES => Asked::Answer(error("the arguments are too long")),
-            (name, Ok(_)) if !self.allowed.contains_key(name) => {
-                Asked::Answer(error("there is no such function"))
-            }
+            (name, Ok(_)) if !self.allowed.contains_key(name) => Asked::Answer(error(UNKNOWN)),
             _ if self.running.len() >= MAX_RUNNING => {
                 Asked::Answer(error("too many functions are running; try again later"))
             }
@@ -150,7 +168,7 @@ impl Tools {
         let timeout = self.allowed.get(name).copied().unwrap_or_default();
         let deadline = match asked {
             Asked::Run(_) | Asked::Answer(_) => now + timeout + RUNNER_GRACE,
-            Asked::EndCall | Asked::Transfer(_) | Asked::Again => CallTime::FAR,
+            Asked::EndCall | Asked::Transfer(_) | Asked::OptOut | Asked::Again => CallTime::FAR,
         };
         self.running.insert(call, Running { item, response, deadline });
         asked
@@ -190,9 +208,9 @@ impl Tools {
         self.running.keys().cloned().collect()
     }
 
-    /// Nothing is running beside this one.
-    pub(super) fn is_idle_but_for(&self, call: &ToolCallId) -> bool {
-        self.running.keys().all(|running| running == call)
+    /// Nothing is running beside this one, if it is one.
+    pub(super) fn is_idle_but_for(&self, call: Option<&ToolCallId>) -> bool {
+        self.running.keys().all(|running| Some(running) == call)
     }
 
     /// The answer comes from outside the call.

@@ -10,7 +10,7 @@ use crate::wire::model::Purpose;
 /// How long the model may leave a finished turn unanswered before it is asked to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Requests that wait for the slot. One of each purpose is enough, because a response answers all that came before.
-const MAX_WAITING: usize = 7;
+const MAX_WAITING: usize = 9;
 /// So many responses in a row that failed are too many.
 const MAX_FAILURES: u32 = 4;
 /// Interrupted responses whose late audio is still recognised; more than two at a time do not happen.
@@ -180,6 +180,11 @@ impl Turns {
         if self.waiting.len() < MAX_WAITING && self.waiting.iter().all(|waiting| waiting.purpose != purpose) {
             self.waiting.push_back(Request { purpose, instructions });
         }
+    }
+
+    /// A response for this purpose is wanted and has not been asked for.
+    pub(super) fn waits_for(&self, purpose: Purpose) -> bool {
+        self.waiting.iter().any(|waiting| waiting.purpose == purpose)
     }
 
     /// What was wanted is not to be asked for yet: its time will come again.

@@ -51,6 +51,22 @@ pub async fn end_lost_call(
     Ok(())
 }
 
+/// People have spoken with the caller of this call, or the caller did not wait for them, and it is over. `after.lasted`:
+/// since its first stream, the part of the people included.
+pub async fn end_after_people(
+    store: &Store,
+    call_sid: &CallSid,
+    after: &AfterStream,
+    at: Timestamp,
+) -> sqlx::Result<()> {
+    let call = CallRef { call_sid: call_sid.clone(), organization: after.organization, agent: after.agent };
+    let (token, duration) = (after.fencing_token, after.lasted);
+    let reason = EndReason::Transferred;
+    super::record(store, &call, at, &CallEvent::Ended { token, reason, duration, report: Map::new() })
+        .await?;
+    Ok(())
+}
+
 /// The end of a call that the carrier says is over, where nobody else will tell of it, and where it is not on record as it
 /// is now known. A stream that came ends its call itself, and knows more about it.
 pub(super) fn end_by_carrier(facts: &CallFacts) -> Option<(CallRef, Timestamp, CallEvent)> {
@@ -66,6 +82,9 @@ pub(super) fn end_by_carrier(facts: &CallFacts) -> Option<(CallRef, Timestamp, C
     if let Some(lost) = lease.filter(|lease| lease.next_action.as_deref() == Some(NextStep::Resume.as_str()))
     {
         return Some((call, word.at, end_of_lost(lost, word))); // The caller did not wait for the next stream.
+    }
+    if let Some(handed) = lease.filter(|lease| !lease.ended && lease.is_with_people()) {
+        return Some((call, word.at, end_with_people(story, handed, word)));
     }
     // Who came late to the record has yet to say whether the stream came. If nobody does, the call is reaped.
     if lease.is_some_and(|lease| lease.claimed || lease.came_late) {
@@ -93,6 +112,21 @@ fn end_of_lost(lost: &Lease, word: LastWord<'_>) -> CallEvent {
         token: FencingToken(lost.fencing_token),
         reason: lost_because(lost.disconnect_reason.as_deref()),
         duration: lasted.and_then(|lasted| lasted.try_into().ok()).unwrap_or_default(),
+        report: Map::new(),
+    }
+}
+
+/// The agent has done its part, and the caller has left.
+fn end_with_people(story: Story<'_>, handed: &Lease, word: LastWord<'_>) -> CallEvent {
+    // Somebody who hangs up while people's telephones ring has not been put through.
+    let gave_up = handed.handed_over && !story.has_spoken_with_people();
+    let lasted = handed.began_at.map(|began_at| word.at.duration_since(began_at));
+    let told = word.duration_s.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+    let lasted = lasted.and_then(|lasted| Duration::try_from(lasted).ok());
+    CallEvent::Ended {
+        token: FencingToken(handed.fencing_token),
+        reason: if gave_up { EndReason::CallerHungUp } else { EndReason::Transferred },
+        duration: lasted.max(told).unwrap_or_default(),
         report: Map::new(),
     }
 }

@@ -184,6 +184,15 @@ impl<'a> Story<'a> {
         team && self.first("team_no_answer").is_none() && self.first("stream_started").is_none()
     }
 
+    /// A person has had the caller on the line.
+    pub(super) fn has_spoken_with_people(self) -> bool {
+        self.happenings().any(|event| match event.kind {
+            "handoff_answered" => true,
+            "handoff_ended" => event.details["dial_status"] == "completed",
+            _ => false,
+        })
+    }
+
     /// What came of trying to reach somebody, once that is known.
     pub(super) fn outcome(self) -> Option<Outcome> {
         let reached = || if self.is_voicemail() { Outcome::Voicemail } else { Outcome::Answered };

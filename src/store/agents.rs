@@ -1,5 +1,6 @@
 //! Voice agents: what the model is told and what one call may do.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -52,8 +53,21 @@ pub struct Agent {
     pub nudge_after: Duration,
     /// How often it asks before the call is ended.
     pub max_nudges: u32,
+    /// On calls that we make: the key with which the other party says that they do not want to be called again.
+    pub opt_out_digit: Option<char>,
+    /// It speaks on a call that we make. Of an agent as configured this is not known, and false.
+    pub calls_out: bool,
     /// A sound over it pauses it, and only an interruption stops it; else any sound does.
     pub reversible_barge_in: bool,
+}
+
+impl Agent {
+    /// The agent as it is on a call that the carrier calls this: `inbound`, `outbound-api`, `outbound-dial`.
+    #[must_use]
+    pub fn on_call(self: Arc<Self>, direction: Option<&str>) -> Arc<Self> {
+        let calls_out = direction.is_some_and(|direction| direction.starts_with("outbound"));
+        if calls_out == self.calls_out { self } else { Arc::new(Self { calls_out, ..(*self).clone() }) }
+    }
 }
 
 /// A function of the agent that an HTTP server answers.
@@ -129,7 +143,7 @@ pub async fn agent(store: &Store, id: AgentId) -> sqlx::Result<Option<Agent>> {
                transcription_model, languages, keywords, audio_format,
                turn_detection as "turn_detection: Json<TurnDetection>", tools as "tools: Json<Vec<HttpTool>>",
                transfer_number, fallback_sentence, max_duration_s, nudge_after_s, max_nudges,
-               reversible_barge_in
+               opt_out_digit, reversible_barge_in
         from agents
         where id = $1
         "#,
@@ -161,6 +175,7 @@ struct Row {
     max_duration_s: i32,
     nudge_after_s: i32,
     max_nudges: i32,
+    opt_out_digit: Option<String>,
     reversible_barge_in: bool,
 }
 
@@ -196,6 +211,8 @@ impl TryFrom<Row> for Agent {
             max_duration: seconds(row.max_duration_s),
             nudge_after: seconds(row.nudge_after_s),
             max_nudges: row.max_nudges.unsigned_abs(),
+            opt_out_digit: row.opt_out_digit.and_then(|digit| digit.chars().next()),
+            calls_out: false,
             reversible_barge_in: row.reversible_barge_in,
         })
     }

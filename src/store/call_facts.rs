@@ -7,6 +7,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use crate::call::end::NextStep;
 use crate::ids::{AgentId, CallSid, OrganizationId};
 use crate::outreach::retry::Outcome;
 
@@ -87,6 +88,18 @@ pub struct Lease {
     pub disconnect_reason: Option<String>,
     /// When its first stream came.
     pub began_at: Option<Timestamp>,
+    /// The call is over.
+    pub ended: bool,
+    /// People are called, or have the call.
+    pub handed_over: bool,
+}
+
+impl Lease {
+    /// The agent has done its part: people are called, or are about to be.
+    #[must_use]
+    pub fn is_with_people(&self) -> bool {
+        self.handed_over || self.next_action.as_deref() == Some(NextStep::Transfer.as_str())
+    }
 }
 
 /// A try to reach somebody.
@@ -148,6 +161,7 @@ pub async fn of_call(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx:
                        'claimed', claimed_at is not null,
                        'came_late', coalesce(claimed_at is null and heartbeat_at > now() - interval '45 seconds', false),
                        'next_action', next_action, 'disconnect_reason', disconnect_reason,
+                       'ended', ended_at is not null, 'handed_over', handed_over_at is not null,
                        'began_at', (
                            select min(call_streams.claimed_at)
                            from call_streams

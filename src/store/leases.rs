@@ -71,6 +71,8 @@ pub struct ClaimedCall {
     pub lasted: Duration,
     /// Why the stream before ended, where this one goes on with the same conversation.
     pub resumed_after: Option<EndReason>,
+    /// How often people were called on behalf of the agent. A call that is carried again was not answered by them.
+    pub handoffs: u32,
     /// How far this machine's clock is ahead of the database's, by which all nodes decide what was said in time.
     pub clock_ahead: SignedDuration,
 }
@@ -91,6 +93,10 @@ pub struct AfterStream {
     pub came_late: bool,
     /// Whether the call is over.
     pub ended: bool,
+    /// People are called on behalf of the agent, or have the call.
+    pub handed_over: bool,
+    /// How often people were called on behalf of the agent.
+    pub handoffs: u32,
     /// Since its first stream.
     pub lasted: Duration,
     /// What the carrier is told; `None` when nobody has decided, because the node died.
@@ -139,6 +145,7 @@ pub async fn offer(store: &Store, offer: &Offer<'_>) -> sqlx::Result<Option<Fenc
                 heartbeat_at = null,
                 next_action = null,
                 disconnect_reason = null,
+                handed_over_at = null,
                 ended_at = null
             where call_leases.organization_id = excluded.organization_id
             returning call_sid, fencing_token, organization_id, offered_at
@@ -177,7 +184,7 @@ pub async fn claim(store: &Store, token_sha256: &[u8; 32], node: &str) -> sqlx::
               and claimed_at is null
               and ended_at is null
               and offered_at > now() - interval '10 minutes'
-            returning call_sid, organization_id, agent_id, direction, from_number, to_number, fencing_token
+            returning call_sid, organization_id, agent_id, direction, from_number, to_number, fencing_token, handoffs
         ),
         taken as (
             update call_streams
@@ -187,7 +194,7 @@ pub async fn claim(store: &Store, token_sha256: &[u8; 32], node: &str) -> sqlx::
             where call_streams.call_sid = claimed.call_sid
               and call_streams.fencing_token = claimed.fencing_token
         )
-        select call_sid, organization_id, agent_id, direction, from_number, to_number, fencing_token,
+        select call_sid, organization_id, agent_id, direction, from_number, to_number, fencing_token, handoffs,
                true as "offered!",
                (select resumed_after
                 from call_streams
@@ -237,18 +244,21 @@ pub async fn claim_unoffered(
                 heartbeat_at = now(),
                 next_action = null,
                 disconnect_reason = null,
+                handed_over_at = null,
                 ended_at = null
             where call_leases.organization_id = excluded.organization_id
               and (call_leases.ended_at is not null
-                   or greatest(call_leases.offered_at, call_leases.heartbeat_at) <= now() - interval '2 minutes')
-            returning call_sid, organization_id, agent_id, direction, from_number, to_number, fencing_token, offered_at
+                   or call_leases.handed_over_at is null
+                      and greatest(call_leases.offered_at, call_leases.heartbeat_at) <= now() - interval '2 minutes')
+            returning call_sid, organization_id, agent_id, direction, from_number, to_number, fencing_token, handoffs,
+                      offered_at
         ),
         taken as (
             insert into call_streams (call_sid, fencing_token, organization_id, node, offered_at, claimed_at)
             select call_sid, fencing_token, organization_id, $4, offered_at, offered_at
             from claimed
         )
-        select call_sid, organization_id, agent_id, direction, from_number, to_number, fencing_token,
+        select call_sid, organization_id, agent_id, direction, from_number, to_number, fencing_token, handoffs,
                false as "offered!", null::text as resumed_after,
                (select extract(epoch from now() - min(claimed_at))::float8
                 from call_streams
@@ -266,10 +276,12 @@ pub async fn claim_unoffered(
     row.map(|row| row.claimed(asked)).transpose()
 }
 
-/// Expects another stream of a call whose stream was lost; everything before it becomes void.
+/// Expects another stream of a call whose stream was lost, or that people did not take over; everything before it becomes
+/// void.
 ///
 /// `None`: the call is over, somebody else has decided since `token` was the call's, or the call has come back
-/// three times within the last minute, not counting servers that it left by itself, as long as those are few.
+/// three times within the last minute, not counting servers that it left by itself, as long as those are few, and people who
+/// did not answer.
 pub async fn resume(
     store: &Store,
     call_sid: &CallSid,
@@ -280,7 +292,18 @@ pub async fn resume(
         r#"
         with lost as (
             -- As it was before this statement.
-            select coalesce(disconnect_reason, 'stream_lost') as reason
+            select case
+                       when handed_over_at is not null then 'transferred'
+                       -- Offered before, and asked for again.
+                       when claimed_at is null then coalesce(
+                           disconnect_reason,
+                           (select resumed_after
+                            from call_streams
+                            where call_streams.call_sid = $1 and call_streams.fencing_token = $2),
+                           'stream_lost'
+                       )
+                       else coalesce(disconnect_reason, 'stream_lost')
+                   end as reason
             from call_leases
             where call_sid = $1
         ),
@@ -293,13 +316,21 @@ pub async fn resume(
                 claimed_at = null,
                 heartbeat_at = null,
                 next_action = null,
-                disconnect_reason = null
+                disconnect_reason = null,
+                handed_over_at = null
             where call_sid = $1
               and fencing_token = $2
               and ended_at is null
-              and (select count(*) filter (where resumed_after <> 'moved') < $4 and count(resumed_after) < $5
-                   from call_streams
-                   where call_sid = $1 and offered_at > now() - interval '60 seconds')
+              -- Each handoff takes a wish for it, which is a bound of its own; a stream that does not come after one has none.
+              and (handed_over_at is not null
+                   or (select count(resumed_after) filter (
+                                  where resumed_after <> 'moved' and (resumed_after <> 'transferred' or claimed_at is null)
+                              ) < $4
+                              and count(resumed_after) filter (
+                                  where resumed_after <> 'transferred' or claimed_at is null
+                              ) < $5
+                       from call_streams
+                       where call_sid = $1 and offered_at > now() - interval '60 seconds'))
             returning call_sid, fencing_token, organization_id, offered_at
         )
         insert into call_streams (call_sid, fencing_token, organization_id, resumed_after, offered_at)
@@ -316,6 +347,29 @@ pub async fn resume(
     .fetch_optional(&store.pool)
     .await?;
     Ok(token.map(FencingToken))
+}
+
+/// People are called on behalf of the agent from now on: nobody carries the call, and it is not over. Returns which of the
+/// handoffs of the call this is, from 1; asked again for the same stream it is the same one.
+///
+/// `None`: there is no such call, or somebody else has decided since `token` was the call's.
+pub async fn hand_over(store: &Store, call_sid: &CallSid, token: FencingToken) -> sqlx::Result<Option<u32>> {
+    let handoffs = sqlx::query_scalar!(
+        r#"
+        update call_leases
+        set handoffs = handoffs + (handed_over_at is null)::int,
+            handed_over_at = coalesce(handed_over_at, now()),
+            -- That was the stream's end. Why the call ends is to be seen; of one that has ended, it stands.
+            disconnect_reason = case when ended_at is null then null else disconnect_reason end
+        where call_sid = $1 and fencing_token = $2
+        returning handoffs
+        "#,
+        call_sid.as_str(),
+        token.0,
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    Ok(handoffs.map(i32::unsigned_abs))
 }
 
 /// Shows that calls are still carried; done every 15 s. For two minutes it keeps others from taking a call for finished,
@@ -382,7 +436,8 @@ pub async fn next_action(store: &Store, call_sid: &CallSid) -> sqlx::Result<Opti
         r#"
         select organization_id, agent_id, fencing_token, claimed_at is not null as "claimed!",
                coalesce(claimed_at is null and heartbeat_at > now() - interval '45 seconds', false) as "came_late!",
-               ended_at is not null as "ended!", next_action, disconnect_reason,
+               ended_at is not null as "ended!", handed_over_at is not null as "handed_over!", handoffs,
+               next_action, disconnect_reason,
                (select extract(epoch from now() - min(claimed_at))::float8
                 from call_streams
                 where call_streams.call_sid = call_leases.call_sid) as lasted_s
@@ -400,6 +455,8 @@ pub async fn next_action(store: &Store, call_sid: &CallSid) -> sqlx::Result<Opti
         claimed: row.claimed,
         came_late: row.came_late,
         ended: row.ended,
+        handed_over: row.handed_over,
+        handoffs: row.handoffs.unsigned_abs(),
         lasted: seconds(row.lasted_s),
         next_action: row.next_action.as_deref().and_then(NextStep::from_word),
         disconnect_reason: row.disconnect_reason,
@@ -408,8 +465,8 @@ pub async fn next_action(store: &Store, call_sid: &CallSid) -> sqlx::Result<Opti
 
 /// Takes calls over that nobody carries any more, so that they can be ended: those that have shown no life for ten minutes,
 /// or for 45 s when the carrier says that they are over, and those that have outlived the longest call of their agent.
-/// A call whose stream has not come within two minutes is nobody's. At most `limit`, none of which another node is taking
-/// over.
+/// A call whose stream has not come within two minutes is nobody's, and one that people have is nobody's when the carrier
+/// says so, or after the longest that the carrier lets them speak. At most `limit`, none of which another node is taking over.
 ///
 /// Ten minutes, because the node of a silent call may only be cut off from the database, and its caller still be speaking.
 ///
@@ -418,8 +475,8 @@ pub async fn reap(store: &Store, limit: i64) -> sqlx::Result<Vec<Abandoned>> {
     let rows = sqlx::query!(
         r#"
         with open as (
-            select call_sid, agent_id, claimed_at, heartbeat_at,
-                   greatest(offered_at, claimed_at, heartbeat_at) as seen_at,
+            select call_sid, agent_id, claimed_at, heartbeat_at, handed_over_at,
+                   greatest(offered_at, claimed_at, heartbeat_at, handed_over_at) as seen_at,
                    (select min(claimed_at)
                     from call_streams
                     where call_streams.call_sid = call_leases.call_sid) as began_at
@@ -428,15 +485,17 @@ pub async fn reap(store: &Store, limit: i64) -> sqlx::Result<Vec<Abandoned>> {
         ),
         abandoned as (
             select open.call_sid, began_at, seen_at,
-                   coalesce(began_at + make_interval(secs => max_duration_s + 60) < now(), false) as outlived
+                   coalesce(handed_over_at is null and began_at + make_interval(secs => max_duration_s + 60) < now(), false)
+                       as outlived
             from open
             join agents on agents.id = open.agent_id
             -- Of an offer that came late to the record the stream may have been taken by a node that is still cut off.
             where seen_at < now() - case
+                      when handed_over_at is not null then interval '4 hours 5 minutes'
                       when claimed_at is null and heartbeat_at is null then interval '2 minutes'
                       else interval '10 minutes'
                   end
-               or began_at + make_interval(secs => max_duration_s + 60) < now()
+               or handed_over_at is null and began_at + make_interval(secs => max_duration_s + 60) < now()
                or seen_at < now() - interval '45 seconds'
                   and exists (
                       select
@@ -459,7 +518,8 @@ pub async fn reap(store: &Store, limit: i64) -> sqlx::Result<Vec<Abandoned>> {
                 stream_token_sha256 = null
             from taken
             where call_leases.call_sid = taken.call_sid
-            returning call_leases.call_sid, organization_id, agent_id, fencing_token, claimed_at, disconnect_reason
+            returning call_leases.call_sid, organization_id, agent_id, fencing_token, claimed_at, disconnect_reason,
+                      handed_over_at
         ),
         noted as (
             -- A stream that never comes. The lease's own `offered_at` stays, by which it is found again if it is not ended.
@@ -469,7 +529,7 @@ pub async fn reap(store: &Store, limit: i64) -> sqlx::Result<Vec<Abandoned>> {
         )
         select call_sid as "call_sid!", organization_id as "organization_id!", agent_id as "agent_id!",
                fencing_token as "fencing_token!", claimed_at is not null as "claimed!", disconnect_reason,
-               outlived as "outlived!", extract(epoch from least(seen_at, now()) - began_at)::float8 as lasted_s
+               handed_over_at is not null as "handed_over!", outlived as "outlived!", extract(epoch from least(seen_at, now()) - began_at)::float8 as lasted_s
         from reaped
         join abandoned using (call_sid)
         "#,
@@ -482,6 +542,7 @@ pub async fn reap(store: &Store, limit: i64) -> sqlx::Result<Vec<Abandoned>> {
             let told = row.disconnect_reason.as_deref().and_then(EndReason::from_word);
             let reason = match told {
                 Some(reason) => reason,
+                None if row.handed_over => EndReason::Transferred,
                 None if row.outlived => EndReason::MaxDuration,
                 None if row.claimed => EndReason::NodeLost,
                 None => EndReason::StreamLost,
@@ -507,6 +568,7 @@ struct Row {
     from_number: Option<String>,
     to_number: Option<String>,
     fencing_token: i64,
+    handoffs: i32,
     offered: bool,
     lasted_s: Option<f64>,
     resumed_after: Option<String>,
@@ -528,6 +590,7 @@ impl Row {
             offered: row.offered,
             lasted: seconds(row.lasted_s),
             resumed_after: row.resumed_after.as_deref().and_then(EndReason::from_word),
+            handoffs: row.handoffs.unsigned_abs(),
             clock_ahead: ahead(asked, row.now.to_jiff(), Timestamp::now()),
         })
     }

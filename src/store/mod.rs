@@ -17,6 +17,8 @@ pub mod campaigns;
 pub mod cluster;
 pub mod interactions;
 pub mod do_not_call;
+pub mod commands;
+pub mod handoffs;
 pub mod leads;
 pub mod leases;
 pub mod nodes;

@@ -258,6 +258,7 @@ pub async fn history(
     let remembered = rows.into_iter().rev().filter_map(|row| match &*row.role {
         "user" => Some(Remembered::Caller(row.content)),
         "assistant" => (!row.content.is_empty()).then_some(Remembered::Agent(row.content)),
+        "system" => Some(Remembered::Note(row.content)),
         "tool" => Some(Remembered::Function {
             call: ToolCallId::parse(&row.tool_call_id?).ok()?,
             name: row.tool_name?,

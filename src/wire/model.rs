@@ -385,6 +385,10 @@ pub enum Purpose {
     Retry,
     /// The session was lost in the middle of an answer.
     Resume,
+    /// Somebody in charge wants something said.
+    Operator,
+    /// The call is about to leave the agent, who has to say so.
+    LastWords,
 }
 
 impl Purpose {
@@ -399,6 +403,8 @@ impl Purpose {
             Self::Nudge => "nudge",
             Self::Retry => "retry",
             Self::Resume => "resume",
+            Self::Operator => "operator",
+            Self::LastWords => "last",
         }
     }
 }
@@ -417,6 +423,13 @@ pub enum AudioPayload<'a> {
 pub enum NewItem {
     /// Words from the caller's side that were not spoken, such as pressed keys.
     UserText {
+        /// Id we chose, at most 32 characters.
+        id: ItemId,
+        /// The words.
+        text: String,
+    },
+    /// What the agent is to know and nobody has said.
+    SystemText {
         /// Id we chose, at most 32 characters.
         id: ItemId,
         /// The words.

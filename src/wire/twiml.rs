@@ -137,6 +137,12 @@ impl Leg<'_> {
     }
 }
 
+/// Says something, and nothing more: what follows is for whoever asked for the document to know.
+#[must_use]
+pub fn say(text: &str) -> String {
+    document(|response| text_element(response, "Say", text))
+}
+
 /// How a call is turned away without being answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RejectReason {
@@ -281,6 +287,7 @@ mod tests {
             rest.strip_suffix("</Response>").unwrap().to_owned()
         };
         assert_eq!(content(say_and_hang_up("We are closed.")), "<Say>We are closed.</Say><Hangup/>");
+        assert_eq!(content(say("A caller.")), "<Say>A caller.</Say>");
         assert_eq!(content(hang_up()), "<Hangup/>");
         assert_eq!(content(reject(RejectReason::Busy)), r#"<Reject reason="busy"/>"#);
         assert_eq!(content(reject(RejectReason::Rejected)), r#"<Reject reason="rejected"/>"#);

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
-use sqlx::{AssertSqlSafe, Postgres};
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Postgres};
 use tokio::time::{Instant, sleep};
 use voicebridge::wire::signature::sign;
 
@@ -32,6 +33,19 @@ impl World {
         let change = format!("update agents set {columns} where is_default");
         let changed = sqlx::query(AssertSqlSafe(change)).execute(self.running.store.pool()).await;
         assert_eq!(changed.expect("the change is good SQL").rows_affected(), 1);
+    }
+
+    /// The database, for another server.
+    pub(crate) fn database(&self) -> String {
+        self.running.store.pool().connect_options().to_url_lossy().to_string()
+    }
+
+    /// Asks for something with the key; status and answer.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let request = self.http.post(self.running.public_url.join(path)).json(body);
+        let answer = request.bearer_auth(self.running.admin_key.expose_secret()).send().await;
+        let answer = answer.expect("the server answers");
+        (answer.status().as_u16(), answer.json().await.expect("with JSON"))
     }
 
     /// One value out of the database.

@@ -7,11 +7,13 @@ mod support;
 #[path = "../support/world.rs"]
 mod world;
 
+mod handoff;
 mod line;
 mod look;
 mod models;
 mod outages;
 mod over_agent;
+mod people;
 mod records;
 mod streams;
 mod tools;

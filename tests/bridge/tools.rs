@@ -175,11 +175,14 @@ async fn the_agent_ends_or_hands_over_the_call_when_its_last_word_has_been_heard
     }
     world.settled().await;
     assert_eq!(ended.followed[1..], ["Hangup"]);
-    let followed = ["Say One moment please, I am connecting you.", "Dial +14155550199", "Hangup"];
+    let whispered =
+        "Whisper Say A caller from the assistant. Wants a person. Asked nothing else. Connecting you now.";
+    let followed = ["Say One moment please, I am connecting you.", "Dial +14155550199", whispered, "Hangup"];
     assert_eq!(transferred.followed[1..], followed);
     let completed = "incoming_call stream_started connected agent_call_completed";
     assert_eq!(events(&world, &ended).await, completed);
-    let handed_over = "incoming_call stream_started connected transferred agent_call_completed";
+    let handed_over = "incoming_call stream_started connected transferred stream_ended handoff_answered \
+                       handoff_ended agent_call_completed";
     assert_eq!(events(&world, &transferred).await, handed_over);
     let query = format!(
         "select event_sequence->3->>'details' from calls where call_sid = '{}'",

@@ -6,6 +6,7 @@
 mod barge_in;
 mod endings;
 mod errors;
+mod handoff;
 mod hostile;
 mod over_agent;
 mod player;

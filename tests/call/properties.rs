@@ -4,6 +4,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use voicebridge::audio::AudioFormat;
 use voicebridge::audio::resample::Downlink;
+use voicebridge::call::operator::Wish;
+use voicebridge::call::tools::Transfer;
 use voicebridge::call::{Input, Unavailable};
 use voicebridge::clock::CallTime;
 use voicebridge::wire::model::{ErrorClass, ItemKind, ModelEvent, ResponseStatus, TurnTaking};
@@ -78,7 +80,7 @@ fn agent() -> impl Strategy<Value = Event> {
         })),
         4 => response_id().prop_map(|id| response_started(&id)),
         4 => (response_id(), status()).prop_map(|(id, status)| done_with(&id, status)),
-        2 => (response_id(), 0..5, prop_oneof!["look_up", "book", GOODBYE, HUMAN, "launch"], "\\{\\}|[{x]")
+        2 => (response_id(), 0..5, prop_oneof!["look_up", "book", GOODBYE, HUMAN, "do_not_call_again", "launch"], "\\{\\}|[{x]")
             .prop_map(|(of, n, name, arguments)| tool_call_of(&of, &format!("call_{n}"), &name, &arguments)),
         2 => (0..5).prop_map(|n| tool_finished(&format!("call_{n}"), "done")),
         2 => (class(), prop_oneof![
@@ -115,9 +117,19 @@ fn caller() -> impl Strategy<Value = Event> {
                 ulaw: vec![code; bytes],
             }),
         1 => any::<u64>().prop_map(caller_frame),
-        2 => prop_oneof![Just('1'), Just('#')].prop_map(key),
+        2 => prop_oneof![6 => Just('1'), 3 => Just('#'), 1 => Just('9')].prop_map(key),
         5 => Just(Event::AllMarks),
         3 => (0..40_usize).prop_map(mark_played),
+    ]
+}
+
+fn wish() -> impl Strategy<Value = Wish> {
+    let transfer = Transfer { to: None, reason: "x".into(), summary: String::new() };
+    prop_oneof![
+        1 => any::<bool>().prop_map(|now| Wish::HangUp { now }),
+        1 => Just(Wish::Transfer(transfer)),
+        4 => Just(Wish::Say("Hello.".into())),
+        4 => Just(Wish::Inject("It rains.".into())),
     ]
 }
 
@@ -141,6 +153,7 @@ fn rare() -> impl Strategy<Value = Event> {
         1 => Just(stop()),
         1 => Just(hang_up(EndReason::Drained)),
         2 => Just(Event::Plain(Input::Timeout)),
+        3 => wish().prop_map(command),
     ]
 }
 
@@ -159,6 +172,7 @@ fn play(
     let mut settings = settings(format);
     settings.session.turn_taking = turn_taking;
     settings.greeting = greets.then(|| "Greet.".into());
+    (settings.calls_out, settings.opt_out_digit) = (true, Some('9'));
     let mut call = TestCall::new(settings, ABLE);
     let mut now = 0;
     if ready {

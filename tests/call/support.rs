@@ -6,13 +6,14 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use voicebridge::audio::AudioFormat;
+use voicebridge::call::operator::{Command, Outcome, Wish};
 use voicebridge::call::outbox::{Output, SessionAct};
 use voicebridge::call::settings::{END_CALL, Settings, TRANSFER_TO_HUMAN};
 use voicebridge::call::tools::{ToolResult, built_in};
 use voicebridge::call::transcript::{Entry, Role, Status};
 use voicebridge::call::{Call, Input, Unavailable};
 use voicebridge::clock::CallTime;
-use voicebridge::ids::{ItemId, ResponseId, ToolCallId};
+use voicebridge::ids::{CommandId, ItemId, ResponseId, ToolCallId};
 use voicebridge::wire::model::{
     AudioPayload, Capabilities, ErrorClass, ItemKind, ModelCommand, ModelError, ModelEvent, NewItem,
     ResponseStatus, SessionConfig, TurnDetection, TurnTaking,
@@ -193,6 +194,11 @@ pub fn hang_up(reason: EndReason) -> Event {
     Event::Plain(Input::HangUp(reason))
 }
 
+/// Somebody in charge wants something.
+pub fn command(wish: Wish) -> Event {
+    Event::Plain(Input::Command(Command { id: CommandId(uuid::Uuid::nil()), wish }))
+}
+
 pub fn model_ready() -> Event {
     model_ready_until(CallTime::FAR)
 }
@@ -281,6 +287,8 @@ pub struct TestCall {
     pub sent: Vec<(CallTime, Sent)>,
     /// Everything sent to the model, as bytes of its format.
     pub appended: Vec<u8>,
+    /// What the model was asked for in words of their own.
+    pub asked: Vec<String>,
     /// Names of all marks sent.
     pub marks: Vec<String>,
     marks_back: usize,
@@ -302,6 +310,7 @@ impl TestCall {
             media: Vec::new(),
             sent: Vec::new(),
             appended: Vec::new(),
+            asked: Vec::new(),
             marks: Vec::new(),
             marks_back: 0,
             deaf: false,
@@ -440,6 +449,9 @@ impl TestCall {
                 }
                 Output::Twilio(twilio::Outbound::Clear) => self.sent.push((self.now, Sent::Clear)),
                 Output::Transcript(entry) => self.entries.push(entry.clone()),
+                Output::Model(ModelCommand::CreateResponse { instructions: Some(text), .. }) => {
+                    self.asked.push(text.clone());
+                }
                 Output::Model(ModelCommand::AppendAudio(AudioPayload::Bytes(bytes))) => {
                     self.appended.extend_from_slice(bytes);
                 }
@@ -564,6 +576,11 @@ fn describe(output: &Output<'_>) -> String {
         Output::Connected => "connected".into(),
         Output::Session(act) => describe_session(*act),
         Output::Transfer(transfer) => format!("transfer {:?} {:?}", transfer.reason, transfer.summary),
+        Output::Answered(answer) => match answer.outcome {
+            Outcome::Done(why) => format!("answer {} done: {why}", answer.kind),
+            Outcome::Refused(why) => format!("answer {} refused: {why}", answer.kind),
+        },
+        Output::OptedOut(how) => format!("opted out {how:?}"),
         Output::Measured(turn) => {
             let latency = turn.response_latency().map_or("-".into(), |latency| format!("{latency:?}"));
             format!("measured {} {latency}", turn.item)
@@ -603,6 +620,9 @@ fn describe_command(command: &ModelCommand<'_>) -> String {
         }
         ModelCommand::CommitAudio { event_id } => format!("commit [{event_id}]"),
         ModelCommand::CreateItem { item: NewItem::UserText { id, text }, .. } => format!("item {id} {text}"),
+        ModelCommand::CreateItem { item: NewItem::SystemText { id, text }, .. } => {
+            format!("note {id} {text}")
+        }
         ModelCommand::CreateItem { item: NewItem::AgentText { id, text }, .. } => {
             format!("item {id} by the agent {text}")
         }

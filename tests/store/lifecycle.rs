@@ -97,7 +97,7 @@ async fn a_call_is_told_from_its_arrival_to_its_end() {
              "details": {"stream_sid": "MZ1", "node": "node-1", "token": 1}},
             {"type": "connected", "timestamp": "2026-01-02T03:04:07Z", "details": {}},
             {"type": "transferred", "timestamp": "2026-01-02T03:05:05Z",
-             "details": {"to": "+15005550009", "reason": "wants a person", "summary": "asked about an invoice"}},
+             "details": {"to": "+15005550009", "reason": "wants a person", "summary": "asked about an invoice", "token": 1}},
             {"type": "agent_call_completed", "timestamp": "2026-01-02T03:05:07Z", "details": report},
         ])
     );

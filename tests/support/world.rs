@@ -28,11 +28,16 @@ pub(crate) struct World {
 impl World {
     /// Starts everything on free ports and a database of its own. `settings` are names and values of the environment.
     pub(crate) async fn start(model: ModelOptions, settings: &[(&str, &str)]) -> Self {
-        let token = SecretString::from("the-auth-token");
-        let model = ModelServer::bind(model, ([127, 0, 0, 1], 0).into()).await.expect("the model starts");
         let store = crate::support::store(2).await;
         let database = store.pool().connect_options().to_url_lossy().to_string();
         store.close().await;
+        Self::start_on(&database, model, settings).await
+    }
+
+    /// The same with the database of somebody else.
+    pub(crate) async fn start_on(database: &str, model: ModelOptions, settings: &[(&str, &str)]) -> Self {
+        let token = SecretString::from("the-auth-token");
+        let model = ModelServer::bind(model, ([127, 0, 0, 1], 0).into()).await.expect("the model starts");
         let url = model.url();
         let data = tempfile::tempdir().expect("there is a place for temporary files");
         let config = Config::from_parts(
@@ -41,7 +46,7 @@ impl World {
                 let own = settings.iter().find(|(set, _)| *set == name).map(|(_, value)| *value);
                 let usual = match name {
                     "VOICEBRIDGE_LISTEN" => Some("127.0.0.1:0"),
-                    "DATABASE_URL" => Some(database.as_str()),
+                    "DATABASE_URL" => Some(database),
                     "OPENAI_REALTIME_URL" => Some(url.as_str()),
                     "OPENAI_API_KEY" => Some("the-key"),
                     "TWILIO_AUTH_TOKEN" => Some(token.expose_secret()),

@@ -121,6 +121,8 @@ pub enum Remembered {
     Caller(String),
     /// What was heard of the agent.
     Agent(String),
+    /// What the agent is to know and nobody has said.
+    Note(String),
     /// A function, and what it answered.
     Function {
         /// The model's id of it.

@@ -252,6 +252,15 @@ impl Transcript {
         self.user_text(now, item, Some(text));
     }
 
+    /// We told the agent something; we added the item ourselves, at the end.
+    pub(super) fn note(&mut self, now: CallTime, item: &ItemId, text: &str) {
+        let last = self.order.last().cloned();
+        self.place(now, item, Some(ItemKind::System), last);
+        let Some(slot) = self.slot_of(now, item, ItemKind::System) else { return };
+        append(&mut slot.text, text);
+        self.dirty = true;
+    }
+
     /// When to call [`Self::close_overdue`].
     pub(super) const fn text_due(&self) -> Option<CallTime> {
         self.text_due

@@ -86,6 +86,8 @@ impl Slot {
             ItemKind::User => self.text_final.then_some(entry),
             ItemKind::Assistant if self.text_final => self.describe_agent(entry),
             ItemKind::FunctionCall => self.function.as_ref().map(|function| function.describe(entry)),
+            // Only our own have a text.
+            ItemKind::System if !text.is_empty() => Some(Entry { role: Role::System, ..entry }),
             ItemKind::Assistant | ItemKind::System | ItemKind::FunctionOutput | ItemKind::Other => None,
         }
     }
@@ -108,6 +110,7 @@ impl Slot {
                 let Function { name, call, arguments, output } = self.function.clone()?;
                 Some(Remembered::Function { call, name, arguments, output })
             }
+            ItemKind::System if !text.is_empty() => Some(Remembered::Note(text.to_owned())),
             ItemKind::System | ItemKind::FunctionOutput | ItemKind::Other => None,
         }
     }

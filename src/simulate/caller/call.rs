@@ -253,7 +253,7 @@ impl Call {
                 None
             }
             Ok(None) => {
-                extra.push(field("DialCallStatus", &self.options.dial_status));
+                extra = self.put_through(&dial, base).await;
                 None
             }
             Err(order @ Order::Follow(_)) => return Then::Obey(order),
@@ -301,6 +301,40 @@ impl Call {
         match &self.carrier {
             Some(carrier) => carrier.news.send(news).await.is_ok(),
             None => false,
+        }
+    }
+
+    /// What becomes of a `<Dial>` without a carrier: as the options say, and at once.
+    async fn put_through(&mut self, dial: &Dial, base: &str) -> Vec<(String, String)> {
+        let mut outcome = vec![field("DialCallStatus", &self.options.dial_status)];
+        if self.options.dial_status == "completed" {
+            let leg = format!("CA{}", uuid::Uuid::new_v4().simple());
+            if let Some((url, method)) = dial.numbers.first().and_then(|number| number.whisper.clone()) {
+                self.whisper(&absolute(base, &url), &method, &leg).await;
+            }
+            outcome.extend([field("DialCallSid", &leg), field("DialCallDuration", "7")]);
+        }
+        outcome
+    }
+
+    /// The person who answers hears what Twilio is told to say before the caller is connected.
+    async fn whisper(&mut self, url: &str, method: &str, leg: &str) {
+        let mut fields = self.fields("in-progress");
+        fields.retain(|(name, _)| name != "CallSid" && name != "Direction");
+        fields.extend([
+            field("CallSid", leg),
+            field("ParentCallSid", &self.sid),
+            field("Direction", "outbound-dial"),
+        ]);
+        let heard = match self.webhooks.twiml(url, method, &fields).await {
+            Ok(text) => parse(&text).map_err(|error| format!("12100: {error}")),
+            Err(error) => Err(error.to_string()),
+        };
+        match heard {
+            Ok(verbs) => {
+                self.report.followed.extend(verbs.iter().map(|verb| format!("Whisper {}", verb.shown())));
+            }
+            Err(problem) => complain(&mut self.report.violations, problem),
         }
     }
 

@@ -169,6 +169,12 @@ fn new_item(item: &NewItem) -> Value {
             "role": "user",
             "content": [{"type": "input_text", "text": text}],
         }),
+        NewItem::SystemText { id, text } => json!({
+            "type": "message",
+            "id": id,
+            "role": "system",
+            "content": [{"type": "input_text", "text": text}],
+        }),
         NewItem::AgentText { id, text } => json!({
             "type": "message",
             "id": id,
@@ -295,6 +301,15 @@ mod tests {
             (
                 ModelCommand::CommitAudio { event_id: event_id() },
                 json!({"type": "input_audio_buffer.commit", "event_id": "event-1"}),
+            ),
+            (
+                ModelCommand::CreateItem {
+                    event_id: event_id(),
+                    item: NewItem::SystemText { id: item("note-1"), text: "The order has been sent.".into() },
+                },
+                json!({"type": "conversation.item.create", "event_id": "event-1", "item": {
+                    "type": "message", "id": "note-1", "role": "system",
+                    "content": [{"type": "input_text", "text": "The order has been sent."}]}}),
             ),
             (
                 ModelCommand::CreateItem {

@@ -1,0 +1,293 @@
+//! Calls that are going on, and what somebody in charge wants of one: to end it, to put it through, to have something said or
+//! known. Whichever node carries the call does it, once.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::api::Api;
+use crate::api::error::{ApiError, Failures};
+use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
+use crate::ids::{CallSid, OrganizationId, PhoneNumber};
+use crate::store::commands::{self, LiveCall, Progress, Whereabouts};
+use crate::store::handoffs;
+
+// Longest texts, in characters. What is said takes a minute; what is known costs the model's attention in every answer.
+const SAID: usize = 1_000;
+const KNOWN: usize = 8_000;
+const REASON: usize = 500;
+const SUMMARY: usize = 2_000;
+
+/// How long the node that carries the call may take. A node that cannot be rung looks every two seconds.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How often its answer is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Routes of live calls.
+pub fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(live_calls))
+        .routes(routes!(hang_up))
+        .routes(routes!(transfer))
+        .routes(routes!(say))
+        .routes(routes!(inject))
+}
+
+/// How to end a call.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HangUp {
+    /// In the middle of a sentence; else after the one that the agent is saying.
+    #[serde(default)]
+    pub now: bool,
+}
+
+/// Where to put a call through.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Transfer {
+    /// A telephone with `+` and country code. Without it and without `team` whoever the agent would put the caller through
+    /// to.
+    #[serde(default)]
+    #[schema(example = "+14155550199")]
+    pub to: Option<String>,
+    /// A team, all of whose telephones ring.
+    #[serde(default)]
+    pub team: Option<Uuid>,
+    /// Why; said to the person who answers.
+    #[serde(default)]
+    #[schema(example = "The caller asked for the manager.")]
+    pub reason: String,
+    /// What the person should know; said to them as well.
+    #[serde(default)]
+    pub summary: String,
+}
+
+/// What the agent is to say.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Say {
+    /// Word for word.
+    #[schema(example = "Your order has just left our house.")]
+    pub text: String,
+}
+
+/// What the agent is to know.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Inject {
+    /// For the model; not said by itself.
+    #[schema(example = "The caller is a customer since 2011.")]
+    pub text: String,
+}
+
+/// What came of something that was wanted.
+#[derive(Serialize, ToSchema)]
+pub struct CommandAnswer {
+    /// Names it.
+    pub id: Uuid,
+    /// `done`; `taken`: the server that carries the call has it and has not said more in time.
+    #[schema(example = "done")]
+    pub outcome: String,
+    /// More about it, for people.
+    #[schema(example = "the agent says it as soon as nobody speaks")]
+    pub message: String,
+}
+
+/// Calls that are going on, the latest first.
+#[utoipa::path(
+    get, path = "/api/calls/live", tag = "live calls", params(PageQuery),
+    responses((status = 200, description = "Part of the list", body = Listing<LiveCall>), Failures),
+    security(("bearer" = []), ("api_key" = [])),
+)]
+async fn live_calls(
+    State(api): State<Api>,
+    Query(page): Query<PageQuery>,
+) -> Result<Listing<LiveCall>, ApiError> {
+    let PageQuery { limit, offset } = page.checked()?;
+    let (data, total) = commands::live_calls(&api.store, api.organization().await?, limit, offset).await?;
+    Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
+}
+
+/// Ends a call that is going on.
+#[utoipa::path(
+    post, path = "/api/calls/{callSid}/hang-up", tag = "live calls",
+    params(("callSid" = String, Path, description = "The carrier's id of the call")), request_body = HangUp,
+    responses(
+        (status = 200, description = "It ends", body = Success<CommandAnswer>),
+        (status = 202, description = "The server that carries the call has it, and has not said more in time", body = Success<CommandAnswer>),
+        Failures,
+    ),
+    security(("bearer" = []), ("api_key" = [])),
+)]
+async fn hang_up(
+    State(api): State<Api>,
+    Path(call_sid): Path<String>,
+    Json(body): Json<HangUp>,
+) -> Result<Response, ApiError> {
+    let call = live(&api, &call_sid).await?;
+    want(&api, call, "hang_up", json!({"now": body.now})).await
+}
+
+/// Puts the caller of a live call through to people. If nobody answers the agent has the call again, and knows it.
+#[utoipa::path(
+    post, path = "/api/calls/{callSid}/transfer", tag = "live calls",
+    params(("callSid" = String, Path, description = "The carrier's id of the call")), request_body = Transfer,
+    responses(
+        (status = 200, description = "The agent says so, then the telephones ring", body = Success<CommandAnswer>),
+        (status = 202, description = "The server that carries the call has it, and has not said more in time", body = Success<CommandAnswer>),
+        Failures,
+    ),
+    security(("bearer" = []), ("api_key" = [])),
+)]
+async fn transfer(
+    State(api): State<Api>,
+    Path(call_sid): Path<String>,
+    Json(body): Json<Transfer>,
+) -> Result<Response, ApiError> {
+    let Transfer { to, team, reason, summary } = body;
+    if to.is_some() && team.is_some() {
+        return Err(ApiError::invalid("name a telephone (to) or a team, not both"));
+    }
+    let to = match to.as_deref().map(PhoneNumber::parse) {
+        Some(Err(_)) => return Err(ApiError::invalid("to must be in E.164, such as +14155550123")),
+        Some(Ok(number)) => Some(number.expose().to_owned()),
+        None => None,
+    };
+    check_length("reason", &reason, REASON)?;
+    check_length("summary", &summary, SUMMARY)?;
+    let call = live(&api, &call_sid).await?;
+    if let Some(team) = team
+        && handoffs::team(&api.store, team, Some(call.0)).await?.is_none()
+    {
+        return Err(ApiError::invalid(
+            "there is no such team, or nobody of it takes calls; enable a member first",
+        ));
+    }
+    let payload = json!({"to": to, "team": team, "reason": reason, "summary": summary});
+    want(&api, call, "transfer", payload).await
+}
+
+/// Has the agent say exactly this, as soon as nobody speaks.
+#[utoipa::path(
+    post, path = "/api/calls/{callSid}/say", tag = "live calls",
+    params(("callSid" = String, Path, description = "The carrier's id of the call")), request_body = Say,
+    responses(
+        (status = 200, description = "The agent says it as soon as nobody speaks", body = Success<CommandAnswer>),
+        (status = 202, description = "The server that carries the call has it, and has not said more in time", body = Success<CommandAnswer>),
+        Failures,
+    ),
+    security(("bearer" = []), ("api_key" = [])),
+)]
+async fn say(
+    State(api): State<Api>,
+    Path(call_sid): Path<String>,
+    Json(body): Json<Say>,
+) -> Result<Response, ApiError> {
+    let text = some_text(&body.text, SAID)?;
+    let call = live(&api, &call_sid).await?;
+    want(&api, call, "say", json!({"text": text})).await
+}
+
+/// Lets the agent know something, which it does not say by itself.
+#[utoipa::path(
+    post, path = "/api/calls/{callSid}/inject", tag = "live calls",
+    params(("callSid" = String, Path, description = "The carrier's id of the call")), request_body = Inject,
+    responses(
+        (status = 200, description = "The agent knows it from now on", body = Success<CommandAnswer>),
+        (status = 202, description = "The server that carries the call has it, and has not said more in time", body = Success<CommandAnswer>),
+        Failures,
+    ),
+    security(("bearer" = []), ("api_key" = [])),
+)]
+async fn inject(
+    State(api): State<Api>,
+    Path(call_sid): Path<String>,
+    Json(body): Json<Inject>,
+) -> Result<Response, ApiError> {
+    let text = some_text(&body.text, KNOWN)?;
+    let call = live(&api, &call_sid).await?;
+    want(&api, call, "inject", json!({"text": text})).await
+}
+
+fn some_text(text: &str, most: usize) -> Result<&str, ApiError> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(ApiError::invalid("text must not be empty"));
+    }
+    check_length("text", text, most)?;
+    Ok(text)
+}
+
+fn check_length(what: &str, text: &str, most: usize) -> Result<(), ApiError> {
+    if text.chars().count() > most {
+        return Err(ApiError::invalid(format!("{what} must be at most {most} characters")));
+    }
+    Ok(())
+}
+
+/// The call, if a node carries it.
+async fn live(api: &Api, call_sid: &str) -> Result<(OrganizationId, CallSid), ApiError> {
+    let call_sid =
+        CallSid::parse(call_sid).map_err(|error| ApiError::bad_request("invalid_path", error.to_string()))?;
+    let organization = api.organization().await?;
+    match commands::whereabouts(&api.store, organization, &call_sid).await? {
+        Whereabouts::Live => Ok((organization, call_sid)),
+        Whereabouts::Unknown => Err(ApiError::not_found("there is no such call")),
+        Whereabouts::NotLive => Err(ApiError::conflict(
+            "call_not_live",
+            "the call is not going on; GET /api/calls/live lists those that are",
+        )),
+        Whereabouts::WithPeople => Err(ApiError::conflict(
+            "call_with_people",
+            "people have the call, or their telephones ring; try again if it comes back to the agent",
+        )),
+    }
+}
+
+/// Writes down what is wanted and waits for the node that carries the call to say what comes of it.
+async fn want(
+    api: &Api,
+    (organization, call_sid): (OrganizationId, CallSid),
+    kind: &str,
+    payload: Value,
+) -> Result<Response, ApiError> {
+    let id = commands::want(&api.store, organization, &call_sid, kind, payload).await?;
+    let deadline = Instant::now() + ANSWER_WITHIN;
+    let answer = |status, outcome: &str, message: &str| {
+        let answer = CommandAnswer { id, outcome: outcome.to_owned(), message: message.to_owned() };
+        Ok((status, Success::new(answer)).into_response())
+    };
+    loop {
+        let progress = commands::progress(&api.store, id).await?;
+        match progress {
+            Progress::Done(result) if result.outcome == "done" => {
+                return answer(StatusCode::OK, "done", &result.message);
+            }
+            Progress::Done(result) => {
+                let details = json!({"id": id});
+                return Err(ApiError::conflict("command_refused", result.message).with_details(details));
+            }
+            Progress::Waiting | Progress::Taken if Instant::now() < deadline => sleep(LOOK_EVERY).await,
+            Progress::Taken => {
+                let message = "the server that carries the call has it and has not said what comes of it; it may still be done";
+                return answer(StatusCode::ACCEPTED, "taken", message);
+            }
+            Progress::Waiting if commands::withdraw(&api.store, id).await? => {
+                let message = "the server that carries the call does not answer; nothing was done, try again";
+                return Err(ApiError::not_taken("command_not_taken", message).with_details(json!({"id": id})));
+            }
+            // Somebody has taken it in this moment.
+            Progress::Waiting => {}
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! People and the agent of one call: over real sockets, with whoever answers or does not, and on more than one server.
+
+use serde_json::json;
+use tokio::join;
+use voicebridge::simulate::caller::{CallReport, CallerOptions, run_call};
+use voicebridge::simulate::model::ModelOptions;
+use voicebridge::simulate::model::script::{Script, When};
+use voicebridge::simulate::scenario::Step;
+
+use crate::look::until;
+use crate::tools::asking;
+use crate::world::World;
+use crate::{brief, listen, rule, say, scenario, tone};
+
+const PCMU: &[(&str, &str)] = &[("AUDIO_FORMAT", "pcmu")];
+const REFUND: &str = r#"{"reason":"Wants a refund.","summary":"Order 4711 came broken."}"#;
+
+const HEARD: &str = "select count(*) from conversation_transcripts where call_sid = 'CA1'";
+
+/// Puts the caller through when asked for a person, and says so when nobody has answered.
+fn putting_through() -> Script {
+    brief([
+        asking("person-please", tone(500, "I will put you through."), &[("transfer", REFUND)]),
+        rule(When::Asked("nobody of the team answered".into()), [tone(700, "Nobody is there.")]),
+        rule(When::Asked("say exactly these words".into()), [tone(700, "Your order has left.")]),
+        rule(When::Asked("being put through".into()), [tone(500, "I put you through.")]),
+    ])
+}
+
+async fn world() -> World {
+    let world =
+        World::start(ModelOptions { script: putting_through(), ..ModelOptions::default() }, PCMU).await;
+    world.change_agent("transfer_number = '+14155550199'").await;
+    world
+}
+
+async fn events(world: &World, call: &CallReport) -> String {
+    let types = "select string_agg(event->>'type', ' ' order by place) \
+        from calls, jsonb_array_elements(event_sequence) with ordinality as sequence (event, place)";
+    world.value(&format!("{types} where call_sid = '{}'", call.call_sid)).await
+}
+
+#[tokio::test]
+async fn people_who_answer_are_told_and_have_the_call() {
+    let world = world().await;
+    let call = run_call(world.call(scenario([listen(), say("person-please"), listen()]))).await;
+    assert_eq!(world.reason(&call.call_sid).await, "transferred");
+    world.settled().await;
+    assert_eq!(call.violations, Vec::<String>::new());
+    assert_eq!(
+        call.followed[1..],
+        [
+            "Say One moment please, I am connecting you.",
+            "Dial +14155550199",
+            "Whisper Say A caller from the assistant. Wants a refund. Order 4711 came broken. Connecting you now.",
+            "Hangup",
+        ]
+    );
+    assert_eq!(
+        events(&world, &call).await,
+        "incoming_call stream_started connected transferred stream_ended handoff_answered handoff_ended \
+         agent_call_completed"
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn when_nobody_answers_the_agent_has_the_caller_again_and_knows_it() {
+    let world = world().await;
+    let steps = [listen(), say("person-please"), listen(), listen(), say("hello"), listen(), Step::HangUp];
+    let options = CallerOptions { dial_status: "no-answer".into(), ..world.call(scenario(steps)) };
+    let call = run_call(options).await;
+    assert_eq!(world.reason(&call.call_sid).await, "caller_hung_up");
+    world.settled().await;
+    assert_eq!((&call.violations, &call.missed), (&Vec::new(), &Vec::new()), "{call:?}");
+    assert_eq!(call.streams.len(), 2, "{:?}", call.followed);
+    let sessions = world.model.report().sessions;
+    let [_, second] = &sessions[..] else { panic!("{} sessions", sessions.len()) };
+    let told: Vec<_> = second.items.iter().map(|item| (item.kind.as_str(), item.text.as_str())).collect();
+    let answer =
+        ("function_call_output", r#"{"error":"Nobody of the team answered. The caller is back with you."}"#);
+    assert!(told.contains(&answer), "{told:?}");
+    assert!(
+        told.contains(&("message", "I will put you through.")),
+        "it knows what was said before: {told:?}"
+    );
+    assert!(!told.iter().any(|(_, text)| text.contains("Good day.")) || told[0].1 == "Good day.", "{told:?}");
+    let rows = world.transcript(&call.call_sid).await;
+    let words: Vec<_> = rows.iter().map(|row| row["content"].as_str().unwrap()).collect();
+    assert_eq!(
+        words.iter().filter(|words| **words == "Good day.").count(),
+        1,
+        "nobody is greeted again: {words:?}"
+    );
+    assert!(words.ends_with(&["Nobody is there.", "Hello?", "Hello to you."]), "{words:?}");
+    assert_eq!(
+        events(&world, &call).await,
+        "incoming_call stream_started connected transferred stream_ended handoff_ended stream_started \
+         agent_call_completed"
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn somebody_in_charge_steers_a_call_on_whichever_server_it_is() {
+    let world = world().await;
+    let other = World::start_on(&world.database(), ModelOptions::default(), PCMU).await;
+    let steps = scenario([listen(), listen(), listen(), listen()]);
+    let options = CallerOptions { call_sid: Some("CA1".into()), ..world.call(steps) };
+    let steering = async {
+        until("the agent has been heard", async || world.value::<i64>(HEARD).await == 1).await;
+        let live = other.get("/api/calls/live").await;
+        let [live] = &live["data"].as_array().unwrap()[..] else { panic!("{live}") };
+        assert_eq!((&live["call_sid"], &live["state"]), (&json!("CA1"), &json!("with_agent")));
+
+        let knows = json!({"text": "A customer since 2011."});
+        let (status, answer) = other.post("/api/calls/CA1/inject", &knows).await;
+        assert_eq!((status, &answer["data"]["outcome"]), (200, &json!("done")), "{answer}");
+        let (status, _) = other.post("/api/calls/CA1/say", &json!({"text": "Your order has left."})).await;
+        assert_eq!(status, 200);
+        until("it has been said", async || {
+            world.transcript("CA1").await.iter().any(|row| row["content"] == "Your order has left.")
+        })
+        .await;
+        let (status, answer) = other
+            .post(
+                "/api/calls/CA1/transfer",
+                &json!({"to": "+14155550155", "reason": "The manager wants it."}),
+            )
+            .await;
+        assert_eq!(status, 200, "{answer}");
+    };
+    let (call, ()) = join!(run_call(options), steering);
+    assert_eq!(world.reason("CA1").await, "transferred");
+    world.settled().await;
+    assert_eq!(call.violations, Vec::<String>::new());
+    assert_eq!(call.followed[2], "Dial +14155550155", "{:?}", call.followed);
+    assert!(call.followed[3].contains("The manager wants it."), "{:?}", call.followed);
+    let session = &world.model.report().sessions[0];
+    let told = session.items.iter().find(|item| item.role.as_deref() == Some("system"));
+    assert_eq!(told.map(|item| item.text.as_str()), Some("A customer since 2011."));
+    assert_eq!(
+        events(&world, &call).await,
+        "incoming_call stream_started operator operator operator transferred stream_ended handoff_answered \
+         handoff_ended agent_call_completed"
+    );
+    let taken: i64 = world
+        .value(
+            "select count(*) from call_commands where taken_at is not null and result->>'outcome' = 'done'",
+        )
+        .await;
+    assert_eq!(taken, 3);
+
+    for (path, status, code) in [("CA1/hang-up", 409, "call_not_live"), ("CA9/hang-up", 404, "not_found")] {
+        let (answered, answer) = other.post(&format!("/api/calls/{path}"), &json!({})).await;
+        assert_eq!((answered, &answer["error"]["code"]), (status, &json!(code)), "{answer}");
+    }
+    for (path, body) in [
+        ("say", json!({"text": "  "})),
+        ("say", json!({"text": "x".repeat(1_001)})),
+        ("inject", json!({"text": ""})),
+        ("transfer", json!({"to": "0815"})),
+        ("transfer", json!({"to": "+14155550155", "team": "00000000-0000-0000-0000-000000000001"})),
+    ] {
+        let (status, answer) = other.post(&format!("/api/calls/CA1/{path}"), &body).await;
+        assert_eq!((status, &answer["error"]["code"]), (422, &json!("invalid_value")), "{path}: {answer}");
+    }
+    other.stop().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_is_ended_from_another_server_and_a_command_that_nobody_takes_is_withdrawn() {
+    let world = world().await;
+    let other = World::start_on(&world.database(), ModelOptions::default(), PCMU).await;
+    // Offered, and its stream never comes: nobody carries it.
+    world.offer("CA2").await;
+    let options = CallerOptions { call_sid: Some("CA1".into()), ..world.call(scenario([listen()])) };
+    let steering = async {
+        until("the agent has been heard", async || world.value::<i64>(HEARD).await == 1).await;
+        let (ended, waits) =
+            join!(async { other.post("/api/calls/CA1/hang-up", &json!({"now": true})).await }, async {
+                other.post("/api/calls/CA2/say", &json!({"text": "Hello."})).await
+            },);
+        assert_eq!(ended.0, 200, "{ended:?}");
+        assert_eq!((waits.0, &waits.1["error"]["code"]), (504, &json!("command_not_taken")), "{waits:?}");
+    };
+    let (call, ()) = join!(run_call(options), steering);
+    assert_eq!(world.reason("CA1").await, "operator");
+    assert_eq!(call.followed[1..], ["Hangup"]);
+    let withdrawn: String =
+        world.value("select result->>'outcome' from call_commands where call_sid = 'CA2'").await;
+    assert_eq!(withdrawn, "withdrawn");
+    other.stop().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn who_does_not_want_to_be_called_again_is_on_record_before_the_call_is_over() {
+    let script = brief([rule(
+        When::Asked("does not want to be called again".into()),
+        [tone(4_000, "You will not be called again.")],
+    )]);
+    let world = World::start(ModelOptions { script, ..ModelOptions::default() }, PCMU).await;
+    let mut line = {
+        let fields = [
+            ("CallSid", "CA1"),
+            ("From", "+14155550100"),
+            ("To", "+14155550123"),
+            ("Direction", "outbound-api"),
+            ("CallStatus", "in-progress"),
+        ];
+        let twiml = world.webhook("/media-stream-twiml", &fields).await;
+        let (_, rest) = twiml.split_once("<Stream url=\"").unwrap();
+        world.connect(rest.split('"').next().unwrap()).await.unwrap()
+    };
+    line.start("CA1", &json!({})).await;
+    line.hear("mark").await;
+    let offered = world.model.report().sessions[0].session["tools"].to_string();
+    assert!(offered.contains("do_not_call_again"), "{offered}");
+    line.text(
+        json!({"event": "dtmf", "streamSid": "MZ1", "dtmf": {"track": "inbound_track", "digit": "9"}})
+            .to_string(),
+    )
+    .await;
+    let opted_out = "select count(*) from calls where event_sequence @> '[{\"type\": \"opted_out\", \"details\": {\"source\": \"keypad\"}}]'";
+    until("it is on record", async || world.value::<i64>(opted_out).await == 1).await;
+    assert_eq!(world.running.metrics.calls_live.get(), 1, "and the call is not over");
+    line.stop().await;
+    world.reason("CA1").await;
+    world.stop().await;
+}

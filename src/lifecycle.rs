@@ -239,22 +239,7 @@ pub async fn finish(store: &Store, limit: i64) -> sqlx::Result<usize> {
 
 /// What an event means for the records. The names of events and members are part of the data model.
 fn change<'a>(call: &'a CallRef, at: Timestamp, event: &CallEvent) -> Change<'a> {
-    let base = Change {
-        call_sid: &call.call_sid,
-        organization: call.organization,
-        agent: call.agent,
-        phone_number: None,
-        at,
-        kind: "",
-        details: json!({}),
-        known_by: Vec::new(),
-        routing_status: "direct_to_agent",
-        data: json!({}),
-        token: None,
-        end: None,
-        is_over: false,
-        is_replayed: false,
-    };
+    let base = nothing(call, at);
     match event {
         CallEvent::Incoming { phone_number, from, to, to_team } => Change {
             phone_number: *phone_number,
@@ -352,22 +337,46 @@ fn change<'a>(call: &'a CallRef, at: Timestamp, event: &CallEvent) -> Change<'a>
         }
         CallEvent::Ended { token, reason, duration, report } => {
             let report = end_of_call_report(call, at, *reason, *duration, report);
-            let known_by = vec![json!([{"type": COMPLETED}]), json!([{"type": FAILED}])];
-            // There is nothing that could be resumed.
-            let next_step = match reason.next_step() {
-                NextStep::Resume => NextStep::Apologise,
-                step => step,
-            };
-            let end = Some((next_step, *reason));
-            let base = Change { known_by, token: Some(*token), end, is_over: true, ..base };
-            if reason.is_success() {
-                let details = report.clone();
-                Change { kind: COMPLETED, details, data: report, routing_status: "completed", ..base }
-            } else {
-                let details = json!({"reason": reason.as_str()});
-                Change { kind: FAILED, details, data: report, ..base }
-            }
+            ended(Change { token: Some(*token), ..base }, *reason, report)
         }
+    }
+}
+
+/// What any event of a call has in common with all others.
+fn nothing(call: &CallRef, at: Timestamp) -> Change<'_> {
+    Change {
+        call_sid: &call.call_sid,
+        organization: call.organization,
+        agent: call.agent,
+        phone_number: None,
+        at,
+        kind: "",
+        details: json!({}),
+        known_by: Vec::new(),
+        routing_status: "direct_to_agent",
+        data: json!({}),
+        token: None,
+        end: None,
+        is_over: false,
+        is_replayed: false,
+    }
+}
+
+/// The end of a call.
+fn ended(base: Change<'_>, reason: EndReason, report: Value) -> Change<'_> {
+    let known_by = vec![json!([{"type": COMPLETED}]), json!([{"type": FAILED}])];
+    // There is nothing that could be resumed.
+    let next_step = match reason.next_step() {
+        NextStep::Resume => NextStep::Apologise,
+        step => step,
+    };
+    let base = Change { known_by, end: Some((next_step, reason)), is_over: true, ..base };
+    if reason.is_success() {
+        let details = report.clone();
+        Change { kind: COMPLETED, details, data: report, routing_status: "completed", ..base }
+    } else {
+        let details = json!({"reason": reason.as_str()});
+        Change { kind: FAILED, details, data: report, ..base }
     }
 }
 

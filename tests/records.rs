@@ -153,12 +153,12 @@ async fn people_write_down_what_came_of_a_call_that_they_took_over() {
     let id = list["data"][0]["id"].as_str().unwrap().to_owned();
     let path = format!("/api/agent-calls/{id}");
 
-    let patch = json!({
+    let notes = json!({
         "outcome": "appointment", "next_action": "send offer", "next_action_date": "2026-03-02T09:00:00Z",
         "agent_notes": "Friendly.", "objections": ["price", {"topic": "date"}], "interest_level": "high",
     });
-    let written = server.send(Method::PATCH, &path, Some(patch.clone())).await.ok();
-    for (member, value) in patch.as_object().unwrap() {
+    let written = server.send(Method::PATCH, &path, Some(notes.clone())).await.ok();
+    for (member, value) in notes.as_object().unwrap() {
         assert_eq!(written["data"][member], *value, "{member}");
     }
     let emptied = server.send(Method::PATCH, &path, Some(json!({"outcome": null}))).await.ok();

@@ -48,30 +48,30 @@ struct HandoffQuery {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schema(example = json!({"outcome": "appointment", "next_action": "send offer", "next_action_date": "2026-03-02T09:00:00Z", "objections": ["price"]}))]
-struct UpdateAgentCall {
+pub struct UpdateAgentCall {
     /// What came of it.
     #[serde(deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
-    outcome: Option<Option<String>>,
+    pub outcome: Option<Option<String>>,
     /// What is to be done.
     #[serde(deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
-    next_action: Option<Option<String>>,
+    pub next_action: Option<Option<String>>,
     /// By when.
     #[serde(deserialize_with = "present")]
     #[schema(value_type = Option<String>, format = DateTime)]
-    next_action_date: Option<Option<Timestamp>>,
+    pub next_action_date: Option<Option<Timestamp>>,
     /// Free text.
     #[serde(deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
-    agent_notes: Option<Option<String>>,
+    pub agent_notes: Option<Option<String>>,
     /// What speaks against it: a list of anything.
     #[schema(value_type = Option<Vec<Object>>)]
-    objections: Option<Vec<Value>>,
+    pub objections: Option<Vec<Value>>,
     /// How interested the caller is.
     #[serde(deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
-    interest_level: Option<Option<String>>,
+    pub interest_level: Option<Option<String>>,
 }
 
 /// Handoffs, newest first.

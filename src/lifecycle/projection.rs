@@ -69,7 +69,7 @@ fn log_row(known: &Known, story: Story<'_>, talk: &Talk) -> Option<LogRow> {
     let attempt = facts.attempt.as_ref();
     let begun = story.first("outbound_dispatched").or_else(|| story.first("incoming_call"));
     let started_at = begun.or_else(|| story.happenings().next())?.at;
-    let (caller, callee) = story.numbers();
+    let (from, to) = story.numbers();
     let end = story.end();
     let transferred = story.first("transferred");
     Some(LogRow {
@@ -80,8 +80,8 @@ fn log_row(known: &Known, story: Story<'_>, talk: &Talk) -> Option<LogRow> {
         campaign_id: attempt.and_then(|attempt| attempt.campaign_id),
         project_id: attempt.and_then(|attempt| attempt.project_id),
         is_outbound: story.is_outbound(),
-        caller_number: caller.map(str::to_owned),
-        callee_number: callee.map(str::to_owned),
+        caller_number: from.map(str::to_owned),
+        callee_number: to.map(str::to_owned),
         status: log_status(story, end.as_ref()),
         call_status: story.carrier_status().map(str::to_owned),
         started_at,

@@ -203,7 +203,7 @@ async fn happen_once(
 /// Somebody else has written at the same moment what cannot be there twice, or each waited for the other.
 // PostgreSQL, appendix A: class 23 is a broken constraint, 40 a transaction that was chosen to give way.
 fn is_collision(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     code.is_some_and(|code| code.starts_with("23") || code.starts_with("40"))
 }
 

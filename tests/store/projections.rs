@@ -348,7 +348,7 @@ impl Case {
     async fn rows(&self, store: &Store) -> Value {
         lifecycle::finish(store, 1000).await.unwrap();
         let rows: Value = sqlx::query_scalar(
-            r#"
+            r"
             with dropped as (
                 select array['id', 'created_at', 'updated_at', 'createdAt', 'updatedAt', 'startTime', 'call_log_id',
                              'ai_call_log_id', 'organization_id'] as columns
@@ -367,7 +367,7 @@ impl Case {
                 'do_not_call', (select jsonb_agg(to_jsonb(t) - 'organization_id') from do_not_call t where number = $7)
             )
             from dropped
-            "#,
+            ",
         )
         .bind(self.call.call_sid.as_str())
         .bind(&self.interaction)
@@ -637,7 +637,7 @@ async fn a_late_word_about_one_try_does_not_touch_the_next() {
             .unwrap();
         let answered = case.status("in-progress", 2, at(7));
         case.put(&store, &answered).await;
-        let earlier = case.status("no-answer", if tries == 2 { 1 } else { 0 }, at(5));
+        let earlier = case.status("no-answer", u32::from(tries == 2), at(5));
         case.put(&store, &earlier).await;
         let queue = &case.rows(&store).await["call_queue"][0];
         assert_eq!((&queue["status"], &queue["last_error"]), (&json!(status), &json!("theirs")));

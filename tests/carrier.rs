@@ -589,6 +589,32 @@ async fn a_call_from_outside_is_on_the_books_and_can_be_put_through() {
 }
 
 #[tokio::test]
+async fn a_call_from_outside_rings_on_until_somebody_of_the_team_answers() {
+    let world = World::start(|_| {}).await;
+    let voice = format!("{}/voice", world.office.url);
+    let call_in = async |numbers: &str, afterwards: &str| {
+        let dial =
+            format!("<Dial answerOnBridge=\"true\" timeout=\"10\" action=\"/dialed\">{numbers}</Dial>");
+        world.office.answer("/voice", &format!("<Response>{dial}</Response>"));
+        world.office.answer("/dialed", afterwards);
+        let options = CallerOptions::new(voice.clone(), None, Scenario::named("silent").unwrap());
+        let call = world.carrier.call_in(options).await;
+        (world.call(&call.call_sid), world.office.callbacks("/dialed").pop().unwrap())
+    };
+    let hangup = "<Response><Hangup/></Response>";
+    let (taken, told) = call_in("<Number>+14155550223</Number>", hangup).await;
+    assert_eq!((told["CallStatus"].as_str(), told["DialBridged"].as_str()), ("in-progress", "true"));
+    let child = world.carrier.report().calls.last().unwrap().clone();
+    assert_eq!(taken.status, "completed");
+    assert!(taken.answered_at >= child.answered_at && child.answered_at.is_some(), "{taken:?}");
+    // Nobody of the team answers, and what follows takes the call.
+    let (taken, told) =
+        call_in("<Number>+14155550226</Number>", "<Response><Say>Hello.</Say></Response>").await;
+    assert_eq!((told["CallStatus"].as_str(), told["DialCallStatus"].as_str()), ("ringing", "no-answer"));
+    assert!(taken.status == "completed" && taken.answered_at.is_some(), "{taken:?}");
+}
+
+#[tokio::test]
 async fn a_call_from_outside_that_is_rejected_was_never_answered() {
     let world = World::start(|_| {}).await;
     for (document, status) in [("<Reject reason='busy'/>", "busy"), ("<Reject/>", "no-answer")] {

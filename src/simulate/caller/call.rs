@@ -23,6 +23,8 @@ use crate::simulate::wav;
 const MOST_DOCUMENTS: u32 = 10;
 /// A character of spoken text: 150 words a minute.
 const CHARACTER: Duration = Duration::from_millis(65);
+/// How a call stands that was taken.
+const IN_PROGRESS: &str = "in-progress";
 /// What is played is not fetched; it is taken to be so long.
 const PLAYED: Duration = Duration::from_secs(2);
 
@@ -84,6 +86,7 @@ async fn run(options: CallerOptions, leg: Option<Leg>) -> CallReport {
         origin: None,
         began: Instant::now(),
         documents: 0,
+        taken: carrier.as_ref().is_some_and(|carrier| carrier.status == IN_PROGRESS),
         carrier,
         orders,
         report,
@@ -103,6 +106,8 @@ struct Call {
     origin: Option<Instant>,
     began: Instant,
     documents: u32,
+    /// Somebody has taken the call.
+    taken: bool,
     /// Who stands behind this call, if anybody does.
     carrier: Option<Carrier>,
     orders: Orders,
@@ -136,17 +141,15 @@ impl Call {
     /// Carries out TwiML until there is no more or somebody hangs up.
     async fn live(&mut self, first: Source) -> EndedBy {
         let before = Instant::now();
-        let status = self.carrier.as_ref().map_or("ringing", |carrier| carrier.status);
-        let Some(mut document) = self.open(first, status).await else { return EndedBy::Error };
+        let Some(mut document) = self.open(first, self.status()).await else { return EndedBy::Error };
         self.report.webhook_ms = ms(before.elapsed());
-        let mut taken = false;
         loop {
             let then = if let Some(order) = self.orders.ready() {
                 Then::Obey(order)
             } else if let Some(verb) = document.verbs.pop_front() {
                 self.report.followed.push(verb.shown());
-                if !taken && !matches!(verb, Verb::Reject { .. }) {
-                    taken = true;
+                if !self.taken && verb.takes_the_call() {
+                    self.taken = true;
                     self.tell(News::Answered).await;
                 }
                 self.carry_out(verb, &document.url).await
@@ -157,11 +160,11 @@ impl Call {
                 Then::Next => continue,
                 Then::Ask { url, method, extra } => {
                     let url = absolute(&document.url, &url);
-                    self.fetch(&url, &method, "in-progress", &extra).await
+                    self.fetch(&url, &method, self.status(), &extra).await
                 }
                 Then::Obey(Order::Follow(source)) => {
                     self.documents = 0;
-                    self.open(source, "in-progress").await
+                    self.open(source, self.status()).await
                 }
                 Then::Obey(Order::End(ended_by)) | Then::End(ended_by) => return ended_by,
             };
@@ -246,6 +249,7 @@ impl Call {
         let mut extra = Vec::new();
         let over = match dialed {
             Ok(Some(dialed)) => {
+                self.taken |= dialed.bridged;
                 extra.push(field("DialCallStatus", dialed.status));
                 extra.extend(dialed.call_sid.map(|sid| field("DialCallSid", &sid)));
                 extra.extend(dialed.seconds.map(|seconds| field("DialCallDuration", &seconds.to_string())));
@@ -294,6 +298,11 @@ impl Call {
             }
         };
         Then::Ask { url: gather.action.unwrap_or_else(|| base.to_owned()), method: gather.method, extra }
+    }
+
+    /// How the call stands, as webhooks are told.
+    const fn status(&self) -> &'static str {
+        if self.taken { IN_PROGRESS } else { "ringing" }
     }
 
     /// False when nobody wants to know.

@@ -42,6 +42,8 @@ pub(in crate::simulate) struct Dial {
     /// How long the two may speak.
     pub(super) time_limit: Duration,
     pub(super) caller_id: Option<String>,
+    /// A call that was not taken before is taken when somebody answers.
+    pub(super) answer_on_bridge: bool,
     pub(super) numbers: Vec<Number>,
 }
 
@@ -118,6 +120,18 @@ impl Verb {
     }
 }
 
+impl Verb {
+    /// Whether a call that rings is taken by this. After `<Dial answerOnBridge="true">` it is when somebody answers.
+    // Dossier 2.2.
+    pub(super) const fn takes_the_call(&self) -> bool {
+        match self {
+            Self::Reject { .. } | Self::Redirect { .. } => false,
+            Self::Dial(dial) => !dial.answer_on_bridge,
+            _ => true,
+        }
+    }
+}
+
 /// Reads a document.
 pub(super) fn parse(document: &str) -> Result<Vec<Verb>, TwimlError> {
     if !document.starts_with('<') {
@@ -174,11 +188,12 @@ fn dial(element: Element, action: Option<String>, method: String) -> Dial {
     let timeout = seconds("timeout", 30, 5..=600);
     let time_limit = seconds("timeLimit", 14_400, 1..=86_400);
     let caller_id = element.attributes.get("callerId").cloned();
+    let answer_on_bridge = element.attributes.get("answerOnBridge").is_some_and(|value| value == "true");
     let mut numbers: Vec<Number> = element.children.into_iter().map(number).collect();
     if numbers.is_empty() {
         numbers.push(Number { to: element.text.trim().to_owned(), ..Number::default() });
     }
-    Dial { action, method, timeout, time_limit, caller_id, numbers }
+    Dial { action, method, timeout, time_limit, caller_id, answer_on_bridge, numbers }
 }
 
 fn number(mut element: Element) -> Number {

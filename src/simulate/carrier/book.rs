@@ -449,3 +449,57 @@ pub(super) fn rfc2822(at: Timestamp) -> String {
 pub(super) fn field(name: &str, value: &str) -> (String, String) {
     (name.to_owned(), value.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulate::caller::{SaidReport, StreamReport, Stretch, UtteranceReport};
+
+    #[test]
+    fn a_machine_records_what_is_heard_after_its_beep() {
+        let stretch =
+            |since_ms, ms: u64| Stretch { since_ms, from_byte: 0, heard_bytes: ms * 8, cleared_bytes: 0 };
+        let beep = UtteranceReport {
+            what: "beep".into(),
+            from_ms: 2600.0,
+            to_ms: 3000.0,
+            answered_ms: None,
+            latency_ms: None,
+            over_agent: false,
+        };
+        let said = |text: &str, since_ms, whole| SaidReport { text: text.into(), since_ms, whole };
+        let stream = StreamReport { stretches: vec![stretch(3500.0, 2000)], ..StreamReport::default() };
+        let mut conversation = CallReport {
+            utterances: vec![beep],
+            streams: vec![stream],
+            said: vec![said("Call us.", 6000.0, true), said("Or not.", 7000.0, false)],
+            ..CallReport::default()
+        };
+        let recorded = message(&conversation, 3000.0);
+        assert_eq!((recorded.said, recorded.streamed_ms), (vec!["Call us.".to_owned()], 2000.0));
+        assert!(!recorded.began_early);
+        // Whoever does not wait is recorded from the beep on.
+        conversation.streams[0].stretches = vec![stretch(1000.0, 2500)];
+        let recorded = message(&conversation, 3000.0);
+        assert_eq!((recorded.streamed_ms, recorded.began_early), (500.0, true));
+    }
+
+    #[test]
+    fn a_day_is_one_in_utc_and_a_moment_is_a_second() {
+        let (since, until) = days("2026-03-08").unwrap();
+        assert_eq!(until.duration_since(since), SignedDuration::from_hours(24));
+        assert_eq!(since.to_string(), "2026-03-08T00:00:00Z");
+        let (since, until) = days("2026-03-08T10:00:00+01:00").unwrap();
+        assert_eq!(
+            (since.to_string(), until.duration_since(since)),
+            ("2026-03-08T09:00:00Z".into(), SignedDuration::from_secs(1))
+        );
+        assert_eq!(days("yesterday"), None);
+    }
+
+    #[test]
+    fn the_attempt_is_read_from_the_url() {
+        assert_eq!(attempt("https://b.example/x?a=1&attempt=7%2D8"), Some("7-8".into()));
+        assert_eq!(attempt("https://b.example/x"), None);
+    }
+}

@@ -66,6 +66,7 @@ pub(super) async fn ring_all(shared: &Arc<Shared>, parent: &str, from: &str, ask
     let connected = taken == Some(true) && whisper(shared, telephone, &person, &mut reply).await;
     if connected && !reply.is_closed() {
         bridged.store(true, Ordering::Release);
+        shared.with_call(parent, |record| record.answered.is_none() && life::answer(shared, record));
         talk(shared, telephone, &person, began, time_limit, &mut reply).await;
     }
     shared.end(&telephone.sid, Status::Completed, OK);

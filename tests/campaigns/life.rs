@@ -36,8 +36,8 @@ async fn a_campaign_is_created_read_changed_listed_and_deleted() {
     ] {
         assert_eq!(created[member], value, "{member}");
     }
-    let patch = json!({"end_date": null, "max_attempts": 2, "message": "Be brief."});
-    let changed = server.patch(&path, patch).await.data();
+    let other = json!({"end_date": null, "max_attempts": 2, "message": "Be brief."});
+    let changed = server.patch(&path, other).await.data();
     assert_eq!(
         (&changed["end_date"], &changed["max_attempts"], &changed["message"], &changed["start_date"]),
         (&Value::Null, &json!(2), &json!("Be brief."), &json!("2026-03-02"))

@@ -109,8 +109,8 @@ async fn of_people_who_share_a_telephone_the_one_contacted_last_is_meant() {
 async fn a_table_of_thousands_uploaded_twice_at_once_makes_each_lead_once() {
     let server = Server::new().await;
     let path = format!("/api/campaigns/{}/leads.csv", server.campaign().await);
-    let rows: String = (0..1_200).map(|n| format!("+1415555{},Europe/Berlin\n", 1000 + n)).collect();
-    let table = format!("phone,time_zone\n{rows}");
+    let rows: Vec<String> = (0..1_200).map(|n| format!("+1415555{},Europe/Berlin", 1000 + n)).collect();
+    let table = format!("phone,time_zone\n{}\n", rows.join("\n"));
     let both = tokio::join!(server.csv(&path, table.clone()), server.csv(&path, table));
     let sum =
         |member: &str| both.0.data()[member].as_u64().unwrap() + both.1.data()[member].as_u64().unwrap();

@@ -293,7 +293,7 @@ async fn write(
     if before != settings.max_attempts {
         call_queue::limit_attempts(connection, id, before, settings.max_attempts).await?;
     }
-    Ok(one(connection, organization, id).await?.ok_or(CampaignError::NotFound)?)
+    one(connection, organization, id).await?.ok_or(CampaignError::NotFound)
 }
 
 async fn check_references(

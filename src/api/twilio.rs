@@ -337,9 +337,10 @@ async fn go_on(
                 return Ok(twiml);
             }
             let after = AfterStream { handed_over: true, ..after };
-            let back = match after.ended {
-                true => None,
-                false => handoff::back_to_agent(api, webhook, call_sid, &after).await?,
+            let back = if after.ended {
+                None
+            } else {
+                handoff::back_to_agent(api, webhook, call_sid, &after).await?
             };
             Ok(back.unwrap_or_else(|| Twiml(twiml::say_and_hang_up(NO_ANSWER))))
         }

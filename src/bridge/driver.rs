@@ -337,9 +337,10 @@ where
                     Ok(())
                 }
                 Output::OptedOut(how) => {
-                    match &self.called {
-                        Some(number) => self.scribe.opted_out(number, how),
-                        None => warn!("somebody whose number is not known does not want to be called again"),
+                    if let Some(number) = &self.called {
+                        self.scribe.opted_out(number, how);
+                    } else {
+                        warn!("somebody whose number is not known does not want to be called again");
                     }
                     Ok(())
                 }

@@ -85,7 +85,7 @@ impl Switchboard {
             };
             match rung {
                 Some(Ok(Some(call_sid))) => {
-                    self.take(&store, &node, &tasks, |other| *other == call_sid).await
+                    self.take(&store, &node, &tasks, |other| *other == call_sid).await;
                 }
                 Some(Ok(None)) | None => self.take(&store, &node, &tasks, |_| true).await,
                 Some(Err(error)) => {

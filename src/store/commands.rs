@@ -158,7 +158,7 @@ pub async fn live_calls(
             to: row.to_number,
             state: row.state,
             node: row.node,
-            started_at: row.started_at.map(|at| at.to_jiff()),
+            started_at: row.started_at.map(jiff_sqlx::Timestamp::to_jiff),
             handoffs: row.handoffs.unsigned_abs(),
         })
     });

@@ -91,12 +91,12 @@ pub async fn team(store: &Store, id: Uuid, of: Option<OrganizationId>) -> sqlx::
         return Ok(None);
     };
     // Somebody who cannot be called does not keep the others from being called.
-    let members = rows.into_iter().filter_map(|row| match PhoneNumber::parse(&row.number) {
-        Ok(number) => Some(Member { id: row.id, number }),
-        Err(_) => {
+    let members = rows.into_iter().filter_map(|row| {
+        let unusable = |_: &_| {
             tracing::warn!(member.id = %row.id, "the number of a team member is not a possible number; it does not ring");
-            None
-        }
+        };
+        let number = PhoneNumber::parse(&row.number).inspect_err(unusable).ok()?;
+        Some(Member { id: row.id, number })
     });
     let members: Vec<Member> = members.collect();
     Ok((!members.is_empty()).then_some(Team { ring_timeout_s, members }))

@@ -79,6 +79,7 @@ pub struct ClaimedCall {
 
 /// What is known of a call after its stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that has happened to the call or not")]
 pub struct AfterStream {
     /// Whose it is.
     pub organization: OrganizationId,

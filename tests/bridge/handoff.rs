@@ -141,7 +141,7 @@ async fn somebody_in_charge_steers_a_call_on_whichever_server_it_is() {
     assert_eq!(told.map(|item| item.text.as_str()), Some("A customer since 2011."));
     assert_eq!(
         events(&world, &call).await,
-        "incoming_call stream_started operator operator operator transferred stream_ended handoff_answered \
+        "incoming_call stream_started connected operator operator operator transferred stream_ended handoff_answered \
          handoff_ended agent_call_completed"
     );
     let taken: i64 = world

@@ -12,6 +12,7 @@ pub mod call;
 pub mod outreach;
 pub mod simulate;
 pub mod store;
+pub mod clients;
 pub mod lifecycle;
 pub mod bridge;
 pub mod api;

@@ -15,6 +15,7 @@ pub mod store;
 pub mod clients;
 pub mod lifecycle;
 pub mod bridge;
+pub mod dialer;
 pub mod api;
 pub mod config;
 pub mod app;

@@ -2,6 +2,7 @@
 //!
 //! Webhooks are trusted by their signature, everything else by the API key; health and the document are open.
 
+pub mod attempts;
 pub mod auth;
 pub mod call_status;
 pub mod error;
@@ -34,6 +35,7 @@ use crate::api::known::Known;
 use crate::api::settings::Settings;
 use crate::api::standby_token::Seal;
 use crate::bridge::Bridge;
+use crate::clients::twilio::Twilio;
 use crate::ids::OrganizationId;
 use crate::shutdown::Tasks;
 use crate::store::{Store, organisations};
@@ -57,6 +59,8 @@ pub struct Parts {
     pub tasks: Tasks,
     /// What is counted.
     pub metrics: Metrics,
+    /// Makes and steers calls; `None` without an account.
+    pub carrier: Option<Twilio>,
     /// Who answered calls so far, for those that come while the database is away.
     pub known: Known,
     /// Checks Twilio's signatures; `None` without a token.
@@ -89,11 +93,21 @@ impl Api {
             bridge,
             tasks,
             metrics,
+            carrier: None,
             known,
             signatures,
             seal,
             organization,
         }))
+    }
+
+    /// The same with an account that calls can be steered with. To be called before the parts are shared.
+    #[must_use]
+    pub fn with_carrier(mut self, carrier: Option<Twilio>) -> Self {
+        if let Some(parts) = Arc::get_mut(&mut self.0) {
+            parts.carrier = carrier;
+        }
+        self
     }
 
     /// Whose records the key shows. There is one key, and it is the default organisation's.

@@ -446,7 +446,10 @@ impl Bridge {
             }
             let agent = match prepared {
                 Some(agent) => agent,
-                None => Arc::new(agents::agent(store, claimed.agent).await?.ok_or(Unidentified::NoAgent)?),
+                None => {
+                    let agent = agents::on_call(store, claimed.agent, &claimed.call_sid).await?;
+                    Arc::new(agent.ok_or(Unidentified::NoAgent)?)
+                }
             };
             return Ok((claimed, agent));
         }

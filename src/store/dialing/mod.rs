@@ -178,7 +178,7 @@ async fn pace(
     )
     .execute(&mut *connection)
     .await?;
-    Ok(find().fetch_optional(connection).await?.map(|next_at| next_at.to_jiff()))
+    Ok(find().fetch_optional(connection).await?.map(jiff_sqlx::Timestamp::to_jiff))
 }
 
 async fn set_pace(connection: &mut PgConnection, account: &str, next_at: Timestamp) -> sqlx::Result<()> {

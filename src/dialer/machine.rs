@@ -51,9 +51,10 @@ pub enum Answer {
 #[must_use]
 pub fn answer(attempt: &Attempt, answerer: Answerer) -> Answer {
     match (answerer, attempt.voicemail, &attempt.voicemail_message) {
-        (Answerer::Person, ..) => Answer::GoOn,
-        // The verdict comes again when it listens.
-        (Answerer::MachineSpeaking, VoicemailPolicy::LeaveMessage, Some(_)) => Answer::GoOn,
+        // Of a machine that is still speaking the verdict comes again when it listens.
+        (Answerer::Person, ..) | (Answerer::MachineSpeaking, VoicemailPolicy::LeaveMessage, Some(_)) => {
+            Answer::GoOn
+        }
         (Answerer::MachineListening, VoicemailPolicy::LeaveMessage, Some(message)) => {
             Answer::Say(say_and_hang_up(message))
         }

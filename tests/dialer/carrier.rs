@@ -10,6 +10,7 @@ use axum::extract::{Form, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use futures_util::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -126,9 +127,19 @@ impl Carrier {
         self.log.updates.lock().unwrap().clone()
     }
 
-    /// Waits until a call is asked for.
+    /// Waits until a call is asked for, or was since this was last waited for.
     pub(crate) async fn asked(&self) {
         self.log.asked.notified().await;
+    }
+
+    /// From now on only what comes is waited for.
+    pub(crate) fn forget_asked(&self) {
+        self.log.asked.notified().now_or_never();
+    }
+
+    /// Takes back what was not followed yet.
+    pub(crate) fn unlearn(&self) {
+        self.log.script.lock().unwrap().clear();
     }
 }
 

@@ -41,7 +41,7 @@ const fn secret(name: &'static str, default: &'static str, meaning: &'static str
 }
 
 /// Everything that can be configured, for `--help` and for checking names in a file.
-pub const VARIABLES: [Variable; 19] = [
+pub const VARIABLES: [Variable; 22] = [
     variable("VOICEBRIDGE_LISTEN", "127.0.0.1:8080", "address of HTTP and WebSocket"),
     variable("PUBLIC_URL", "http://<listen>", "origin at which Twilio reaches us"),
     secret("DATABASE_URL", "private server in the data directory", "PostgreSQL 14 or newer"),
@@ -58,6 +58,21 @@ pub const VARIABLES: [Variable; 19] = [
     variable("TWILIO_API_URL", "https://api.twilio.com", "base of Twilio's REST API"),
     secret("VOICEBRIDGE_ADMIN_KEY", "generated at each start and printed", "API key"),
     variable("VOICEBRIDGE_MAX_CALLS", "500", "calls that may be live at once"),
+    variable(
+        "VOICEBRIDGE_DIAL_CPS",
+        "1",
+        "calls a second asked for by all servers; what Twilio grants the account",
+    ),
+    variable(
+        "VOICEBRIDGE_DIAL_MAX_CALLS",
+        "50",
+        "calls of the queue that may go on at once, on all servers; 0 is none",
+    ),
+    variable(
+        "VOICEBRIDGE_INBOUND_RESERVE",
+        "20",
+        "percent of VOICEBRIDGE_MAX_CALLS kept free for inbound calls",
+    ),
     variable("VOICEBRIDGE_GRACE_PERIOD_S", "300", "seconds that live calls have to finish after SIGTERM"),
     variable("VOICEBRIDGE_LOG", "info", "log filter, such as info,voicebridge=debug"),
     variable("VOICEBRIDGE_LOG_FORMAT", "text", "text or json"),
@@ -82,6 +97,8 @@ pub struct Config {
     pub admin_key: Option<SecretString>,
     /// Calls that may be live at once.
     pub max_calls: usize,
+    /// How calls of the queue are made.
+    pub dial: Dial,
     /// What live calls have to finish when the process is told to stop.
     pub grace_period: Duration,
     /// What is logged.
@@ -129,6 +146,27 @@ pub struct Twilio {
     pub auth_tokens: Vec<SecretString>,
     /// Base of the REST API.
     pub api_url: Url,
+}
+
+/// How calls of the queue are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dial {
+    /// Calls asked for a second, by all servers together.
+    pub per_second: u32,
+    /// Calls that may go on at once, on all servers together; 0 has this server make none.
+    pub max_calls: u32,
+    /// Of the calls this server can carry, those kept free for inbound ones, in percent.
+    pub inbound_reserve_percent: u32,
+}
+
+impl Dial {
+    /// Calls that a server may make beside those it carries.
+    #[must_use]
+    pub fn room(&self, max_calls: usize, live_calls: usize) -> u32 {
+        let percent = usize::try_from(self.inbound_reserve_percent).unwrap_or(100);
+        let reserve = max_calls.saturating_mul(percent).div_ceil(100);
+        u32::try_from(max_calls.saturating_sub(live_calls).saturating_sub(reserve)).unwrap_or(u32::MAX)
+    }
 }
 
 /// What the configuration is read for.
@@ -283,6 +321,11 @@ impl Reader {
         let twilio = self.twilio();
         let admin_key = self.admin_key();
         let max_calls = self.number("VOICEBRIDGE_MAX_CALLS", 500, 1..=100_000);
+        let dial = Dial {
+            per_second: self.number("VOICEBRIDGE_DIAL_CPS", 1, 1..=100) as u32,
+            max_calls: self.number("VOICEBRIDGE_DIAL_MAX_CALLS", 50, 0..=100_000) as u32,
+            inbound_reserve_percent: self.number("VOICEBRIDGE_INBOUND_RESERVE", 20, 0..=100) as u32,
+        };
         let grace_period_s = self.number("VOICEBRIDGE_GRACE_PERIOD_S", 300, 0..=86_400);
         let log_filter = self.parsed("VOICEBRIDGE_LOG", |text| {
             telemetry::check_filter(text).map(|()| text.to_owned()).map_err(|e| e.to_string())
@@ -296,6 +339,7 @@ impl Reader {
             twilio,
             admin_key,
             max_calls: max_calls as usize,
+            dial,
             grace_period: Duration::from_secs(grace_period_s),
             log_filter: log_filter.unwrap_or_else(|| "info".to_owned()),
             log_format: self.parsed("VOICEBRIDGE_LOG_FORMAT", str::parse).unwrap_or_default(),

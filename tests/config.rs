@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use voicebridge::config::{Config, ConfigError, Database, Mistake, Need, VARIABLES};
+use voicebridge::config::{Config, ConfigError, Database, Dial, Mistake, Need, VARIABLES};
 use voicebridge::wire::model::AudioFormat;
 
 const KEY: (&str, &str) = ("OPENAI_API_KEY", "sk-test-0123456789");
@@ -26,6 +26,7 @@ fn a_key_is_all_that_is_needed_on_one_machine() {
     assert_eq!(config.twilio.api_url.as_str(), "https://api.twilio.com/");
     assert_eq!(config.grace_period, Duration::from_mins(5));
     assert_eq!(config.max_calls, 500);
+    assert_eq!(config.dial, Dial { per_second: 1, max_calls: 50, inbound_reserve_percent: 20 });
     assert!(config.admin_key.is_none());
 }
 
@@ -48,6 +49,9 @@ fn everything_can_be_set() {
         ("TWILIO_API_URL", "http://127.0.0.1:4010"),
         ("VOICEBRIDGE_ADMIN_KEY", "0123456789abcdef"),
         ("VOICEBRIDGE_MAX_CALLS", "7"),
+        ("VOICEBRIDGE_DIAL_CPS", "30"),
+        ("VOICEBRIDGE_DIAL_MAX_CALLS", "0"),
+        ("VOICEBRIDGE_INBOUND_RESERVE", "50"),
         ("VOICEBRIDGE_GRACE_PERIOD_S", "0"),
         ("VOICEBRIDGE_LOG", "warn,voicebridge=debug"),
         ("VOICEBRIDGE_LOG_FORMAT", "json"),
@@ -66,6 +70,19 @@ fn everything_can_be_set() {
         config.twilio.auth_tokens.iter().map(|token| token.expose_secret().to_owned()).collect();
     assert_eq!(tokens, ["first", "second"]);
     assert_eq!((config.max_calls, config.grace_period), (7, Duration::ZERO));
+    assert_eq!(config.dial, Dial { per_second: 30, max_calls: 0, inbound_reserve_percent: 50 });
+}
+
+#[test]
+fn calls_of_ours_leave_the_reserve_free_for_others() {
+    let dial = Dial { per_second: 1, max_calls: 50, inbound_reserve_percent: 20 };
+    for (max_calls, live_calls, room) in
+        [(500, 0, 400), (500, 399, 1), (500, 400, 0), (500, 500, 0), (7, 0, 5), (0, 0, 0)]
+    {
+        assert_eq!(dial.room(max_calls, live_calls), room, "{live_calls} of {max_calls}");
+    }
+    assert_eq!(Dial { inbound_reserve_percent: 100, ..dial }.room(500, 0), 0);
+    assert_eq!(Dial { inbound_reserve_percent: 0, ..dial }.room(500, 499), 1);
 }
 
 #[test]

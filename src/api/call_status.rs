@@ -8,7 +8,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::Api;
+use crate::api::attempts::{self, OfAttempt};
 use crate::api::error::{self, ApiError, Failures};
+use crate::api::extract::Query;
 use crate::api::webhook::Webhook;
 use crate::api::without_database::{WITHIN, keep_callback};
 use crate::ids::{CallSid, OrganizationId};
@@ -24,13 +26,26 @@ pub fn router() -> OpenApiRouter<Api> {
 /// One that comes while the database is away is put on record when it is back.
 #[utoipa::path(
     post, path = "/api/twilio/call-status", tag = "twilio",
+    params(
+        ("attempt" = Option<String>, Query, description = "The try, of a call that we asked for"),
+        ("amd" = Option<String>, Query, description = "Present in the verdict on who has answered"),
+    ),
     request_body(content = Object, content_type = "application/x-www-form-urlencoded", description = "Parameters as Twilio names them"),
     responses((status = 204, description = "On record, or kept for it"), Failures),
     security(("twilio" = [])),
 )]
-async fn call_status(State(api): State<Api>, webhook: Webhook) -> Result<StatusCode, ApiError> {
+async fn call_status(
+    State(api): State<Api>,
+    Query(named): Query<OfAttempt>,
+    webhook: Webhook,
+) -> Result<StatusCode, ApiError> {
     let call_sid = webhook.call_sid()?;
+    // Before what is said of the call, so that it is known whose it is.
+    let attempt = attempts::learn(&api, &named, &call_sid).await;
     note_or_keep(&api, &webhook, &call_sid).await?;
+    if let Some(attempt) = attempt.filter(|_| named.is_verdict()) {
+        attempts::judge(&api, &attempt, &webhook, &call_sid).await?;
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

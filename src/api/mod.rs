@@ -4,6 +4,7 @@
 
 pub mod agent_calls;
 pub mod agents;
+pub mod attempts;
 pub mod auth;
 pub mod call_logs;
 pub mod call_status;
@@ -56,6 +57,7 @@ use crate::api::settings::Settings;
 use crate::api::standby_token::Seal;
 use crate::api::wall_clock::WallClock;
 use crate::bridge::Bridge;
+use crate::clients::twilio::Twilio;
 use crate::ids::OrganizationId;
 use crate::shutdown::Tasks;
 use crate::store::{self, Store};
@@ -79,6 +81,8 @@ pub struct Parts {
     pub tasks: Tasks,
     /// What is counted.
     pub metrics: Metrics,
+    /// Makes and steers calls; `None` without an account.
+    pub carrier: Option<Twilio>,
     /// Who answered calls so far, for those that come while the database is away.
     pub known: Known,
     /// By which schedules are read.
@@ -126,12 +130,22 @@ impl Api {
             bridge,
             tasks,
             metrics,
+            carrier: None,
             known,
             clock,
             signatures,
             seal,
             organization,
         }))
+    }
+
+    /// The same with an account that calls can be steered with. To be called before the parts are shared.
+    #[must_use]
+    pub fn with_carrier(mut self, carrier: Option<Twilio>) -> Self {
+        if let Some(parts) = Arc::get_mut(&mut self.0) {
+            parts.carrier = carrier;
+        }
+        self
     }
 
     /// Whose records the key shows. There is one key, and it is the default organisation's.

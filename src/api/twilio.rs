@@ -15,9 +15,10 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::Api;
+use crate::api::attempts::{self, OfAttempt};
 use crate::api::call_status::{note_callback, note_or_keep};
 use crate::api::error::{self, ApiError, Failures};
-use crate::api::extract::Path;
+use crate::api::extract::{Path, Query};
 use crate::api::handoff::{self, Handoff};
 use crate::api::stream_token::StreamToken;
 use crate::api::webhook::{Twiml, Webhook};
@@ -86,7 +87,10 @@ async fn media_stream_twiml_by_get(state: State<Api>, webhook: Webhook) -> Resul
 /// A call has arrived: connects it to this agent.
 #[utoipa::path(
     post, path = "/api/agent/{id}/call-incoming", tag = "twilio",
-    params(("id" = Uuid, Path, description = "The agent")),
+    params(
+        ("id" = Uuid, Path, description = "The agent"),
+        ("attempt" = Option<String>, Query, description = "The try, of a call that we asked for"),
+    ),
     request_body(content = Object, content_type = "application/x-www-form-urlencoded", description = "Parameters as Twilio names them"),
     responses((status = 200, description = "TwiML", content_type = "text/xml", body = String), Failures),
     security(("twilio" = [])),
@@ -94,9 +98,11 @@ async fn media_stream_twiml_by_get(state: State<Api>, webhook: Webhook) -> Resul
 async fn agent_call_incoming(
     State(api): State<Api>,
     Path(agent): Path<Uuid>,
+    Query(named): Query<OfAttempt>,
     webhook: Webhook,
 ) -> Result<Twiml, ApiError> {
     let call_sid = webhook.call_sid()?;
+    attempts::learn(&api, &named, &call_sid).await;
     Ok(new_call(&api, &webhook, &call_sid, Some(AgentId(agent))).await)
 }
 
@@ -164,9 +170,13 @@ async fn answer(
     let agent = agent.on_call(webhook.get("Direction"));
     note_callback(api, webhook, call_sid, Some(agent.organization_id)).await?;
     let call = CallRef { call_sid: call_sid.clone(), organization: agent.organization_id, agent: agent.id };
-    let incoming = without_database::incoming(webhook, phone_number, false);
     let now = api.clock.now();
-    lifecycle::record(&api.store, &call, now, &incoming).await?;
+    let briefed = attempts::briefed(api, webhook, &agent, call_sid).await?;
+    if briefed.is_none() {
+        let incoming = without_database::incoming(webhook, phone_number, false);
+        lifecycle::record(&api.store, &call, now, &incoming).await?;
+    }
+    let agent = briefed.unwrap_or(agent);
 
     let people = look_up_people(api, &agent).await?;
     let possible = for_agent(people.is_some(), health(api, &agent));
@@ -304,7 +314,7 @@ async fn go_on(
             "the stream of a call never came: can Twilio reach PUBLIC_URL with WebSockets over TLS?"
         );
     }
-    let Some(agent) = agents::agent(&api.store, after.agent).await?.map(Arc::new) else {
+    let Some(agent) = agents::on_call(&api.store, after.agent, call_sid).await?.map(Arc::new) else {
         return Ok(Twiml(twiml::say_and_hang_up(APOLOGY)));
     };
     let agent = agent.on_call(webhook.get("Direction"));

@@ -3,13 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use reqwest::StatusCode;
-use secrecy::ExposeSecret;
-
-use crate::app::{self, install_tls};
+use crate::app::{self, install_tls, outbound};
 use crate::bridge;
 use crate::bridge::model_socket::ModelEndpoint;
-use crate::config::{Config, Database, Twilio};
+use crate::clients::twilio::RestError;
+use crate::config::{Config, Database};
 use crate::store::Store;
 use crate::store::cluster::PrivateCluster;
 
@@ -64,9 +62,9 @@ pub async fn check(config: &Config, mut tell: impl FnMut(Finding)) -> bool {
     if let Some(fallback) = app::fallback_endpoint(config) {
         note("fallback", fallback_model(config, &fallback).await);
     }
+    note("twilio", twilio(config).await);
     match http_client() {
         Ok(client) => {
-            note("twilio", twilio(&client, &config.twilio).await);
             note("public URL", public_url(&client, config).await);
         }
         Err(error) => note("network", Verdict::Bad(format!("no HTTP client: {error}"))),
@@ -131,24 +129,27 @@ async fn fallback_model(config: &Config, fallback: &ModelEndpoint) -> Verdict {
     }
 }
 
-async fn twilio(client: &reqwest::Client, twilio: &Twilio) -> Verdict {
-    let (Some(sid), Some(token)) = (&twilio.account_sid, twilio.auth_tokens.first()) else {
-        return Verdict::Note(
-            "TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN are not both set, not looked at".to_owned(),
-        );
+async fn twilio(config: &Config) -> Verdict {
+    let carrier = match outbound::carrier(&config.twilio) {
+        Ok(Some(carrier)) => carrier,
+        Ok(None) => {
+            return Verdict::Note(
+                "TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN are not both set, not looked at: no calls can be made, \
+                 only taken"
+                    .to_owned(),
+            );
+        }
+        Err(error) => return Verdict::Bad(error.to_string()),
     };
-    let base = twilio.api_url.as_str().trim_end_matches('/');
-    let url = format!("{base}/2010-04-01/Accounts/{sid}.json");
-    match client.get(url).basic_auth(sid, Some(token.expose_secret())).send().await {
-        Ok(answer) if answer.status().is_success() => Verdict::Good("the account can be used".to_owned()),
-        Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED => Verdict::Bad(
+    match carrier.check_account().await {
+        Ok(()) => Verdict::Good("the account can be used".to_owned()),
+        Err(RestError::NotProcessed { about_account: true, .. }) => Verdict::Bad(
             "refused: TWILIO_AUTH_TOKEN is not the (first) token of TWILIO_ACCOUNT_SID".to_owned(),
         ),
-        Ok(answer) if answer.status() == StatusCode::NOT_FOUND => {
+        Err(error) if error.is_call_over() => {
             Verdict::Bad("there is no such account: check TWILIO_ACCOUNT_SID".to_owned())
         }
-        Ok(answer) => Verdict::Bad(format!("answered {}: try again later", answer.status())),
-        Err(error) => Verdict::Bad(format!("cannot be reached at TWILIO_API_URL: {}", cause(&error))),
+        Err(error) => Verdict::Bad(format!("TWILIO_API_URL is of no use: {error}")),
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod check;
 pub mod process;
 pub mod stage;
+mod outbound;
 mod upkeep;
 
 use std::future::Future;
@@ -92,10 +93,12 @@ impl App {
         let bridge = bridge(&config, &store, &spool, &tasks, &metrics)?;
         // With a public URL something passes requests of others on to us.
         let open_metrics = addr.ip().is_loopback() && config.public_url.is_none();
-        let public_url = match config.public_url {
-            Some(url) => url,
+        let public_url = match &config.public_url {
+            Some(url) => url.clone(),
             None => PublicUrl::parse(&format!("http://{addr}")).context("no public URL of this address")?,
         };
+        let carrier = outbound::carrier(&config.twilio)?;
+        outbound::start(&config, &public_url, carrier.as_ref(), &store, &bridge, &tasks);
         let admin_key_is_new = config.admin_key.is_none();
         let admin_key = config.admin_key.unwrap_or_else(random_key);
         let settings = Settings {
@@ -109,7 +112,8 @@ impl App {
         let http = Tasks::new();
         // Calls are steered for as long as they live, also while the server stops.
         http.spawn(bridge.clone().take_commands(http.stopping().clone()));
-        let router = api::router(Api::new(settings, store.clone(), bridge, tasks.clone(), metrics.clone()));
+        let api = Api::new(settings, store.clone(), bridge, tasks.clone(), metrics.clone());
+        let router = api::router(api.with_carrier(carrier));
         http.spawn(upkeep::run(store.clone(), config.node.clone(), tasks.stopping().clone()));
         serve(&http, listener, router);
         tracing::info!(%addr, %public_url, "ready for calls");

@@ -460,9 +460,11 @@ impl Bridge {
             if claimed.call_sid != start.call_sid {
                 return Err(Unidentified::ForeignToken);
             }
-            let agent = match prepared {
-                Some(agent) => agent,
-                None => Arc::new(agents::agent(store, claimed.agent).await?.ok_or(Unidentified::NoAgent)?),
+            let agent = if let Some(agent) = prepared {
+                agent
+            } else {
+                let agent = agents::on_call(store, claimed.agent, &claimed.call_sid).await?;
+                Arc::new(agent.ok_or(Unidentified::NoAgent)?)
             };
             return Ok((claimed, agent));
         }

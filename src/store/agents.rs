@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::ids::{AgentId, OrganizationId, PhoneNumber};
+use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumber};
+use crate::store::dialing::attempts;
 use crate::store::{Store, phone_numbers};
 use crate::wire::model::{AudioFormat, TurnDetection};
 
@@ -67,6 +68,20 @@ impl Agent {
     pub fn on_call(self: Arc<Self>, direction: Option<&str>) -> Arc<Self> {
         let calls_out = direction.is_some_and(|direction| direction.starts_with("outbound"));
         if calls_out == self.calls_out { self } else { Arc::new(Self { calls_out, ..(*self).clone() }) }
+    }
+
+    /// The same agent for a call that we made, which is about this. An empty briefing still says who called whom.
+    #[must_use]
+    pub fn briefed(&self, briefing: &str) -> Self {
+        let told = match briefing.trim() {
+            "" => String::new(),
+            briefing => format!(" What the call is about:\n{briefing}"),
+        };
+        let instructions = format!(
+            "{}\n\nOn this call you have called the other person; they did not call you.{told}",
+            self.instructions
+        );
+        Self { instructions, ..self.clone() }
     }
 }
 
@@ -152,6 +167,13 @@ pub async fn agent(store: &Store, id: AgentId) -> sqlx::Result<Option<Agent>> {
     .fetch_optional(&store.pool)
     .await?;
     row.map(Agent::try_from).transpose()
+}
+
+/// The agent with this id as it is on this call: of one that we made it knows what it is about.
+pub async fn on_call(store: &Store, id: AgentId, call_sid: &CallSid) -> sqlx::Result<Option<Agent>> {
+    let Some(agent) = agent(store, id).await? else { return Ok(None) };
+    let briefing = attempts::briefing(store, call_sid).await?;
+    Ok(Some(briefing.map_or_else(|| agent.clone(), |briefing| agent.briefed(&briefing))))
 }
 
 /// An agent as its columns are.

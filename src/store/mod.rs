@@ -19,6 +19,7 @@ pub mod interactions;
 pub mod do_not_call;
 pub mod commands;
 pub mod handoffs;
+pub mod dialing;
 pub mod leads;
 pub mod leases;
 pub mod nodes;
@@ -34,7 +35,7 @@ pub mod transcripts;
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Executor, Row};
 
 use crate::ids::CallSid;
@@ -111,6 +112,46 @@ pub enum Deleted {
     NotFound,
     /// Something else needs it; it is still there.
     InUse,
+}
+
+/// Waits for what other servers, or this one, say by `notify`. It is a hint: what is not heard is found by looking.
+#[derive(Debug)]
+pub struct Wakeup {
+    pool: PgPool,
+    channel: &'static str,
+    listener: Option<PgListener>,
+}
+
+impl Wakeup {
+    /// Listens on a connection of its own, once [`Wakeup::next`] is asked.
+    #[must_use]
+    pub fn listen(store: &Store, channel: &'static str) -> Self {
+        let options = (*store.pool.connect_options()).clone();
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
+        Self { pool, channel, listener: None }
+    }
+
+    /// Waits until something is said; for ever while nothing can be heard. May be dropped at any time.
+    pub async fn next(&mut self) {
+        if self.listener.is_none() {
+            self.listener = self.connect().await.ok();
+        }
+        let heard = match &mut self.listener {
+            // `None`: the connection was lost, and something may have been missed.
+            Some(listener) => listener.try_recv().await,
+            None => std::future::pending().await,
+        };
+        if heard.is_err() {
+            self.listener = None;
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn connect(&self) -> sqlx::Result<PgListener> {
+        let mut listener = PgListener::connect_with(&self.pool).await?;
+        listener.listen(self.channel).await?;
+        Ok(listener)
+    }
 }
 
 /// Makes sure that a connection which comes back to the pool is outside any transaction.

@@ -1,0 +1,49 @@
+//! The calls that a server makes.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use crate::api::settings::PublicUrl;
+use crate::bridge::Bridge;
+use crate::clients::twilio;
+use crate::config::{Config, Twilio};
+use crate::dialer::{self, Dialer, Settings};
+use crate::shutdown::Tasks;
+use crate::store::Store;
+
+/// The account that calls are made and steered with; `None` without its name and token.
+pub(super) fn carrier(configured: &Twilio) -> anyhow::Result<Option<twilio::Twilio>> {
+    let (Some(account), Some(token)) = (&configured.account_sid, configured.auth_tokens.first()) else {
+        return Ok(None);
+    };
+    let client = twilio::Twilio::new(configured.api_url.clone(), account, token.clone());
+    Ok(Some(client.context("cannot make an HTTP client for Twilio")?))
+}
+
+/// Makes the calls of the queue until the server is stopped, if it has an account for that.
+pub(super) fn start(
+    config: &Config,
+    public_url: &PublicUrl,
+    carrier: Option<&twilio::Twilio>,
+    store: &Store,
+    bridge: &Bridge,
+    tasks: &Tasks,
+) {
+    let Some(carrier) = carrier.filter(|_| config.dial.max_calls > 0) else {
+        tracing::info!(
+            "this server makes no calls of the queue: see TWILIO_ACCOUNT_SID and VOICEBRIDGE_DIAL_MAX_CALLS"
+        );
+        return;
+    };
+    let settings = Settings {
+        public_url: public_url.as_str().to_owned(),
+        node: config.node.clone(),
+        per_second: config.dial.per_second,
+        max_calls: config.dial.max_calls,
+    };
+    let (dial, max_calls, bridge) = (config.dial, config.max_calls, bridge.clone());
+    let room = Box::new(move || dial.room(max_calls, bridge.live_calls()));
+    let dialer = Arc::new(Dialer::new(store.clone(), carrier.clone(), settings, room));
+    tasks.spawn(dialer::run(dialer, tasks.clone()));
+}

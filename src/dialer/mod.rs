@@ -1,0 +1,315 @@
+//! Places the calls that are due: takes a try, asks the carrier once, and writes down what came of it.
+//!
+//! **A try is asked for at most once.** It is on record before the carrier hears of it, and nobody asks for a try that is on
+//! record. What became of a request without an answer is found out by [`reconcile`], or by whatever the carrier says of
+//! that call first.
+
+pub mod machine;
+pub mod reconcile;
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use rand::RngExt as _;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::clients::twilio::{Detection, NewCall, RestError, Twilio};
+use crate::ids::{AgentId, CallSid, OrganizationId};
+use crate::lifecycle::{self, CallEvent, CallRef, callback};
+use crate::outreach::retry::VoicemailPolicy;
+use crate::store::Store;
+use crate::store::dialing::attempts::{self, Attempt};
+use crate::store::dialing::{self, Claim, Claimed, Limits};
+
+pub use run::run;
+mod run;
+
+/// A server that was held up for longer after it took a try does not ask for it any more: the others have begun to look for
+/// the call.
+const ASK_WITHIN: Duration = Duration::from_secs(15);
+/// Turns without anything to dial before the next look at the clock: rows that may not be called are put off in between.
+const MOST_TURNS: usize = 25;
+/// The first wait after the carrier had no time for us; the next ones double.
+const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
+/// The longest one.
+const LONGEST_BACK_OFF: Duration = Duration::from_mins(5);
+/// Somebody has to put something right first.
+const ACCOUNT_BACK_OFF: Duration = Duration::from_mins(5);
+/// When a row is tried again that the carrier had no time for, beside the back-off: others go first.
+const ROW_BACK_OFF: Duration = Duration::from_secs(5);
+
+/// What a dialer is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Origin at which the carrier reaches us, without a slash at its end.
+    pub public_url: String,
+    /// Name of this server among those that share the database.
+    pub node: String,
+    /// Requests for calls a second, of all servers together.
+    pub per_second: u32,
+    /// Calls of ours that may go on at a time, of all servers together.
+    pub max_calls: u32,
+}
+
+/// Calls that this server can carry for us beside those it carries now, the reserve for inbound ones not included.
+pub type Room = Box<dyn Fn() -> u32 + Send + Sync>;
+
+/// Dials for one server.
+pub struct Dialer {
+    store: Store,
+    carrier: Twilio,
+    settings: Settings,
+    room: Room,
+    /// Times in a row that the carrier had no time for us.
+    turned_away: AtomicU32,
+    /// What is told once, not each second.
+    told: Mutex<Option<String>>,
+}
+
+/// What a step has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// A call was asked for, with whatever result.
+    Asked,
+    /// There may be more to do at once, or it is another server's turn.
+    Again,
+    /// Not before this.
+    Later(Timestamp),
+    /// Nothing is due, or as many calls go on as may.
+    Idle,
+}
+
+impl Dialer {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(store: Store, carrier: Twilio, settings: Settings, room: Room) -> Self {
+        Self { store, carrier, settings, room, turned_away: AtomicU32::new(0), told: Mutex::new(None) }
+    }
+
+    /// One turn at the time `now`: takes a try if one is due, asks for it, and writes down what came of it.
+    pub async fn step(&self, now: Timestamp) -> sqlx::Result<Step> {
+        match self.claim(now).await? {
+            Ok(claimed) => {
+                self.place(&claimed, now).await?;
+                Ok(Step::Asked)
+            }
+            Err(step) => Ok(step),
+        }
+    }
+
+    /// Takes a try, if one is due. Whoever has it must [`place`](Self::place) it at once. `Err`: there is none.
+    pub async fn claim(&self, now: Timestamp) -> sqlx::Result<Result<Box<Claimed>, Step>> {
+        let limits = Limits {
+            interval: Duration::from_secs(1) / self.settings.per_second.max(1),
+            max_calls: self.settings.max_calls,
+            room: (self.room)(),
+        };
+        for _ in 0..MOST_TURNS {
+            let (account, node) = (self.carrier.account_sid(), &*self.settings.node);
+            return Ok(match dialing::claim(&self.store, account, node, now, &limits).await? {
+                Claim::Dial(claimed) => Ok(claimed),
+                Claim::Again => continue,
+                Claim::Busy => Err(Step::Again),
+                Claim::Later(at) => Err(Step::Later(at)),
+                Claim::Full | Claim::Nothing => Err(Step::Idle),
+            });
+        }
+        Ok(Err(Step::Again))
+    }
+
+    /// Asks the carrier for a try that was taken at `now`, once, and writes down what came of it.
+    pub async fn place(&self, claimed: &Claimed, now: Timestamp) -> sqlx::Result<()> {
+        let asked_at = Instant::now();
+        let result = self.ask(claimed).await;
+        let now = now + SignedDuration::try_from(asked_at.elapsed()).unwrap_or_default();
+        let attempt = claimed.attempt;
+        match result {
+            Ok(call_sid) => {
+                self.turned_away.store(0, Ordering::Relaxed);
+                tracing::info!(call.id = %call_sid, %attempt, "a call is placed");
+                placed(&self.store, &claimed.into(), &call_sid, now).await
+            }
+            Err(RestError::NotProcessed { what, about_account }) => {
+                self.wait_for_carrier(claimed, &what, about_account, now).await
+            }
+            Err(error @ RestError::Refused { .. }) => {
+                self.turned_away.store(0, Ordering::Relaxed);
+                tracing::warn!(%attempt, %error, "a call is not made");
+                attempts::refuse(&self.store, attempt, &error.explanation(), now).await?;
+                Ok(())
+            }
+            Err(RestError::Unknown { what }) => {
+                tracing::warn!(%attempt, why = what, "a call may have been placed, and is looked for");
+                Ok(())
+            }
+        }
+    }
+
+    async fn ask(&self, claimed: &Claimed) -> Result<CallSid, RestError> {
+        let Claimed { attempt, agent, .. } = claimed;
+        let origin = &self.settings.public_url;
+        let url = format!("{origin}/api/agent/{agent}/call-incoming?attempt={attempt}");
+        let status_callback = format!("{origin}/api/twilio/call-status?attempt={attempt}");
+        let verdict_callback = format!("{status_callback}&amd=1");
+        let until_the_beep = claimed.voicemail == VoicemailPolicy::LeaveMessage;
+        let call = NewCall {
+            to: &claimed.to,
+            from: &claimed.from,
+            url: &url,
+            status_callback: &status_callback,
+            ring_timeout: claimed.ring_timeout,
+            detection: Some(Detection { callback: &verdict_callback, until_the_beep }),
+        };
+        self.carrier.create(&call).await
+    }
+
+    /// The carrier has done nothing: the try is taken back, and nobody asks for a while.
+    async fn wait_for_carrier(
+        &self,
+        claimed: &Claimed,
+        what: &str,
+        about_account: bool,
+        now: Timestamp,
+    ) -> sqlx::Result<()> {
+        let times = self.turned_away.fetch_add(1, Ordering::Relaxed);
+        let wait = if about_account { ACCOUNT_BACK_OFF } else { back_off(times, &mut rand::rng()) };
+        let until = now + SignedDuration::try_from(wait).unwrap_or_default();
+        let wait_s = wait.as_secs_f32();
+        if about_account {
+            tracing::error!(why = what, wait_s, "no calls can be placed");
+        } else {
+            tracing::warn!(why = what, wait_s, times_in_a_row = times + 1, "the carrier takes no call now");
+        }
+        let next = until + SignedDuration::try_from(ROW_BACK_OFF).unwrap_or_default();
+        attempts::undo(&self.store, claimed.attempt, next, what, now).await?;
+        dialing::slow_down(&self.store, self.carrier.account_sid(), until).await
+    }
+
+    /// True when this was not the last thing told: a trouble that lasts is told once.
+    fn is_news(&self, what: Option<&str>) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = told.as_deref() != what;
+        *told = what.map(str::to_owned);
+        is_news
+    }
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dialer").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Doubles each time, and is somewhere in the upper half of that, so that servers do not come back all at once.
+fn back_off(times: u32, random: &mut impl rand::Rng) -> Duration {
+    let longest = FIRST_BACK_OFF.saturating_mul(1 << times.min(16)).min(LONGEST_BACK_OFF);
+    longest.mul_f64(random.random_range(0.5..=1.0))
+}
+
+/// A try of which a call SID is known.
+#[derive(Debug, Clone)]
+pub struct Dispatch {
+    attempt: Uuid,
+    queue: Uuid,
+    organization: OrganizationId,
+    agent: AgentId,
+    interaction: Option<String>,
+    from: String,
+    to: String,
+}
+
+impl From<&Claimed> for Dispatch {
+    fn from(claimed: &Claimed) -> Self {
+        Self {
+            attempt: claimed.attempt,
+            queue: claimed.queue,
+            organization: claimed.organization,
+            agent: claimed.agent,
+            interaction: claimed.interaction.clone(),
+            from: claimed.from.expose().to_owned(),
+            to: claimed.to.expose().to_owned(),
+        }
+    }
+}
+
+impl From<&Attempt> for Dispatch {
+    fn from(attempt: &Attempt) -> Self {
+        Self {
+            attempt: attempt.id,
+            queue: attempt.queue,
+            organization: attempt.organization,
+            agent: attempt.agent,
+            interaction: attempt.interaction.clone(),
+            from: attempt.from.clone(),
+            to: attempt.to.clone(),
+        }
+    }
+}
+
+/// Puts on record that the carrier has placed a try as this call. Whoever learns of it first does so; a second time changes
+/// nothing.
+pub async fn placed(
+    store: &Store,
+    dispatch: &Dispatch,
+    call_sid: &CallSid,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    let call =
+        CallRef { call_sid: call_sid.clone(), organization: dispatch.organization, agent: dispatch.agent };
+    let dispatched = CallEvent::Dispatched {
+        attempt: dispatch.attempt,
+        queue: dispatch.queue,
+        interaction: dispatch.interaction.clone(),
+        from: dispatch.from.clone(),
+        to: dispatch.to.clone(),
+    };
+    lifecycle::record(store, &call, now, &dispatched).await?;
+    attempts::note_placed(store, dispatch.attempt, call_sid, now).await?;
+    // The carrier may have said that it is over before anybody knew whose call it is.
+    callback::catch_up(store, call_sid).await
+}
+
+/// The carrier says something of a call that it names by its try. Returns the try, where there is one.
+///
+/// This is how a request is healed whose answer was lost.
+pub async fn learn(
+    store: &Store,
+    attempt: Uuid,
+    call_sid: &CallSid,
+    now: Timestamp,
+) -> sqlx::Result<Option<Attempt>> {
+    let Some(attempt) = attempts::by_id(store, attempt).await? else { return Ok(None) };
+    match &attempt.call_sid {
+        Some(known) if known == call_sid => {}
+        Some(known) => {
+            tracing::error!(attempt = %attempt.id, call.id = %call_sid, known = %known, "two calls name the same try");
+            return Ok(None);
+        }
+        None => placed(store, &(&attempt).into(), call_sid, now).await?,
+    }
+    Ok(Some(attempt))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng as _;
+
+    #[test]
+    fn the_wait_for_a_busy_carrier_doubles_up_to_five_minutes_and_is_never_quite_the_same() {
+        let mut random = rand::rngs::StdRng::seed_from_u64(7);
+        for (times, longest_s) in [(0, 1.0), (1, 2.0), (5, 32.0), (8, 256.0), (9, 300.0), (4_000_000, 300.0)]
+        {
+            let waits: Vec<f64> = (0..50).map(|_| back_off(times, &mut random).as_secs_f64()).collect();
+            assert!(
+                waits.iter().all(|wait| (longest_s / 2.0..=longest_s).contains(wait)),
+                "{times}: {waits:?}"
+            );
+            assert!(waits.iter().any(|wait| (wait - waits[0]).abs() > longest_s / 50.0));
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The dialer of a server that runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::warn;
+
+use super::{Dialer, Step};
+use crate::shutdown::Tasks;
+use crate::store::Wakeup;
+
+/// How often is looked although nobody said that there is something: times come by themselves.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// When it is another server's turn, or a row was in use.
+const AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// How often tries are looked for that nothing was heard of.
+const RECONCILE_EVERY: Duration = Duration::from_secs(10);
+/// How long the database may take before it counts as away.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Requests of this server that may wait for their answer at a time.
+const IN_FLIGHT: usize = 16;
+
+/// Dials until the server is stopped. A server that stops takes no further try, finishes the requests it has begun, and
+/// looks for nothing.
+pub async fn run(dialer: Arc<Dialer>, tasks: Tasks) {
+    let mut wakeup = Wakeup::listen(&dialer.store, "dialing");
+    let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
+    let mut reconcile_at = Instant::now();
+    while !tasks.is_stopping() {
+        let wait = turn(&dialer, &tasks, &in_flight).await;
+        if Instant::now() >= reconcile_at && !tasks.is_stopping() {
+            reconcile(&dialer).await;
+            reconcile_at = Instant::now() + RECONCILE_EVERY;
+        }
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = wakeup.next(), if wait > AGAIN_AFTER => {}
+            () = tasks.stopping().cancelled() => {}
+        }
+    }
+}
+
+/// Takes a try and has it asked for in the background. Returns how long nothing will be due, as far as is known.
+async fn turn(dialer: &Arc<Dialer>, tasks: &Tasks, in_flight: &Arc<Semaphore>) -> Duration {
+    let Ok(permit) = Arc::clone(in_flight).try_acquire_owned() else { return AGAIN_AFTER };
+    let now = Timestamp::now();
+    let taken_at = Instant::now();
+    // Not a matter of time for whoever waits: what was begun in the database is undone when it is given up.
+    let claim = match timeout(ANSWER_WITHIN, dialer.claim(now)).await {
+        Ok(Ok(claim)) => claim,
+        Ok(Err(error)) => return trouble(dialer, &error.to_string()),
+        Err(_) => return trouble(dialer, "the database does not answer"),
+    };
+    dialer.is_news(None);
+    match claim {
+        Ok(claimed) => {
+            let dialer = Arc::clone(dialer);
+            tasks.spawn(async move {
+                let _permit = permit;
+                if taken_at.elapsed() > super::ASK_WITHIN {
+                    warn!(attempt = %claimed.attempt, "this server was held up, and does not ask for a call any more");
+                } else if let Err(error) = dialer.place(&claimed, now).await {
+                    // Whoever looks for it will find it.
+                    warn!(attempt = %claimed.attempt, %error, "what came of a call's request is not on record yet");
+                }
+            });
+            Duration::ZERO
+        }
+        Err(Step::Asked | Step::Again) => AGAIN_AFTER,
+        Err(Step::Later(at)) => {
+            Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default().min(LOOK_EVERY)
+        }
+        Err(Step::Idle) => LOOK_EVERY,
+    }
+}
+
+async fn reconcile(dialer: &Dialer) {
+    if let Err(error) = dialer.reconcile(Timestamp::now()).await
+        && dialer.is_news(Some("reconcile"))
+    {
+        warn!(%error, "calls that nothing was heard of cannot be looked for");
+    }
+}
+
+fn trouble(dialer: &Dialer, why: &str) -> Duration {
+    if dialer.is_news(Some(why)) {
+        warn!(why, "no calls can be taken from the queue");
+    }
+    LOOK_EVERY
+}

@@ -1,0 +1,410 @@
+//! Tries between the request and what is known of it: whose they are, and what becomes of those that never were calls.
+//!
+//! What a call that the carrier has placed does to its try is for `lifecycle` to say.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use jiff_sqlx::ToSqlx;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumber};
+use crate::outreach::retry::{Next, Outcome, RetryPolicy, VoicemailPolicy};
+use crate::store::{Store, decoded, storable, stored_call_sid};
+
+/// A request that lasts longer than this has failed, whatever its server believes.
+const ANSWERED_WITHIN: &str = "30 seconds";
+/// The carrier is asked again for the same try no sooner.
+const LOOK_EVERY: &str = "20 seconds";
+/// Placed calls of which nothing was heard for so long are looked up: longer than any telephone rings.
+const SILENT_FOR: &str = "11 minutes";
+
+/// A try, as far as the carrier's side of it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// `call_attempts.id`.
+    pub id: Uuid,
+    /// `call_queue.id`.
+    pub queue: Uuid,
+    /// Whose it is.
+    pub organization: OrganizationId,
+    /// Who speaks.
+    pub agent: AgentId,
+    /// The interaction it is made for.
+    pub interaction: Option<String>,
+    /// Our number.
+    pub from: String,
+    /// Their number.
+    pub to: String,
+    /// When the carrier was about to be asked.
+    pub requested_at: Timestamp,
+    /// The call, where it is known.
+    pub call_sid: Option<CallSid>,
+    /// What is done when a machine answers.
+    pub voicemail: VoicemailPolicy,
+    /// What is said to it then.
+    pub voicemail_message: Option<String>,
+}
+
+/// The try with this id.
+pub async fn by_id(store: &Store, id: Uuid) -> sqlx::Result<Option<Attempt>> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"
+        select a.id, a.queue_id, a.organization_id, a.agent_id, q.interaction_id, a.from_number, a.to_number,
+               a.requested_at, a.call_sid, c.voicemail_policy as "voicemail_policy?", c.voicemail_message
+        from call_attempts a
+        join call_queue q on q.id = a.queue_id
+        left join campaigns c on c.id = a.campaign_id
+        where a.id = $1
+        "#,
+        id,
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    row.map(Attempt::try_from).transpose()
+}
+
+struct Row {
+    id: Uuid,
+    queue_id: Uuid,
+    organization_id: Uuid,
+    agent_id: Uuid,
+    interaction_id: Option<String>,
+    from_number: String,
+    to_number: String,
+    requested_at: jiff_sqlx::Timestamp,
+    call_sid: Option<String>,
+    voicemail_policy: Option<String>,
+    voicemail_message: Option<String>,
+}
+
+impl TryFrom<Row> for Attempt {
+    type Error = sqlx::Error;
+
+    fn try_from(row: Row) -> sqlx::Result<Self> {
+        let policy = row.voicemail_policy.as_deref().and_then(VoicemailPolicy::from_word);
+        Ok(Self {
+            id: row.id,
+            queue: row.queue_id,
+            organization: row.organization_id.into(),
+            agent: row.agent_id.into(),
+            interaction: row.interaction_id,
+            from: row.from_number,
+            to: row.to_number,
+            requested_at: row.requested_at.to_jiff(),
+            call_sid: stored_call_sid(row.call_sid)?,
+            voicemail: policy.unwrap_or(RetryPolicy::default().voicemail),
+            voicemail_message: row.voicemail_message,
+        })
+    }
+}
+
+impl Attempt {
+    /// Both telephones. `None`: one of them cannot be a telephone, so the carrier cannot have been asked.
+    #[must_use]
+    pub fn numbers(&self) -> Option<(PhoneNumber, PhoneNumber)> {
+        Some((PhoneNumber::parse(&self.to).ok()?, PhoneNumber::parse(&self.from).ok()?))
+    }
+}
+
+/// Takes the request back: the carrier has done nothing, and the try does not count. False: something has become known of it
+/// since, and nothing was changed.
+pub async fn undo(
+    store: &Store,
+    attempt: Uuid,
+    next_retry_at: Timestamp,
+    why: &str,
+    now: Timestamp,
+) -> sqlx::Result<bool> {
+    let undone = sqlx::query!(
+        r#"
+        with undone as (
+            delete from call_attempts
+            where id = $1 and status = 'dialing'
+            returning queue_id
+        )
+        update call_queue
+        set status = 'queued',
+            attempt_count = greatest(attempt_count - 1, 0),
+            next_retry_at = $2,
+            last_error = $3,
+            updated_at = $4
+        from undone
+        where call_queue.id = undone.queue_id and status = 'processing'
+        "#,
+        attempt,
+        next_retry_at.to_sqlx() as _,
+        storable(why),
+        now.to_sqlx() as _,
+    )
+    .execute(&store.pool)
+    .await?;
+    Ok(undone.rows_affected() == 1)
+}
+
+/// The carrier refused for good: neither the try nor its row nor the interaction it is for is left open. False: something has
+/// become known of it since, and nothing was changed.
+pub async fn refuse(store: &Store, attempt: Uuid, why: &str, now: Timestamp) -> sqlx::Result<bool> {
+    let mut transaction = store.pool.begin().await?;
+    let row = sqlx::query_scalar!(
+        r#"
+        update call_attempts
+        set status = 'ended',
+            outcome = 'failed',
+            will_retry = false,
+            ended_at = $3,
+            error = $2
+        where id = $1 and status = 'dialing'
+        returning queue_id
+        "#,
+        attempt,
+        storable(why),
+        now.to_sqlx() as _,
+    )
+    .fetch_optional(&mut *transaction)
+    .await?;
+    if let Some(row) = row {
+        super::fail(&mut transaction, row, why, now).await?;
+    }
+    transaction.commit().await?;
+    Ok(row.is_some())
+}
+
+/// The carrier has no such call. The row is tried again as its campaign says. False: something has become known of it since,
+/// and nothing was changed.
+pub async fn not_placed(store: &Store, attempt: Uuid, why: &str, now: Timestamp) -> sqlx::Result<bool> {
+    let mut transaction = store.pool.begin().await?;
+    let row = sqlx::query!(
+        r#"
+        select a.queue_id, q.attempt_count, q.max_attempts, c.retry_delays_s as "retry_delays_s?"
+        from call_attempts a
+        join call_queue q on q.id = a.queue_id
+        left join campaigns c on c.id = a.campaign_id
+        where a.id = $1 and a.status = 'dialing'
+        for no key update of a
+        "#,
+        attempt,
+    )
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let Some(row) = row else { return Ok(false) };
+    let policy = policy(row.max_attempts.unsigned_abs(), row.retry_delays_s.as_ref());
+    let next = match policy.after(Outcome::NotPlaced, row.attempt_count.unsigned_abs(), now) {
+        Next::Retry { at } => Some(at),
+        Next::Done | Next::GiveUp => None,
+    };
+    sqlx::query!(
+        r#"
+        update call_attempts
+        set status = 'ended',
+            outcome = 'not_placed',
+            will_retry = $4::timestamptz is not null,
+            next_retry_at = $4,
+            retry_reason = case when $4 is not null then 'not_placed' end,
+            ended_at = $3,
+            error = $2
+        where id = $1
+        "#,
+        attempt,
+        storable(why),
+        now.to_sqlx() as _,
+        next.map(ToSqlx::to_sqlx) as _,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    match next {
+        Some(at) => {
+            sqlx::query!(
+                r#"
+                update call_queue
+                set status = 'queued',
+                    next_retry_at = $2,
+                    last_error = $3,
+                    updated_at = $4
+                where id = $1 and status = 'processing'
+                "#,
+                row.queue_id,
+                at.to_sqlx() as _,
+                storable(why),
+                now.to_sqlx() as _,
+            )
+            .execute(&mut *transaction)
+            .await?;
+        }
+        None => super::fail(&mut transaction, row.queue_id, why, now).await?,
+    }
+    transaction.commit().await?;
+    Ok(true)
+}
+
+/// A campaign's delays, or those of calls without one.
+fn policy(max_attempts: u32, delays: Option<&Value>) -> RetryPolicy {
+    let default = RetryPolicy { max_attempts, ..RetryPolicy::default() };
+    let Some(delays) = delays.and_then(Value::as_object) else { return default };
+    let delays: BTreeMap<Outcome, Duration> = delays
+        .iter()
+        .filter_map(|(word, seconds)| {
+            Some((Outcome::from_word(word)?, Duration::from_secs(seconds.as_u64()?)))
+        })
+        .collect();
+    RetryPolicy { delays, ..default }
+}
+
+/// The carrier has placed it as this call. A call that was learned of twice is the same; another one changes nothing.
+pub async fn note_placed(
+    store: &Store,
+    attempt: Uuid,
+    call_sid: &CallSid,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"
+        update call_attempts
+        set status = 'placed',
+            call_sid = $2,
+            placed_at = $3
+        where id = $1
+          and status = 'dialing'
+          and not exists (select from call_attempts other where other.call_sid = $2)
+        "#,
+        attempt,
+        call_sid.as_str(),
+        now.to_sqlx() as _,
+    )
+    .execute(&store.pool)
+    .await?;
+    Ok(())
+}
+
+/// Tries whose request was never answered, as far as is known: those that this server is to look for now, at most `limit`.
+pub async fn unanswered(store: &Store, now: Timestamp, limit: i64) -> sqlx::Result<Vec<Attempt>> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"
+        with chosen as (
+            select id
+            from call_attempts
+            where status = 'dialing'
+              and requested_at < $1::timestamptz - $3::text::interval
+              and (looked_for_at is null or looked_for_at <= $1::timestamptz - $4::text::interval)
+            order by requested_at
+            limit $2
+            for no key update skip locked
+        ),
+        looked_for as (
+            update call_attempts
+            set looked_for_at = $1
+            from chosen
+            where call_attempts.id = chosen.id
+            returning call_attempts.*
+        )
+        select a.id, a.queue_id, a.organization_id, a.agent_id, q.interaction_id, a.from_number, a.to_number,
+               a.requested_at, a.call_sid, c.voicemail_policy as "voicemail_policy?", c.voicemail_message
+        from looked_for a
+        join call_queue q on q.id = a.queue_id
+        left join campaigns c on c.id = a.campaign_id
+        order by a.requested_at
+        "#,
+        now.to_sqlx() as _,
+        limit,
+        ANSWERED_WITHIN,
+        LOOK_EVERY,
+    )
+    .fetch_all(&store.pool)
+    .await?;
+    rows.into_iter().map(Attempt::try_from).collect()
+}
+
+/// A call that was placed long ago, and whose end nobody has told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unended {
+    /// The call.
+    pub call_sid: CallSid,
+    /// Whose it is.
+    pub organization: OrganizationId,
+    /// Our number.
+    pub from: String,
+    /// Their number.
+    pub to: String,
+}
+
+/// Placed calls that this server is to look up now, at most `limit`: nothing was heard of them for eleven minutes, and
+/// nobody carries them.
+pub async fn unended(store: &Store, now: Timestamp, limit: i64) -> sqlx::Result<Vec<Unended>> {
+    let rows = sqlx::query!(
+        r#"
+        with chosen as (
+            select id
+            from call_attempts
+            where status = 'placed'
+              and coalesce(looked_for_at, placed_at, requested_at) < $1::timestamptz - $3::text::interval
+              and placed_at < $1::timestamptz - $3::text::interval
+              and not call_is_live(call_sid)
+            order by requested_at
+            limit $2
+            for no key update skip locked
+        )
+        update call_attempts
+        set looked_for_at = $1
+        from chosen
+        where call_attempts.id = chosen.id
+        returning call_sid, organization_id, from_number, to_number
+        "#,
+        now.to_sqlx() as _,
+        limit,
+        SILENT_FOR,
+    )
+    .fetch_all(&store.pool)
+    .await?;
+    rows.into_iter()
+        .filter_map(|row| {
+            let call_sid = stored_call_sid(row.call_sid).transpose()?;
+            Some(call_sid.map(|call_sid| Unended {
+                call_sid,
+                organization: row.organization_id.into(),
+                from: row.from_number,
+                to: row.to_number,
+            }))
+        })
+        .collect()
+}
+
+/// Those of these calls that are other tries'.
+pub async fn known_of(store: &Store, calls: &[CallSid]) -> sqlx::Result<Vec<CallSid>> {
+    let calls: Vec<String> = calls.iter().map(|call| call.as_str().to_owned()).collect();
+    let known = sqlx::query_scalar!(
+        r#"select call_sid as "call_sid!" from call_attempts where call_sid = any($1)"#,
+        &calls,
+    )
+    .fetch_all(&store.pool)
+    .await?;
+    known.into_iter().map(|call_sid| decoded(CallSid::try_from(call_sid))).collect()
+}
+
+/// What a call that we made is about: what its row says, then what its campaign says. `None` for other calls.
+pub async fn briefing(store: &Store, call_sid: &CallSid) -> sqlx::Result<Option<String>> {
+    let row = sqlx::query!(
+        r#"
+        select q.message as row_message, c.message as "campaign_message?"
+        from call_attempts a
+        join call_queue q on q.id = a.queue_id
+        left join campaigns c on c.id = a.campaign_id
+        where a.call_sid = $1
+        "#,
+        call_sid.as_str(),
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    Ok(row.map(|row| {
+        let messages = [row.row_message, row.campaign_message];
+        let messages: Vec<String> =
+            messages.into_iter().flatten().filter(|message| !message.trim().is_empty()).collect();
+        messages.join("\n\n")
+    }))
+}
+
+/// How long after the request a call may still come up in the carrier's list, which is some time behind.
+pub const LISTED_WITHIN: SignedDuration = SignedDuration::from_secs(90);

@@ -1,0 +1,637 @@
+//! Who is called next: the one transaction that decides it and notes it down before the carrier is asked.
+//!
+//! All servers take turns by the row of their account in `dial_pace`. What the rules ask about is read after everything that
+//! could change it is locked. Locks beyond the pace are never waited for, so whoever records what calls do is not held up and
+//! nobody is dead-locked: a row that somebody else holds is left for the next turn.
+
+pub mod attempts;
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use jiff_sqlx::ToSqlx;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::ids::{AgentId, OrganizationId, PhoneNumber};
+use crate::outreach::campaign::CampaignStatus;
+use crate::outreach::retry::{RetryPolicy, VoicemailPolicy};
+use crate::outreach::rules::{Campaign, Candidate, Verdict, Wait};
+use crate::outreach::window::{TimeOfDay, Weekdays, Window};
+use crate::store::{Store, storable};
+
+/// Rows looked at in one turn. Others wait for their turn as long as that takes: some milliseconds.
+const AT_A_TIME: i64 = 8;
+/// An agent that is switched off may be switched on again.
+const ASK_AGAIN_FOR_AGENT: SignedDuration = SignedDuration::from_mins(5);
+
+/// What may be dialed at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// From one request for a call to the next one, of all servers together.
+    pub interval: Duration,
+    /// Calls of ours that may go on at a time, of all servers together.
+    pub max_calls: u32,
+    /// Calls that this server can carry for us beside those it carries now. Those it asked for and that have not come yet
+    /// take their part of it.
+    pub room: u32,
+}
+
+/// What came of a turn.
+#[derive(Debug)]
+pub enum Claim {
+    /// This is to be dialed now, by whoever asked. Nobody else will.
+    Dial(Box<Claimed>),
+    /// There was nothing to dial among the rows looked at, and there may be more of them.
+    Again,
+    /// It is somebody else's turn.
+    Busy,
+    /// The carrier wants no call before this.
+    Later(Timestamp),
+    /// As many calls go on as may.
+    Full,
+    /// Nothing is due.
+    Nothing,
+}
+
+/// A try that is on record as `dialing`, and that the carrier is to be asked for once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// `call_attempts.id`.
+    pub attempt: Uuid,
+    /// `call_queue.id`.
+    pub queue: Uuid,
+    /// Whose it is.
+    pub organization: OrganizationId,
+    /// Who will speak.
+    pub agent: AgentId,
+    /// The interaction it is made for.
+    pub interaction: Option<String>,
+    /// Which try of the row, from 1.
+    pub attempt_number: u32,
+    /// Who is called.
+    pub to: PhoneNumber,
+    /// Our number.
+    pub from: PhoneNumber,
+    /// How long it rings.
+    pub ring_timeout: Duration,
+    /// What is done when a machine answers.
+    pub voicemail: VoicemailPolicy,
+    /// When the carrier was about to be asked.
+    pub requested_at: Timestamp,
+}
+
+/// Takes the next row whose turn it is at `now`, for this server (`node`) and the carrier's `account`.
+///
+/// Rows that may not be called are put off or fail on the way, a few at a time. Every time that is stored is `now` or follows
+/// from it.
+pub async fn claim(
+    store: &Store,
+    account: &str,
+    node: &str,
+    now: Timestamp,
+    limits: &Limits,
+) -> sqlx::Result<Claim> {
+    let mut transaction = store.pool.begin().await?;
+    let claim = turn(&mut transaction, account, node, now, limits).await?;
+    transaction.commit().await?;
+    Ok(claim)
+}
+
+/// Has no server of the account ask for a call before `until`.
+pub async fn slow_down(store: &Store, account: &str, until: Timestamp) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"
+        insert into dial_pace (account_sid, next_at)
+        values ($1, $2)
+        on conflict (account_sid) do update
+        set next_at = greatest(dial_pace.next_at, excluded.next_at)
+        "#,
+        account,
+        until.to_sqlx() as _,
+    )
+    .execute(&store.pool)
+    .await?;
+    Ok(())
+}
+
+async fn turn(
+    connection: &mut PgConnection,
+    account: &str,
+    node: &str,
+    now: Timestamp,
+    limits: &Limits,
+) -> sqlx::Result<Claim> {
+    let next_at = match pace(connection, account, now).await? {
+        None => return Ok(Claim::Busy),
+        Some(next_at) if next_at > now => return Ok(Claim::Later(next_at)),
+        Some(next_at) => next_at,
+    };
+    if is_full(connection, node, limits).await? {
+        return Ok(Claim::Full);
+    }
+    let due = due(connection, now).await?;
+    let rows = locked(connection, &due, now).await?;
+    let mut put_off = false;
+    for row in &rows {
+        match row.verdict(now) {
+            Decision::Dial(from) => {
+                let Some(claimed) = note_intent(connection, row, from, node, now).await? else { continue };
+                let interval = SignedDuration::try_from(limits.interval).unwrap_or(SignedDuration::ZERO);
+                set_pace(connection, account, next_at.max(now) + interval).await?;
+                return Ok(Claim::Dial(Box::new(claimed)));
+            }
+            Decision::NotBefore(at, why) => {
+                put_off = true;
+                postpone(connection, row.id, at, why, now).await?;
+            }
+            Decision::Never(why) => {
+                put_off = true;
+                fail(connection, row.id, &why, now).await?;
+            }
+            Decision::Hold => {}
+        }
+    }
+    // Rows that others hold come up again by themselves.
+    Ok(if put_off { Claim::Again } else { Claim::Nothing })
+}
+
+/// When the next call may be asked for. `None`: somebody else decides right now.
+async fn pace(
+    connection: &mut PgConnection,
+    account: &str,
+    now: Timestamp,
+) -> sqlx::Result<Option<Timestamp>> {
+    let find = || {
+        sqlx::query_scalar!(
+            "select next_at from dial_pace where account_sid = $1 for update skip locked",
+            account
+        )
+    };
+    if let Some(next_at) = find().fetch_optional(&mut *connection).await? {
+        return Ok(Some(next_at.to_jiff()));
+    }
+    sqlx::query!(
+        "insert into dial_pace (account_sid, next_at) values ($1, $2) on conflict do nothing",
+        account,
+        now.to_sqlx() as _,
+    )
+    .execute(&mut *connection)
+    .await?;
+    Ok(find().fetch_optional(connection).await?.map(jiff_sqlx::Timestamp::to_jiff))
+}
+
+async fn set_pace(connection: &mut PgConnection, account: &str, next_at: Timestamp) -> sqlx::Result<()> {
+    sqlx::query!("update dial_pace set next_at = $2 where account_sid = $1", account, next_at.to_sqlx() as _)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Whether as many calls go on as may. Nobody else adds one while the pace is held.
+async fn is_full(connection: &mut PgConnection, node: &str, limits: &Limits) -> sqlx::Result<bool> {
+    let going_on = sqlx::query!(
+        r#"
+        select count(*) as "all!",
+               count(*) filter (
+                   where node = $1
+                     and not exists (
+                         select
+                         from call_leases
+                         where call_leases.call_sid = call_attempts.call_sid and claimed_at is not null
+                     )
+               ) as "expected_here!"
+        from call_attempts
+        where status <> 'ended'
+        "#,
+        node,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(going_on.all >= limits.max_calls.into() || going_on.expected_here >= limits.room.into())
+}
+
+/// Rows whose turn it may be, the most urgent first: of nobody who is being called, and of campaigns that have calls left.
+async fn due(connection: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar!(
+        r#"
+        select id as "id!"
+        from (
+            (
+                select id, priority, next_retry_at
+                from call_queue q
+                where campaign_id is null
+                  and status = 'queued'
+                  and next_retry_at <= $1
+                  and not exists (
+                      select
+                      from call_attempts a
+                      where a.organization_id = q.organization_id
+                        and a.to_number = q.to_number
+                        and a.status <> 'ended'
+                  )
+                order by priority desc, next_retry_at
+                limit $2
+            )
+            union all
+            select of_campaign.*
+            from campaigns c
+            cross join lateral (
+                select id, priority, next_retry_at
+                from call_queue q
+                where q.campaign_id = c.id
+                  and status = 'queued'
+                  and next_retry_at <= $1
+                  and not exists (
+                      select
+                      from call_attempts a
+                      where a.organization_id = q.organization_id
+                        and a.to_number = q.to_number
+                        and a.status <> 'ended'
+                  )
+                order by priority desc, next_retry_at
+                limit $2
+            ) of_campaign
+            where c.status = 'active'
+              and c.max_concurrent_calls > (
+                  select count(*)
+                  from call_attempts a
+                  where a.campaign_id = c.id and a.status <> 'ended'
+              )
+        ) due
+        order by priority desc, next_retry_at
+        limit $2
+        "#,
+        now.to_sqlx() as _,
+        AT_A_TIME,
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Locks what the rules look at, and then reads it. What others hold is left out.
+async fn locked(connection: &mut PgConnection, due: &[Uuid], now: Timestamp) -> sqlx::Result<Vec<Row>> {
+    if due.is_empty() {
+        return Ok(Vec::new());
+    }
+    // Weaker locks than those of a deletion, so that records which name these rows can be written meanwhile.
+    let rows = sqlx::query_scalar!(
+        r#"
+        select id
+        from call_queue
+        where id = any($1) and status = 'queued' and next_retry_at <= $2
+        for no key update skip locked
+        "#,
+        due,
+        now.to_sqlx() as _,
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let leads = sqlx::query_scalar!(
+        r#"
+        select id
+        from leads
+        where id in (select lead_id from call_queue where id = any($1))
+        for no key update skip locked
+        "#,
+        &rows,
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let campaigns = sqlx::query_scalar!(
+        r#"
+        select id
+        from campaigns
+        where id in (select campaign_id from call_queue where id = any($1))
+        for share skip locked
+        "#,
+        &rows,
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    read(connection, &rows, &leads, &campaigns, now).await
+}
+
+/// A row of the queue with all that is asked about it.
+#[derive(Debug)]
+struct Row {
+    id: Uuid,
+    organization_id: Uuid,
+    campaign_id: Option<Uuid>,
+    lead_id: Option<i64>,
+    attempt_count: i32,
+    max_attempts: i32,
+    next_retry_at: jiff_sqlx::Timestamp,
+    to_number: String,
+    interaction_id: Option<String>,
+    time_zone: Option<String>,
+    is_on_do_not_call: bool,
+    is_in_call: bool,
+    recent_attempts_us: Vec<i64>,
+    agent_id: Option<Uuid>,
+    agent_enabled: bool,
+    from_number: Option<String>,
+    campaign_status: Option<String>,
+    start_date: Option<String>,
+    end_date: Option<String>,
+    time_start: Option<String>,
+    time_end: Option<String>,
+    weekdays: Option<Vec<i16>>,
+    max_attempts_per_day: Option<i32>,
+    max_concurrent_calls: Option<i32>,
+    running: i64,
+    voicemail_policy: Option<String>,
+    ring_timeout_s: Option<i32>,
+}
+
+async fn read(
+    connection: &mut PgConnection,
+    rows: &[Uuid],
+    leads: &[i64],
+    campaigns: &[Uuid],
+    now: Timestamp,
+) -> sqlx::Result<Vec<Row>> {
+    sqlx::query_as!(
+        Row,
+        r#"
+        select q.id, q.organization_id, q.campaign_id, q.lead_id, q.attempt_count, q.max_attempts, q.next_retry_at,
+               q.to_number, q.interaction_id, l.time_zone as "time_zone?",
+               exists (
+                   select
+                   from do_not_call d
+                   where d.organization_id = q.organization_id and d.number = q.to_number
+               ) as "is_on_do_not_call!",
+               exists (
+                   select
+                   from call_attempts a
+                   where a.organization_id = q.organization_id and a.to_number = q.to_number and a.status <> 'ended'
+               ) as "is_in_call!",
+               array(
+                   select (extract(epoch from a.requested_at) * 1000000)::bigint
+                   from call_attempts a
+                   where a.lead_id = q.lead_id
+                     and a.requested_at > $4::timestamptz - interval '50 hours'
+                     and (a.status <> 'ended' or a.call_sid is not null)
+               ) as "recent_attempts_us!",
+               agent.id as "agent_id?", coalesce(agent.enabled, false) as "agent_enabled!",
+               own.number as "from_number?",
+               c.status as "campaign_status?", c.start_date::text, c.end_date::text,
+               c.time_start::text, c.time_end::text, c.weekdays as "weekdays?",
+               c.max_attempts_per_day as "max_attempts_per_day?", c.max_concurrent_calls as "max_concurrent_calls?",
+               (select count(*) from call_attempts a where a.campaign_id = c.id and a.status <> 'ended') as "running!",
+               c.voicemail_policy as "voicemail_policy?", c.ring_timeout_s as "ring_timeout_s?"
+        from call_queue q
+        left join leads l on l.id = q.lead_id
+        left join campaigns c on c.id = q.campaign_id
+        left join lateral (
+            -- Whom the row names, else its campaign, else the organisation.
+            select a.id, a.enabled
+            from agents a
+            where a.organization_id = q.organization_id
+              and (a.id = coalesce(q.agent_id, c.agent_id)
+                   or coalesce(q.agent_id, c.agent_id) is null and a.is_default)
+            limit 1
+        ) agent on true
+        left join lateral (
+            -- The number that is named, else one that the agent answers when somebody calls back, else any.
+            select p.number
+            from phone_numbers p
+            where p.organization_id = q.organization_id
+            order by (p.id = q.phone_number_id) is true desc, (p.id = c.phone_number_id) is true desc,
+                     p.agent_id = agent.id desc, p.created_at, p.id
+            limit 1
+        ) own on true
+        where q.id = any($1)
+          and (q.lead_id is null or q.lead_id = any($2))
+          and (q.campaign_id is null or q.campaign_id = any($3))
+        order by q.priority desc, q.next_retry_at, q.created_at
+        "#,
+        rows,
+        leads,
+        campaigns,
+        now.to_sqlx() as _,
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// What is done with a row.
+#[derive(Debug, PartialEq, Eq)]
+enum Decision {
+    Dial(Numbers),
+    NotBefore(Timestamp, &'static str),
+    Never(String),
+    Hold,
+}
+
+/// Who calls whom.
+#[derive(Debug, PartialEq, Eq)]
+struct Numbers {
+    agent: AgentId,
+    to: PhoneNumber,
+    from: PhoneNumber,
+}
+
+impl Row {
+    fn verdict(&self, now: Timestamp) -> Decision {
+        if self.is_in_call {
+            return Decision::Hold;
+        }
+        let campaign = match self.campaign() {
+            Ok(campaign) => campaign,
+            Err(why) => return Decision::Never(why.to_owned()),
+        };
+        let recent: Vec<Timestamp> =
+            self.recent_attempts_us.iter().filter_map(|us| Timestamp::from_microsecond(*us).ok()).collect();
+        let candidate = Candidate {
+            zone: self.time_zone.as_deref(),
+            campaign,
+            attempts: self.attempt_count.unsigned_abs(),
+            max_attempts: self.max_attempts.unsigned_abs(),
+            not_before: self.next_retry_at.to_jiff(),
+            recent_attempts: &recent,
+            is_on_do_not_call: self.is_on_do_not_call,
+        };
+        match candidate.verdict(now) {
+            Verdict::Dial => self.numbers(now),
+            Verdict::NotBefore { at, why } => Decision::NotBefore(at, why_not_now(why)),
+            Verdict::Hold { .. } => Decision::Hold,
+            Verdict::Never { why } => Decision::Never(why.to_string()),
+        }
+    }
+
+    /// `Err`: what the columns hold is beyond us, so nobody is called by it.
+    fn campaign(&self) -> Result<Option<Campaign>, &'static str> {
+        const UNREADABLE: &str = "blocked_by_rule: the campaign's days or hours cannot be read";
+        let Some(status) = &self.campaign_status else { return Ok(None) };
+        let day = |text: &Option<String>| {
+            text.as_deref().map(|text| text.parse().map_err(|_| UNREADABLE)).transpose()
+        };
+        let time = |text: &Option<String>| {
+            text.as_deref().and_then(|text| TimeOfDay::parse(text).ok()).ok_or(UNREADABLE)
+        };
+        let number = |value: Option<i32>| value.unwrap_or_default().unsigned_abs();
+        Ok(Some(Campaign {
+            status: CampaignStatus::from_word(status).ok_or(UNREADABLE)?,
+            window: Window {
+                first_day: day(&self.start_date)?,
+                last_day: day(&self.end_date)?,
+                opens: time(&self.time_start)?,
+                closes: time(&self.time_end)?,
+                weekdays: Weekdays::from_numbers(self.weekdays.as_deref().unwrap_or_default())
+                    .map_err(|_| UNREADABLE)?,
+            },
+            max_attempts_per_day: number(self.max_attempts_per_day),
+            running: u32::try_from(self.running).unwrap_or(u32::MAX),
+            max_concurrent: number(self.max_concurrent_calls),
+        }))
+    }
+
+    /// The rules allow the call; whether there is everything it takes.
+    fn numbers(&self, now: Timestamp) -> Decision {
+        let Some(agent) = self.agent_id else {
+            return Decision::Never("there is no agent for it: name one, or make one the default".to_owned());
+        };
+        if !self.agent_enabled {
+            return Decision::NotBefore(now + ASK_AGAIN_FOR_AGENT, "its agent is switched off");
+        }
+        let Some(from) = self.from_number.as_deref().and_then(|text| PhoneNumber::parse(text).ok()) else {
+            return Decision::Never(
+                "there is no phone number to call from: add one of the account".to_owned(),
+            );
+        };
+        match PhoneNumber::parse(&self.to_number) {
+            Ok(to) => Decision::Dial(Numbers { agent: AgentId(agent), to, from }),
+            Err(error) => Decision::Never(format!("the number is {error}")),
+        }
+    }
+}
+
+const fn why_not_now(why: Wait) -> &'static str {
+    match why {
+        Wait::NotDue => "it is not due yet",
+        Wait::OutsideWindow => "outside the campaign's days and hours where the lead is",
+        Wait::EnoughForToday => "the lead has had its calls of the day",
+    }
+}
+
+/// Writes down that the carrier is about to be asked. `None`: somebody else is calling this telephone.
+async fn note_intent(
+    connection: &mut PgConnection,
+    row: &Row,
+    numbers: Numbers,
+    node: &str,
+    now: Timestamp,
+) -> sqlx::Result<Option<Claimed>> {
+    let Numbers { agent, to, from } = numbers;
+    let noted = sqlx::query!(
+        r#"
+        with noted as (
+            insert into call_attempts (organization_id, queue_id, lead_id, campaign_id, agent_id, attempt_number,
+                                       to_number, from_number, node, requested_at, created_at)
+            -- Usually the next one; more where the row was given further tries by hand.
+            select $1, $2, $3, $4, $5,
+                   greatest($6, (select coalesce(max(attempt_number), 0) from call_attempts where queue_id = $2)) + 1,
+                   $7, $8, $9, $10, $10
+            on conflict do nothing
+            returning id, attempt_number
+        ),
+        counted as (
+            update call_queue
+            set status = 'processing',
+                attempt_count = noted.attempt_number,
+                last_error = null,
+                updated_at = $10
+            from noted
+            where call_queue.id = $2
+        )
+        select id, attempt_number
+        from noted
+        "#,
+        row.organization_id,
+        row.id,
+        row.lead_id,
+        row.campaign_id,
+        agent.0,
+        row.attempt_count,
+        to.expose(),
+        from.expose(),
+        node,
+        now.to_sqlx() as _,
+    )
+    .fetch_optional(connection)
+    .await?;
+    let policy = row.voicemail_policy.as_deref().and_then(VoicemailPolicy::from_word);
+    Ok(noted.map(|noted| Claimed {
+        attempt: noted.id,
+        queue: row.id,
+        organization: row.organization_id.into(),
+        agent,
+        interaction: row.interaction_id.clone(),
+        attempt_number: noted.attempt_number.unsigned_abs(),
+        to,
+        from,
+        ring_timeout: Duration::from_secs(row.ring_timeout_s.map_or(RING_S, i32::unsigned_abs).into()),
+        voicemail: policy.unwrap_or(RetryPolicy::default().voicemail),
+        requested_at: now,
+    }))
+}
+
+/// How long telephones ring that no campaign has called, as campaigns do unless they say otherwise.
+const RING_S: u32 = 30;
+
+async fn postpone(
+    connection: &mut PgConnection,
+    row: Uuid,
+    at: Timestamp,
+    why: &str,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"
+        update call_queue
+        set next_retry_at = $2,
+            last_error = $3,
+            updated_at = $4
+        where id = $1
+        "#,
+        row,
+        at.to_sqlx() as _,
+        why,
+        now.to_sqlx() as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// There will be no call: neither the row nor the interaction it is for is left open.
+async fn fail(connection: &mut PgConnection, row: Uuid, why: &str, now: Timestamp) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"
+        with failed as (
+            update call_queue
+            set status = 'failed',
+                last_error = $2,
+                finished_at = $3,
+                updated_at = $3
+            where id = $1
+            returning interaction_id
+        )
+        update interactions
+        set status = 'FAILED',
+            outcome = 'FAILED',
+            "endTime" = $3,
+            "callDisposition" = jsonb_build_object('disposition', 'not_placed', 'connection_status', 'failed', 'reason', $2::text),
+            "updatedAt" = $3
+        from failed
+        where interactions.id = failed.interaction_id and status = 'INITIATED'
+        "#,
+        row,
+        storable(why),
+        now.to_sqlx() as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! Requests whose answer nobody has: at most one call for each try, whatever happens.
+
+use voicebridge::dialer::Step;
+use voicebridge::dialer::reconcile::Found;
+
+use crate::carrier::{Behaviour, check_log};
+use crate::{OWN, THEIRS, World, after, noon};
+
+#[tokio::test]
+async fn a_server_that_dies_after_it_has_asked_leaves_one_call_which_another_finds() {
+    let world = World::new().await;
+    let row = world.enqueue(THEIRS).await;
+    world.carrier.will([Behaviour::FallSilent]);
+    let dying = world.dialer("node-1");
+    tokio::select! {
+        step = dying.step(noon()) => panic!("{step:?}"),
+        () = world.carrier.asked() => {}
+    }
+    drop(dying);
+    assert_eq!(world.attempts().await, [("dialing".into(), None, None)]);
+    let other = world.dialer("node-2");
+    assert_eq!(other.step(after(5)).await.unwrap(), Step::Idle);
+    assert_eq!(other.reconcile(after(29)).await.unwrap(), Found::default(), "it may still be answered");
+    let found = other.reconcile(after(31)).await.unwrap();
+    assert_eq!(found, Found { placed: 1, ..Found::default() });
+    let sid = world.carrier.calls()[0].sid.clone();
+    assert_eq!(world.attempts().await, [("placed".into(), None, Some(sid))]);
+    assert_eq!(world.row(row).await.status, "processing");
+    assert_eq!(other.step(after(600)).await.unwrap(), Step::Idle);
+    assert_eq!(world.carrier.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_dies_before_it_has_asked_leaves_a_try_that_is_made_again_later() {
+    let world = World::new().await;
+    let row = world.enqueue(THEIRS).await;
+    let claimed = world.dialer("node-1").claim(noon()).await.unwrap();
+    assert!(claimed.is_ok());
+    let other = world.dialer("node-2");
+    // The carrier's list is some time behind.
+    assert_eq!(other.reconcile(after(60)).await.unwrap(), Found::default());
+    assert_eq!(other.reconcile(after(91)).await.unwrap(), Found { not_placed: 1, ..Found::default() });
+    let queued = world.row(row).await;
+    assert_eq!((queued.status.as_str(), queued.attempts, queued.next), ("queued", 1, after(91 + 300)));
+    assert_eq!(world.attempts().await, [("ended".into(), Some("not_placed".into()), None)]);
+    assert_eq!(world.step("node-2", after(390)).await, Step::Idle);
+    assert_eq!(world.step("node-2", after(391)).await, Step::Asked);
+    assert_eq!(world.row(row).await.attempts, 2);
+    check_log(&world.carrier.calls(), jiff::SignedDuration::ZERO);
+}
+
+#[tokio::test]
+async fn a_try_that_came_to_nothing_for_the_last_time_leaves_no_open_row() {
+    let world = World::new().await;
+    let row = world.enqueue(THEIRS).await;
+    world.run("update call_queue set max_attempts = 1").await;
+    world.carrier.will([Behaviour::Forget]);
+    assert_eq!(world.step("node-1", noon()).await, Step::Asked);
+    world.dialer("node-2").reconcile(after(100)).await.unwrap();
+    let queued = world.row(row).await;
+    assert_eq!(queued.status, "failed");
+    assert!(queued.error.contains("has no such call"), "{}", queued.error);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_found_and_calls_of_other_tries_are_left_alone() {
+    let world = World::new().await;
+    let row = world.enqueue(THEIRS).await;
+    world.carrier.will([Behaviour::Place, Behaviour::LoseAnswer]);
+    world.step("node-1", noon()).await;
+    let first = world.carrier.calls()[0].clone();
+    // It is over, and called again at once.
+    world.run("update call_attempts set status = 'ended', outcome = 'busy'").await;
+    world.run("update call_queue set status = 'queued'").await;
+    assert_eq!(world.step("node-1", after(10)).await, Step::Asked);
+    // Somebody else's, later.
+    world.carrier.set_clock(after(20));
+    world.carrier.add_foreign(THEIRS, OWN);
+    let other = world.dialer("node-2");
+    assert_eq!(other.reconcile(after(41)).await.unwrap(), Found { placed: 1, ..Found::default() });
+    let second = world.carrier.calls()[1].sid.clone();
+    let attempts = world.attempts().await;
+    assert_eq!(attempts[0].2, Some(first.sid));
+    assert_eq!(attempts[1], ("placed".into(), None, Some(second)));
+    assert_eq!((world.carrier.requests(), world.row(row).await.attempts), (2, 2));
+}
+
+#[tokio::test]
+async fn an_error_of_the_carrier_is_never_answered_by_asking_again() {
+    let world = World::new().await;
+    world.enqueue(THEIRS).await;
+    world.carrier.will([Behaviour::Refuse(500, 20500)]);
+    assert_eq!(world.step("node-1", noon()).await, Step::Asked);
+    for seconds in [1, 31, 60, 89] {
+        world.dialer("node-1").reconcile(after(seconds)).await.unwrap();
+        assert_eq!(world.step("node-1", after(seconds)).await, Step::Idle);
+    }
+    assert_eq!((world.carrier.requests(), world.attempts().await[0].0.as_str()), (1, "dialing"));
+}
+
+#[tokio::test]
+async fn a_call_whose_end_nobody_told_is_looked_up() {
+    let world = World::new().await;
+    world.enqueue(THEIRS).await;
+    world.step("node-1", noon()).await;
+    let sid = world.carrier.calls()[0].sid.clone();
+    let dialer = world.dialer("node-1");
+    world.carrier.set_status(&sid, "completed");
+    assert_eq!(dialer.reconcile(after(600)).await.unwrap(), Found::default(), "it may still ring");
+    assert_eq!(dialer.reconcile(after(700)).await.unwrap(), Found { over: 1, ..Found::default() });
+    let status: String = sqlx::query_scalar("select call_status from call_events where call_sid = $1")
+        .bind(&sid)
+        .fetch_one(world.store.pool())
+        .await
+        .unwrap();
+    assert_eq!(status, "completed");
+}

@@ -1,0 +1,145 @@
+//! What is asked inside the transaction that takes a try.
+
+use std::sync::atomic::Ordering;
+
+use voicebridge::dialer::Step;
+
+use crate::{THEIRS, World, after, noon};
+
+#[tokio::test]
+async fn whoever_is_on_do_not_call_by_the_time_of_the_dial_is_not_called() {
+    let world = World::new().await;
+    let row = world.enqueue(THEIRS).await;
+    world
+        .run("insert into do_not_call (organization_id, number) select id, '+14155550123' from organisations")
+        .await;
+    assert_eq!(world.step("node-1", noon()).await, Step::Idle);
+    let queued = world.row(row).await;
+    assert_eq!((queued.status.as_str(), queued.attempts), ("failed", 0));
+    assert!(queued.error.starts_with("blocked_by_rule"), "{}", queued.error);
+    assert_eq!(world.carrier.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_paused_campaign_calls_nobody_from_the_next_turn_on_and_goes_on_when_resumed() {
+    let world = World::new().await;
+    let campaign = world.campaign("max_concurrent_calls = 10").await;
+    for number in 0..3 {
+        world.enqueue_lead(campaign, &format!("+1415555013{number}"), Some("Europe/Berlin")).await;
+    }
+    assert_eq!(world.step("node-1", noon()).await, Step::Asked);
+    world.run("update campaigns set status = 'paused'").await;
+    assert_eq!(world.step("node-1", after(1)).await, Step::Idle);
+    assert_eq!(world.count("call_queue where status = 'queued'").await, 2);
+    world.run("update campaigns set status = 'active'").await;
+    assert_eq!(world.step("node-1", after(2)).await, Step::Asked);
+}
+
+#[tokio::test]
+async fn a_campaign_has_no_more_calls_at_a_time_than_it_says_and_holds_up_no_other() {
+    let world = World::new().await;
+    let (small, other) =
+        (world.campaign("max_concurrent_calls = 1").await, world.campaign("name = 'Other'").await);
+    for number in 0..20 {
+        world.enqueue_lead(small, &format!("+141555501{number:02}"), Some("Europe/Berlin")).await;
+    }
+    world.run("update call_queue set priority = 1").await;
+    world.enqueue_lead(other, "+14155550200", Some("Europe/Berlin")).await;
+    assert_eq!(world.step("node-1", noon()).await, Step::Asked);
+    assert_eq!(world.step("node-1", after(1)).await, Step::Asked);
+    assert_eq!(world.step("node-1", after(2)).await, Step::Idle);
+    let called: Vec<String> = world.carrier.calls().into_iter().map(|call| call.to).collect();
+    assert_eq!(called, ["+14155550100", "+14155550200"]);
+}
+
+#[tokio::test]
+async fn no_more_calls_go_on_than_may_and_inbound_calls_keep_their_places() {
+    let mut world = World::new().await;
+    world.settings.max_calls = 2;
+    for number in 0..4 {
+        world.enqueue(&format!("+1415555013{number}")).await;
+    }
+    assert_eq!(world.step("node-1", noon()).await, Step::Asked);
+    // This server has one place left for us, which the call that still rings will take.
+    world.room.store(1, Ordering::SeqCst);
+    assert_eq!(world.step("node-1", after(1)).await, Step::Idle);
+    // Another one has room of its own.
+    assert_eq!(world.step("node-2", after(1)).await, Step::Asked);
+    world.room.store(100, Ordering::SeqCst);
+    assert_eq!(world.step("node-1", after(2)).await, Step::Idle, "two are all there may be");
+    world.run("update call_attempts set status = 'ended', outcome = 'busy' where node = 'node-1'").await;
+    assert_eq!(world.step("node-1", after(3)).await, Step::Asked);
+}
+
+#[tokio::test]
+async fn one_telephone_is_called_once_at_a_time() {
+    let world = World::new().await;
+    let campaign = world.campaign("name = 'Other'").await;
+    world.enqueue(THEIRS).await;
+    world.enqueue_lead(campaign, THEIRS, Some("Europe/Berlin")).await;
+    assert_eq!(world.step("node-1", noon()).await, Step::Asked);
+    assert_eq!(world.step("node-2", after(1)).await, Step::Idle);
+    world.run("update call_attempts set status = 'ended', outcome = 'busy'").await;
+    assert_eq!(world.step("node-2", after(2)).await, Step::Asked);
+}
+
+#[tokio::test]
+async fn a_lead_without_a_time_zone_is_never_called_by_a_campaign() {
+    let world = World::new().await;
+    let campaign = world.campaign("name = 'Other'").await;
+    let rows = [
+        world.enqueue_lead(campaign, "+14155550131", None).await,
+        world.enqueue_lead(campaign, "+14155550132", Some("Mars/Olympus")).await,
+    ];
+    assert_eq!(world.step("node-1", noon()).await, Step::Idle);
+    for row in rows {
+        assert_eq!(world.row(row).await.error, "blocked_by_rule: the lead has no known time zone");
+    }
+}
+
+#[tokio::test]
+async fn a_lead_outside_its_hours_waits_until_they_begin_where_it_is() {
+    let world = World::new().await;
+    let campaign = world.campaign("time_start = '09:00', time_end = '17:00'").await;
+    // 07:00 in New York.
+    let row = world.enqueue_lead(campaign, THEIRS, Some("America/New_York")).await;
+    assert_eq!(world.step("node-1", noon()).await, Step::Idle);
+    let queued = world.row(row).await;
+    assert_eq!((queued.status.as_str(), queued.next), ("queued", after(2 * 3600)));
+    assert_eq!(world.step("node-1", after(2 * 3600 - 1)).await, Step::Idle);
+    assert_eq!(world.step("node-1", after(2 * 3600)).await, Step::Asked);
+}
+
+#[tokio::test]
+async fn rows_that_may_not_be_called_do_not_hold_up_those_behind_them() {
+    let world = World::new().await;
+    let campaign = world.campaign("name = 'Other'").await;
+    for number in 0..40 {
+        world.enqueue_lead(campaign, &format!("+1415555{:04}", 300 + number), None).await;
+    }
+    world.run("update call_queue set priority = 1").await;
+    world.enqueue(THEIRS).await;
+    assert_eq!(world.step("node-1", noon()).await, Step::Asked);
+    assert_eq!(world.count("call_queue where status = 'failed'").await, 40);
+    assert_eq!(world.carrier.calls()[0].to, THEIRS);
+}
+
+#[tokio::test]
+async fn a_row_in_use_is_left_for_the_next_turn() {
+    let world = World::new().await;
+    world.enqueue(THEIRS).await;
+    let mut editing = world.store.pool().begin().await.unwrap();
+    sqlx::query("select from call_queue for update").execute(&mut *editing).await.unwrap();
+    assert_eq!(world.step("node-1", noon()).await, Step::Idle);
+    editing.rollback().await.unwrap();
+    assert_eq!(world.step("node-1", noon()).await, Step::Asked);
+}
+
+#[tokio::test]
+async fn without_a_number_to_call_from_a_row_says_so() {
+    let world = World::new().await;
+    world.run("delete from phone_numbers").await;
+    let row = world.enqueue(THEIRS).await;
+    assert_eq!(world.step("node-1", noon()).await, Step::Idle);
+    assert!(world.row(row).await.error.contains("no phone number to call from"));
+}

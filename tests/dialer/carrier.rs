@@ -114,7 +114,7 @@ impl Carrier {
     /// The carrier's view of a call from now on.
     pub(crate) fn set_status(&self, sid: &str, status: &str) {
         let mut calls = self.log.calls.lock().unwrap();
-        calls.iter_mut().find(|call| call.sid == sid).unwrap().status = status.to_owned();
+        status.clone_into(&mut calls.iter_mut().find(|call| call.sid == sid).unwrap().status);
     }
 
     /// A call that none of our tries is, between the same telephones.

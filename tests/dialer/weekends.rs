@@ -136,7 +136,7 @@ impl Run {
         .await
         .unwrap();
         let ends = self.going_on.iter().map(|(at, ..)| *at);
-        let next = ends.chain(due.map(|due| due.to_jiff())).min().unwrap_or(self.until);
+        let next = ends.chain(due.map(jiff_sqlx::Timestamp::to_jiff)).min().unwrap_or(self.until);
         next.max(self.now + SignedDuration::from_millis(200))
     }
 
@@ -145,7 +145,7 @@ impl Run {
             self.seen += 1;
             let outcome = [Outcome::Answered, Outcome::Busy, Outcome::NoAnswer, Outcome::Failed]
                 [(self.random.next_u64() % 4) as usize];
-            let lasts = SignedDuration::from_secs(5 + (self.random.next_u64() % 40) as i64);
+            let lasts = SignedDuration::from_secs(5 + (self.random.next_u64() % 40).cast_signed());
             self.going_on.push((self.now + lasts, call.sid.clone(), call.attempt, outcome));
         }
         self.most_at_a_time = self.most_at_a_time.max(self.going_on.len());

@@ -43,9 +43,9 @@ async fn a_schedule_is_added_read_changed_listed_and_removed() {
 }
 
 /// There is nothing at this path.
-async fn gone(server: &Server, path: &str, patch: Value) {
+async fn gone(server: &Server, path: &str, body: Value) {
     server.get(path).await.is_error(StatusCode::NOT_FOUND, "not_found");
-    server.patch(path, patch).await.is_error(StatusCode::NOT_FOUND, "not_found");
+    server.patch(path, body).await.is_error(StatusCode::NOT_FOUND, "not_found");
     server.send(Method::DELETE, path, None).await.is_error(StatusCode::NOT_FOUND, "not_found");
 }
 

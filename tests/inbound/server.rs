@@ -253,7 +253,7 @@ impl Line {
 
     /// What is said to ring these telephones.
     pub(crate) fn dials(&self, timeout: &str, numbers: &[&str]) -> String {
-        let numbers: String = numbers.iter().map(|number| format!("<Number>{number}</Number>")).collect();
+        let numbers: String = numbers.iter().flat_map(|number| ["<Number>", *number, "</Number>"]).collect();
         format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Response><Dial action=\"{PUBLIC}{}/fallback\" \
              timeout=\"{timeout}\" answerOnBridge=\"true\">{numbers}</Dial></Response>",

@@ -91,6 +91,7 @@ fn a_lead_in_json_shows_its_number_and_in_a_log_it_does_not() {
         score: None,
         created_at: jiff::Timestamp::UNIX_EPOCH,
         updated_at: jiff::Timestamp::UNIX_EPOCH,
+        time_zone: None,
     };
     let json = serde_json::to_value(&lead).unwrap();
     assert_eq!(

@@ -10,6 +10,7 @@ mod support;
 #[path = "../support/world.rs"]
 mod world;
 
+mod campaigns;
 mod database;
 mod node;
 mod nodes;

@@ -19,8 +19,20 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) async fn start(public_url: Option<String>, database_url: String, model_url: String) -> Self {
+        Self::start_with(public_url, database_url, model_url, Vec::new()).await
+    }
+
+    /// As [`Node::start`], with further settings.
+    pub(crate) async fn start_with(
+        public_url: Option<String>,
+        database_url: String,
+        model_url: String,
+        more: Vec<(&'static str, String)>,
+    ) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let server = ServerProcess::start(options(data.path(), public_url, database_url, model_url)).await;
+        let mut options = options(data.path(), public_url, database_url, model_url);
+        options.settings.extend(more);
+        let server = ServerProcess::start(options).await;
         Self { server: server.unwrap(), _data: data }
     }
 

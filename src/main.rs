@@ -40,7 +40,7 @@ enum Command {
     Demo(DemoOptions),
     /// How well signs of listening ("mm-hm") and coughs over the agent are told from interruptions, counted.
     Score(ScoreOptions),
-    /// The far ends by themselves: a caller as Twilio brings one, a model as `OpenAI` offers one.
+    /// The far ends by themselves: a caller or a carrier as Twilio has them, a model as `OpenAI` offers one.
     #[command(subcommand)]
     Simulate(Box<SimulateCommand>),
     /// Load and latency of any bridge reachable by URL, or of this one: a table, JSON, and a page with plots.

@@ -151,6 +151,7 @@ impl Call {
             return;
         }
         let ready = self.phase == Phase::Talking;
+        self.opt_out_at_end();
         self.drop_arriving();
         let rest = self.playout.interrupt(now);
         self.record_interruption(now, &rest);

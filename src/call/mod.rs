@@ -368,9 +368,6 @@ impl Call {
     fn on_key(&mut self, now: CallTime, digit: char) {
         self.last_activity = now;
         self.nudges = 0;
-        if self.is_opt_out(digit) {
-            return self.on_opt_out(now, OptOut::Keypad);
-        }
         if self.keys.len() < MAX_KEYS {
             self.keys.push(digit);
         }
@@ -385,7 +382,11 @@ impl Call {
             return; // The keys are told when the model is ready.
         }
         self.keys_due = None;
+        let is_opt_out = self.is_opt_out();
         let keys = std::mem::take(&mut self.keys);
+        if is_opt_out {
+            return self.on_opt_out(now, OptOut::Keypad);
+        }
         if keys.is_empty() {
             return;
         }

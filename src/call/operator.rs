@@ -183,9 +183,20 @@ impl Call {
         }
     }
 
-    /// The key means that the other party does not want to be called again. Within an entry it is a digit like others.
-    pub(super) fn is_opt_out(&self, digit: char) -> bool {
-        self.keys.is_empty() && self.settings.calls_out && self.settings.opt_out_digit == Some(digit)
+    /// What was pressed so far is the one key that means that the other party does not want to be called again. Within an
+    /// entry, also as its first digit, it is one like others.
+    pub(super) fn is_opt_out(&self) -> bool {
+        let entry = self.keys.strip_suffix('#').filter(|entry| !entry.is_empty()).unwrap_or(&self.keys);
+        let mut entry = entry.chars();
+        let alone = entry.next().filter(|_| entry.next().is_none());
+        alone.is_some() && self.settings.calls_out && self.settings.opt_out_digit == alone
+    }
+
+    /// Somebody who presses the key and hangs up has said so.
+    pub(super) fn opt_out_at_end(&mut self) {
+        if self.is_opt_out() && !std::mem::replace(&mut self.opted_out, true) {
+            self.outbox.push(Output::OptedOut(OptOut::Keypad));
+        }
     }
 
     /// The other party does not want to be called again: on record at once, then confirmed, then the call ends. What they

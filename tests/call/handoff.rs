@@ -295,20 +295,34 @@ fn a_call_that_is_over_refuses_what_is_wanted_of_it() {
 fn who_presses_the_key_is_on_record_at_once_told_so_and_the_call_ends() {
     let mut call = outbound();
     call.at(100, key('9'));
+    call.until(1_599);
+    assert_eq!(call.count("opted out"), 0, "more digits may follow");
+    call.until(1_600);
     assert_eq!(call.count("opted out Keypad"), 1);
     assert!(call.asked[0].contains("does not want to be called again"), "{:?}", call.asked);
-    agent_says(&mut call, 300, "resp_1", "item_1", 100);
-    call.at(350, key('9'));
-    call.at(500, all_marks_played());
+    agent_says(&mut call, 1_700, "resp_1", "item_1", 100);
+    call.at(1_900, all_marks_played());
     call.expect_after(
-        420,
+        1_820,
         "
-        0.500s end stream agent_ended
-        0.500s ended agent_ended
+        1.900s end stream agent_ended
+        1.900s ended agent_ended
     ",
     );
     assert_eq!(call.count("opted out"), 1, "once");
     assert_eq!(call.count("model item keypad"), 0, "the key is no entry");
+}
+
+#[test]
+fn who_presses_the_key_and_hangs_up_is_on_record_too() {
+    let mut call = outbound();
+    call.at(100, key('9'));
+    call.at(200, stop());
+    assert_eq!(call.count("opted out Keypad"), 1, "{}", call.log());
+    let mut call = outbound();
+    call.at(100, key('9'));
+    call.at(150, key('#'));
+    assert_eq!(call.count("opted out Keypad"), 1, "the entry is complete");
 }
 
 #[test]
@@ -333,7 +347,8 @@ fn who_says_so_is_on_record_before_the_agent_confirms_it_in_one_response() {
 #[test]
 fn what_is_said_over_the_confirmation_is_answered_and_the_number_stays_on_record() {
     let mut call = outbound();
-    call.at(100, key('9'));
+    call.at(50, key('9'));
+    call.at(60, key('#'));
     call.at(200, response_started("resp_1"));
     call.at(210, agent_audio("item_1", 2_000));
     call.at(500, speech_starts("user_1", 400));
@@ -346,12 +361,14 @@ fn what_is_said_over_the_confirmation_is_answered_and_the_number_stays_on_record
 
 #[test]
 fn the_key_means_nothing_within_an_entry_on_a_call_that_came_or_where_it_is_another() {
-    let mut call = outbound();
-    call.at(100, key('4'));
-    call.at(200, key('9'));
-    call.until(3_000);
-    assert_eq!((call.count("opted out"), call.count("end stream")), (0, 0));
-    assert_eq!(call.words(), ["user: (The caller pressed 49 on the keypad.)"]);
+    for (first, second, told) in [('4', '9', "49"), ('9', '4', "94"), ('9', '9', "99")] {
+        let mut call = outbound();
+        call.at(100, key(first));
+        call.at(200, key(second));
+        call.until(3_000);
+        assert_eq!((call.count("opted out"), call.count("end stream")), (0, 0));
+        assert_eq!(call.words(), [format!("user: (The caller pressed {told} on the keypad.)")]);
+    }
     for change in [
         |settings: &mut Settings| settings.calls_out = false,
         |settings: &mut Settings| settings.opt_out_digit = Some('8'),
@@ -362,6 +379,7 @@ fn the_key_means_nothing_within_an_entry_on_a_call_that_came_or_where_it_is_anot
             change(settings);
         });
         call.at(100, key('9'));
+        call.until(3_000);
         assert_eq!(call.count("opted out"), 0);
     }
 }

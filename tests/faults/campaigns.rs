@@ -33,6 +33,8 @@ const MOST_A_DAY: usize = 2;
 /// Hours of the campaign, where the lead is.
 const OPENS: Time = Time::constant(10, 0, 0, 0);
 const CLOSES: Time = Time::constant(15, 0, 0, 0);
+/// Of those who do not want to be called, so many have said so before the campaign is filled.
+const EARLY: usize = 8;
 /// Of all calls, when a node dies.
 const FAULT_AFTER: usize = 150;
 /// A try whose node died is looked for at the carrier after half a minute, and given up after a minute and a half.
@@ -80,10 +82,12 @@ async fn a_campaign_of_500_leads_dials_each_try_once_at_most_although_one_of_thr
 
 /// By the carrier's own log: each try once, every lead in its hours and not too often, nobody who must not be called.
 fn check_what_was_dialed(report: &CarrierReport, leads: &[Lead]) {
-    // Of the node that died, what it could not answer.
-    let violations: Vec<_> =
-        report.violations.iter().filter(|violation| !violation.starts_with("11200")).collect();
-    assert_eq!(violations, Vec::<&String>::new());
+    // Of the node that died: what it could not answer, and streams that broke.
+    let is_of_dead_node =
+        |violation: &&String| violation.starts_with("11200") || violation.contains(": 3190");
+    let (of_dead_node, others): (Vec<_>, Vec<_>) = report.violations.iter().partition(is_of_dead_node);
+    assert_eq!(others, Vec::<&String>::new());
+    assert!(of_dead_node.len() <= 2 * MOST_CALLS, "{of_dead_node:?}");
     assert_eq!(report.repeated_attempts(), BTreeMap::new(), "each try is dialed at most once");
     assert!(report.most_at_once() <= MOST_CALLS, "{} at once", report.most_at_once());
     let known: BTreeMap<&str, &Lead> = leads.iter().map(|lead| (lead.phone.as_str(), lead)).collect();
@@ -201,7 +205,9 @@ impl House {
             )
             .await;
         let campaign = created["data"]["id"].as_str().unwrap().to_owned();
-        for lead in leads.iter().filter(|lead| lead.is_on_do_not_call) {
+        // Some have said so before the campaign was filled, the others at the last moment, so that only whoever dials finds out.
+        let mut unwilling = leads.iter().filter(|lead| lead.is_on_do_not_call);
+        for lead in unwilling.by_ref().take(EARLY) {
             self.post("/api/do-not-call", json!({"number": lead.phone, "reason": "asked us"})).await;
         }
         let mut csv = "name,phone,time_zone\n".to_owned();
@@ -211,6 +217,12 @@ impl House {
         let request = self.request(reqwest::Method::POST, &format!("/api/campaigns/{campaign}/leads.csv"));
         let answer = request.header("content-type", "text/csv").body(csv).send().await.unwrap();
         assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+        let late: Vec<&str> = unwilling.map(|lead| lead.phone.as_str()).collect();
+        sqlx::query("insert into do_not_call (organization_id, number) select organisations.id, unnest($1::text[]) from organisations")
+            .bind(&late)
+            .execute(&self.pool)
+            .await
+            .unwrap();
         campaign
     }
 
@@ -286,7 +298,7 @@ impl House {
             node.stop().await;
         }
         self.pool.close().await;
-        self.carrier.stop();
+        drop(self.carrier.stop());
         self.model.stop().await;
         self.cluster.stop().await.unwrap();
     }

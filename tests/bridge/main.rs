@@ -17,6 +17,7 @@ mod people;
 mod records;
 mod streams;
 mod tools;
+mod walkthroughs;
 
 use voicebridge::simulate::caller::{CallReport, StreamReport};
 use voicebridge::simulate::model::script::{Outcome, Reply, Rule, Script, Speech, When};

@@ -110,6 +110,11 @@ pub struct EditAgent {
     pub max_nudges: Option<i32>,
     /// A sound over it pauses it, and only an interruption stops it; else any sound does.
     pub reversible_barge_in: Option<bool>,
+    /// On calls that we make: the key, alone, with which the other party says that they do not want to be called again; `null`
+    /// is none.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, example = "9")]
+    pub opt_out_digit: Option<Option<String>>,
 }
 
 /// A function of an agent that an HTTP server answers.
@@ -278,6 +283,7 @@ fn unconfigured() -> AgentFields {
         nudge_after_s: 12,
         max_nudges: 2,
         reversible_barge_in: true,
+        opt_out_digit: Some("9".to_owned()),
     }
 }
 
@@ -305,6 +311,7 @@ impl EditAgent {
         put(&mut fields.languages, self.languages);
         put(&mut fields.keywords, self.keywords);
         put(&mut fields.audio_format, self.audio_format);
+        put(&mut fields.opt_out_digit, self.opt_out_digit);
         put(&mut fields.max_duration_s, self.max_duration_s);
         put(&mut fields.nudge_after_s, self.nudge_after_s);
         put(&mut fields.max_nudges, self.max_nudges);
@@ -357,6 +364,10 @@ fn check_texts(problems: &mut Problems, fields: &AgentFields) {
 fn check_rest(problems: &mut Problems, fields: &AgentFields) {
     if let Some(Err(problem)) = fields.audio_format.as_ref().map(|word| word.parse::<AudioFormat>()) {
         problems.note("audio_format", &problem);
+    }
+    let is_key = |key: &String| matches!(key.as_bytes(), [b'0'..=b'9' | b'*' | b'#']);
+    if fields.opt_out_digit.as_ref().is_some_and(|key| !is_key(key)) {
+        problems.note("opt_out_digit", "must be one key: 0 to 9, * or #");
     }
     match &fields.turn_detection {
         Some(TurnDetection::ServerVad { threshold, .. }) if !(0.0..=1.0).contains(threshold) => {

@@ -69,6 +69,9 @@ pub struct AgentFields {
     pub max_nudges: i32,
     /// A sound over it pauses it, and only an interruption stops it; else any sound does.
     pub reversible_barge_in: bool,
+    /// On calls that we make: the key with which the other party says that they do not want to be called again.
+    #[schema(example = "9")]
+    pub opt_out_digit: Option<String>,
 }
 
 /// An agent on record.
@@ -138,7 +141,7 @@ async fn select(
                transcription_model, languages, keywords, audio_format,
                turn_detection as "turn_detection: Json<TurnDetection>", tools as "tools: Json<Vec<HttpTool>>",
                transfer_number, team_id, fallback_sentence, max_duration_s, nudge_after_s, max_nudges,
-               reversible_barge_in, created_at, updated_at
+               reversible_barge_in, opt_out_digit, created_at, updated_at
         from agents
         where organization_id = $1 and ($2::uuid is null or id = $2)
         order by name, id
@@ -176,6 +179,7 @@ async fn select(
             nudge_after_s: row.nudge_after_s,
             max_nudges: row.max_nudges,
             reversible_barge_in: row.reversible_barge_in,
+            opt_out_digit: row.opt_out_digit,
         },
         created_at: row.created_at.to_jiff(),
         updated_at: row.updated_at.to_jiff(),
@@ -311,6 +315,7 @@ async fn write(
             nudge_after_s = $20,
             max_nudges = $21,
             reversible_barge_in = $22,
+            opt_out_digit = $23,
             updated_at = now()
         where id = $1
         "#,
@@ -336,6 +341,7 @@ async fn write(
         fields.nudge_after_s,
         fields.max_nudges,
         fields.reversible_barge_in,
+        fields.opt_out_digit,
     )
     .execute(&mut **transaction)
     .await?;

@@ -227,6 +227,7 @@ async fn an_agent_is_added_with_every_member_and_answers_its_next_call_as_it_was
         "keywords": ["Kanzlei"], "audio_format": "pcm24k", "turn_detection": {"type": "semantic_vad", "eagerness": "low"},
         "tools": [tool(json!({"name": "X-Key", "value": "hush"}))], "transfer_number": "+14155550177", "team_id": team,
         "fallback_sentence": "Sorry.", "max_duration_s": 600, "nudge_after_s": 20, "max_nudges": 1, "reversible_barge_in": false,
+        "opt_out_digit": "5",
     });
     let agent = server.add("/api/agents", whole.clone()).await;
     for (member, value) in whole.as_object().unwrap() {
@@ -280,6 +281,7 @@ async fn an_agent_that_cannot_be_is_refused_member_by_member() {
         ("languages", json!(["de", "german"]), "languages[1]"),
         ("keywords", json!([""]), "keywords[0]"),
         ("audio_format", json!("mp3"), "audio_format"),
+        ("opt_out_digit", json!("99"), "opt_out_digit"),
         ("turn_detection", json!({"type": "server_vad", "threshold": 2}), "turn_detection.threshold"),
         ("turn_detection", json!({"type": "semantic_vad", "eagerness": "very"}), "turn_detection.eagerness"),
         ("transfer_number", json!("12"), "transfer_number"),

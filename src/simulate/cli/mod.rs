@@ -34,7 +34,8 @@ pub enum SimulateCommand {
     /// answering-machine callbacks. Set `TWILIO_API_URL` to the address it prints, and `TWILIO_ACCOUNT_SID` and
     /// `TWILIO_AUTH_TOKEN` as here. The report says of every request and call what was asked, when, and what came of it.
     ///
-    /// PERSON is one of answered[:SCENARIO], hangs-up[:MS], voicemail[:MS], busy, no-answer, failed[:SIP], refused:CODE.
+    /// PERSON is one of `answered[:SCENARIO]`, `hangs-up[:MS]`, `voicemail[:MS]`, `busy`, `no-answer`, `failed[:SIP]`,
+    /// `refused:CODE`.
     /// FAULT is one of too-many (429), error-before (503, nothing is done), error-after (500, the call goes on),
     /// lost-before, lost-after (the connection is cut, the call goes on), slow.
     Carrier(CarrierArgs),

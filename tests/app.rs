@@ -233,6 +233,14 @@ fn the_demo_of_faults_shows_a_call_that_goes_on_and_all_it_claims_is_true() {
     assert!(told.contains("is killed (SIGKILL)") && told.ends_with("All of it is true.\n"), "{told}");
 }
 
+#[test]
+fn the_demo_of_a_campaign_calls_everybody_who_may_be_called_and_all_it_claims_is_true() {
+    let output = run(&mut voicebridge(&["demo", "--campaign"]));
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(told.ends_with("All of it is true.\n"), "{told}");
+}
+
 /// What the command publishes, counted once more from what it writes of each sound.
 #[test]
 fn an_agent_stops_for_interruptions_and_not_for_signs_of_listening() {

@@ -48,17 +48,17 @@ pub struct Attempt {
     pub voicemail_message: Option<String>,
 }
 
-/// The try with this id.
+/// The try with this id, while there is somebody to speak on it.
 pub async fn by_id(store: &Store, id: Uuid) -> sqlx::Result<Option<Attempt>> {
     let row = sqlx::query_as!(
         Row,
         r#"
-        select a.id, a.queue_id, a.organization_id, a.agent_id, q.interaction_id, a.from_number, a.to_number,
+        select a.id, a.queue_id, a.organization_id, a.agent_id as "agent_id!", q.interaction_id, a.from_number, a.to_number,
                a.requested_at, a.call_sid, c.voicemail_policy as "voicemail_policy?", c.voicemail_message
         from call_attempts a
         join call_queue q on q.id = a.queue_id
         left join campaigns c on c.id = a.campaign_id
-        where a.id = $1
+        where a.id = $1 and a.agent_id is not null
         "#,
         id,
     )
@@ -288,6 +288,7 @@ pub async fn unanswered(store: &Store, now: Timestamp, limit: i64) -> sqlx::Resu
             select id
             from call_attempts
             where status = 'dialing'
+              and agent_id is not null
               and requested_at < $1::timestamptz - $3::text::interval
               and (looked_for_at is null or looked_for_at <= $1::timestamptz - $4::text::interval)
             order by requested_at
@@ -301,7 +302,7 @@ pub async fn unanswered(store: &Store, now: Timestamp, limit: i64) -> sqlx::Resu
             where call_attempts.id = chosen.id
             returning call_attempts.*
         )
-        select a.id, a.queue_id, a.organization_id, a.agent_id, q.interaction_id, a.from_number, a.to_number,
+        select a.id, a.queue_id, a.organization_id, a.agent_id as "agent_id!", q.interaction_id, a.from_number, a.to_number,
                a.requested_at, a.call_sid, c.voicemail_policy as "voicemail_policy?", c.voicemail_message
         from looked_for a
         join call_queue q on q.id = a.queue_id

@@ -44,8 +44,7 @@ pub(super) fn start(
     };
     let (dial, max_calls, bridge) = (config.dial, config.max_calls, bridge.clone());
     // Whoever is called shall not hear that nobody can talk.
-    let room =
-        Box::new(move || room(&dial, max_calls, bridge.live_calls(), bridge.model_may_work()));
+    let room = Box::new(move || room(&dial, max_calls, bridge.live_calls(), bridge.model_may_work()));
     let dialer = Arc::new(Dialer::new(store.clone(), carrier.clone(), settings, room));
     tasks.spawn(dialer::run(dialer, tasks.clone()));
 }

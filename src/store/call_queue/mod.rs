@@ -194,14 +194,22 @@ pub async fn retry(store: &Store, organization: OrganizationId, id: Uuid) -> Res
         return Err(ChangeError::CampaignOver);
     } else if state.refused {
         return Err(ChangeError::DoNotCall);
-    } else if state.attempt_count >= MOST_ATTEMPTS {
+    } else if state.tries >= MOST_ATTEMPTS {
         return Err(ChangeError::NoTryLeft);
     }
     sqlx::query!(
         r#"
         update call_queue
         set status = 'queued',
-            max_attempts = greatest(max_attempts, attempt_count + 1),
+            max_attempts = greatest(
+                max_attempts,
+                -- What was never placed is no try.
+                attempt_count + 1 - (
+                    select count(*)::integer
+                    from call_attempts
+                    where queue_id = call_queue.id and outcome = 'not_placed'
+                )
+            ),
             next_retry_at = now(),
             last_error = null,
             finished_at = null,
@@ -372,7 +380,7 @@ pub(in crate::store) async fn fail_number(
 struct State {
     status: String,
     last_error: Option<String>,
-    attempt_count: i32,
+    tries: i32,
     campaign_over: bool,
     refused: bool,
 }
@@ -388,7 +396,11 @@ async fn lock(
         r#"
         select status,
                last_error,
-               attempt_count,
+               attempt_count - (
+                   select count(*)::integer
+                   from call_attempts
+                   where queue_id = call_queue.id and outcome = 'not_placed'
+               ) as "tries!",
                exists (
                    select from campaigns where campaigns.id = campaign_id and campaigns.status = 'completed'
                ) as "campaign_over!",

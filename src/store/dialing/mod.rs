@@ -320,6 +320,7 @@ struct Row {
     campaign_id: Option<Uuid>,
     lead_id: Option<i64>,
     attempt_count: i32,
+    not_placed: i64,
     max_attempts: i32,
     next_retry_at: jiff_sqlx::Timestamp,
     to_number: String,
@@ -355,6 +356,9 @@ async fn read(
         Row,
         r#"
         select q.id, q.organization_id, q.campaign_id, q.lead_id, q.attempt_count, q.max_attempts, q.next_retry_at,
+               (
+                   select count(*) from call_attempts a where a.queue_id = q.id and a.outcome = 'not_placed'
+               ) as "not_placed!",
                q.to_number, q.interaction_id, l.time_zone as "time_zone?",
                exists (
                    select
@@ -446,7 +450,7 @@ impl Row {
         let candidate = Candidate {
             zone: self.time_zone.as_deref(),
             campaign,
-            attempts: self.attempt_count.unsigned_abs(),
+            attempts: u32::try_from(i64::from(self.attempt_count) - self.not_placed).unwrap_or(0),
             max_attempts: self.max_attempts.unsigned_abs(),
             not_before: self.next_retry_at.to_jiff(),
             recent_attempts: &recent,

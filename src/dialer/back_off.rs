@@ -49,6 +49,8 @@ impl BackOff {
         if is_news {
             let wait = if about_account { ACCOUNT } else { wait(self.times, random) };
             let until = now + SignedDuration::try_from(wait).unwrap_or_default();
+            // As exact as it is stored for the other servers.
+            let until = Timestamp::from_microsecond(until.as_microsecond()).unwrap_or(until);
             self.until = self.until.max(until);
             self.times = self.times.saturating_add(1);
             self.is_for_account = about_account;

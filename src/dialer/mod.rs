@@ -8,6 +8,8 @@ mod back_off;
 pub mod machine;
 pub mod reconcile;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +23,7 @@ use crate::lifecycle::{self, CallEvent, CallRef, callback};
 use crate::outreach::retry::VoicemailPolicy;
 use crate::store::Store;
 use crate::store::dialing::attempts::{self, Attempt};
-use crate::store::dialing::{self, Claim, Claimed, Limits};
+use crate::store::dialing::{self, Claim, Claimed, Lacking, Limits};
 
 use back_off::{BackOff, Pause};
 
@@ -35,6 +37,11 @@ const ASK_WITHIN: Duration = Duration::from_secs(15);
 const MOST_TURNS: usize = 25;
 /// When a row is tried again that the carrier had no time for, beside the back-off: others go first.
 const ROW_BACK_OFF: Duration = Duration::from_secs(5);
+
+/// When a row is tried again whose own number is not one: somebody has to put that right.
+const OWN_NUMBER_BACK_OFF: SignedDuration = SignedDuration::from_mins(5);
+/// What an organisation has to put right is told again after this.
+const REMIND_AFTER: SignedDuration = SignedDuration::from_hours(1);
 
 /// What a dialer is told.
 #[derive(Debug, Clone)]
@@ -62,6 +69,8 @@ pub struct Dialer {
     turned_away: Mutex<BackOff>,
     /// What is told once, not each second.
     told: Mutex<Option<String>>,
+    /// The same of what single organisations have to put right, and when it was told.
+    reminded: Mutex<HashMap<(OrganizationId, String), Timestamp>>,
 }
 
 /// What a step has done.
@@ -88,6 +97,7 @@ impl Dialer {
             room,
             turned_away: Mutex::new(BackOff::new()),
             told: Mutex::new(None),
+            reminded: Mutex::default(),
         }
     }
 
@@ -111,7 +121,11 @@ impl Dialer {
         };
         for _ in 0..MOST_TURNS {
             let (account, node) = (self.carrier.account_sid(), &*self.settings.node);
-            return Ok(match dialing::claim(&self.store, account, node, now, &limits).await? {
+            let (claim, lacking) = dialing::claim(&self.store, account, node, now, &limits).await?;
+            for Lacking { organization, what } in lacking {
+                self.remind(organization, what, now);
+            }
+            return Ok(match claim {
                 Claim::Dial(claimed) => Ok(claimed),
                 Claim::Again => continue,
                 Claim::Busy => Err(Step::Again),
@@ -136,6 +150,12 @@ impl Dialer {
             }
             Err(RestError::NotProcessed { what, about_account }) => {
                 self.wait_for_carrier(claimed, &what, about_account, now).await
+            }
+            Err(RestError::OwnNumber { what }) => {
+                self.turned_away().answered(claimed.requested_at);
+                self.remind(claimed.organization, &what, now);
+                attempts::undo(&self.store, attempt, now + OWN_NUMBER_BACK_OFF, &what, now).await?;
+                Ok(())
             }
             Err(error @ RestError::Refused { .. }) => {
                 self.turned_away().answered(claimed.requested_at);
@@ -204,6 +224,17 @@ impl Dialer {
 
     fn turned_away(&self) -> MutexGuard<'_, BackOff> {
         self.turned_away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what an organisation has to put right, but not for each of its rows.
+    fn remind(&self, organization: OrganizationId, what: &str, now: Timestamp) {
+        let mut reminded = self.reminded.lock().unwrap_or_else(PoisonError::into_inner);
+        reminded.retain(|_, told_at| now < *told_at + REMIND_AFTER);
+        let key = (organization, what.to_owned());
+        if let Entry::Vacant(entry) = reminded.entry(key) {
+            entry.insert(now);
+            tracing::error!(organization = %organization.0, what, "calls of an organisation wait for somebody to put something right");
+        }
     }
 
     /// True when this was not the last thing told: a trouble that lasts is told once.

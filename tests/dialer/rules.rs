@@ -136,10 +136,19 @@ async fn a_row_in_use_is_left_for_the_next_turn() {
 }
 
 #[tokio::test]
-async fn without_a_number_to_call_from_a_row_says_so() {
+async fn rows_wait_for_whoever_sets_up_a_number_to_call_from_or_an_agent() {
     let world = World::new().await;
-    world.run("delete from phone_numbers").await;
     let row = world.enqueue(THEIRS).await;
+    world.run("create table kept as select * from phone_numbers; delete from phone_numbers").await;
     assert_eq!(world.step("node-1", noon()).await, Step::Idle);
-    assert!(world.row(row).await.error.contains("no phone number to call from"));
+    let queued = world.row(row).await;
+    assert_eq!((queued.status.as_str(), queued.attempts, queued.next), ("queued", 0, after(300)));
+    assert_eq!(queued.error, "there is no phone number to call from: add one of the account");
+    world.run("insert into phone_numbers select * from kept; update agents set is_default = false").await;
+    assert_eq!(world.step("node-1", after(300)).await, Step::Idle);
+    let queued = world.row(row).await;
+    assert_eq!((queued.status.as_str(), queued.attempts, queued.next), ("queued", 0, after(600)));
+    assert_eq!(queued.error, "there is no agent for it: name one, or make one the default");
+    world.run("update agents set is_default = true").await;
+    assert_eq!(world.step("node-1", after(600)).await, Step::Asked);
 }

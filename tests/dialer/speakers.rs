@@ -49,7 +49,10 @@ async fn a_row_whose_agent_is_switched_off_waits_until_it_is_switched_on() {
     assert_eq!(world.step("node-1", noon()).await, Step::Idle);
     let queued = world.row(row).await;
     assert_eq!((queued.status.as_str(), queued.attempts), ("queued", 0));
-    assert_eq!((queued.next, queued.error.as_str()), (crate::after(300), "its agent is switched off"));
+    assert_eq!(
+        (queued.next, queued.error.as_str()),
+        (crate::after(300), "its agent is switched off: enable it, or name another one")
+    );
     world.run("update agents set enabled = true").await;
     assert_eq!(world.step("node-1", crate::after(300)).await, Step::Asked);
 }

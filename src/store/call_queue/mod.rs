@@ -350,6 +350,31 @@ pub(in crate::store) async fn fail_campaigns(
     Ok(())
 }
 
+/// Fails what came back from a call into the queue after its campaign was over, of all organisations, and says how many rows
+/// that were.
+pub(in crate::store) async fn fail_left_over(connection: &mut PgConnection) -> sqlx::Result<u64> {
+    let done = sqlx::query!(
+        r#"
+        update call_queue
+        set status = 'failed',
+            last_error = $1,
+            finished_at = now(),
+            updated_at = now()
+        where id in (
+            select q.id
+            from call_queue q
+            join campaigns c on c.id = q.campaign_id
+            where q.status = 'queued' and c.status = 'completed'
+            for update of q skip locked
+        )
+        "#,
+        Refusal::CampaignOver.to_string(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
 /// Fails what waits to be called at this number, and says how many rows that were.
 pub(in crate::store) async fn fail_number(
     connection: &mut PgConnection,

@@ -44,7 +44,7 @@ pub enum Claim {
     Dial(Box<Claimed>),
     /// There was nothing to dial among the rows looked at, and there may be more of them.
     Again,
-    /// It is somebody else's turn.
+    /// It is somebody else's turn, or somebody holds what is due.
     Busy,
     /// The carrier wants no call before this.
     Later(Timestamp),
@@ -168,8 +168,14 @@ async fn turn(
             Decision::Hold => {}
         }
     }
-    // Rows that others hold come up again by themselves.
-    Ok(if put_off { Claim::Again } else { Claim::Nothing })
+    Ok(if put_off {
+        Claim::Again
+    } else if rows.len() < due.len() {
+        // Somebody holds one of them, its lead or its campaign, for a moment: its turn may be next.
+        Claim::Busy
+    } else {
+        Claim::Nothing
+    })
 }
 
 /// When the next call may be asked for. `None`: somebody else decides right now.

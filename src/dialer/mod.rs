@@ -253,7 +253,7 @@ impl std::fmt::Debug for Dialer {
 }
 
 /// A try of which a call SID is known.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Dispatch {
     attempt: Uuid,
     queue: Uuid,
@@ -262,6 +262,20 @@ pub struct Dispatch {
     interaction: Option<String>,
     from: String,
     to: String,
+}
+
+// Without the telephones.
+impl std::fmt::Debug for Dispatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { attempt, queue, organization, agent, interaction, from: _, to: _ } = self;
+        f.debug_struct("Dispatch")
+            .field("attempt", attempt)
+            .field("queue", queue)
+            .field("organization", organization)
+            .field("agent", agent)
+            .field("interaction", interaction)
+            .finish_non_exhaustive()
+    }
 }
 
 impl From<&Claimed> for Dispatch {

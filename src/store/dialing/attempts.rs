@@ -2,6 +2,7 @@
 //!
 //! What a call that the carrier has placed does to its try is for `lifecycle` to say.
 
+use std::fmt;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -25,7 +26,7 @@ const AGAIN_AFTER: SignedDuration = SignedDuration::from_mins(5);
 const SILENT_FOR: &str = "11 minutes";
 
 /// A try, as far as the carrier's side of it goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Attempt {
     /// `call_attempts.id`.
     pub id: Uuid,
@@ -102,6 +103,22 @@ impl TryFrom<Row> for Attempt {
             voicemail: policy.unwrap_or(RetryPolicy::default().voicemail),
             voicemail_message: row.voicemail_message,
         })
+    }
+}
+
+// Without the telephones, and what is said.
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt")
+            .field("id", &self.id)
+            .field("queue", &self.queue)
+            .field("organization", &self.organization)
+            .field("agent", &self.agent)
+            .field("interaction", &self.interaction)
+            .field("requested_at", &self.requested_at)
+            .field("call_sid", &self.call_sid)
+            .field("voicemail", &self.voicemail)
+            .finish_non_exhaustive()
     }
 }
 
@@ -331,7 +348,7 @@ pub async fn unanswered(store: &Store, now: Timestamp, limit: i64) -> sqlx::Resu
 }
 
 /// A call that was placed long ago, and whose end nobody has told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Unended {
     /// The call.
     pub call_sid: CallSid,
@@ -341,6 +358,16 @@ pub struct Unended {
     pub from: String,
     /// Their number.
     pub to: String,
+}
+
+// Without the telephones.
+impl fmt::Debug for Unended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unended")
+            .field("call_sid", &self.call_sid)
+            .field("organization", &self.organization)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Placed calls that this server is to look up now, at most `limit`: nothing was heard of them for eleven minutes, and
@@ -420,3 +447,30 @@ pub async fn briefing(store: &Store, call_sid: &CallSid) -> sqlx::Result<Option<
 
 /// How long after the request a call may still come up in the carrier's list, which is some time behind.
 pub const LISTED_WITHIN: SignedDuration = SignedDuration::from_secs(90);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_telephone_is_printed() {
+        let (from, to) = ("+14155550100".to_owned(), "+14155550123".to_owned());
+        let organization = OrganizationId(Uuid::nil());
+        let attempt = Attempt {
+            id: Uuid::nil(),
+            queue: Uuid::nil(),
+            organization,
+            agent: AgentId(Uuid::nil()),
+            interaction: None,
+            from: from.clone(),
+            to: to.clone(),
+            requested_at: Timestamp::UNIX_EPOCH,
+            call_sid: None,
+            voicemail: VoicemailPolicy::LeaveMessage,
+            voicemail_message: Some("Call us.".to_owned()),
+        };
+        let unended = Unended { call_sid: CallSid::parse("CA1").unwrap(), organization, from, to };
+        let printed = format!("{attempt:?} {unended:?}");
+        assert!(!printed.contains("4155550") && !printed.contains("Call us"), "{printed}");
+    }
+}

@@ -335,7 +335,6 @@ async fn locked(connection: &mut PgConnection, due: &[Uuid], now: Timestamp) -> 
 }
 
 /// A row of the queue with all that is asked about it.
-#[derive(Debug)]
 struct Row {
     id: Uuid,
     organization_id: Uuid,

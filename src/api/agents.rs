@@ -223,12 +223,12 @@ async fn update_agent(
     found(edited)
 }
 
-/// Removes an agent that is not the default and answers no number, and its calls with it.
+/// Removes an agent that is not the default, answers no number and calls nobody, and its calls with it.
 #[utoipa::path(
     delete, path = "/api/agents/{id}", tag = "agents", params(("id" = Uuid, Path, description = "The agent")),
     responses(
         (status = 204, description = "It is gone"),
-        (status = 409, description = "It is the default agent, or answers numbers", body = Failure),
+        (status = 409, description = "It is the default agent, answers numbers, or calls people", body = Failure),
         Failures,
     ),
     security(("bearer" = []), ("api_key" = [])),
@@ -247,6 +247,11 @@ async fn delete_agent(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<St
         AgentDeleted::HasNumbers => Err(ApiError::conflict(
             "in_use",
             "this agent answers phone numbers; give them to another agent first",
+        )),
+        AgentDeleted::IsCalling => Err(ApiError::conflict(
+            "in_use",
+            "this agent has calls that go on, wait in the queue, or belong to a campaign that is active or paused; \
+             end or cancel them, and complete its campaigns or give them to another agent, first",
         )),
     }
 }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use crate::api::settings::PublicUrl;
 use crate::bridge::Bridge;
 use crate::clients::twilio;
-use crate::config::{Config, Twilio};
+use crate::config::{Config, Dial, Twilio};
 use crate::dialer::{self, Dialer, Settings};
 use crate::shutdown::Tasks;
 use crate::store::Store;
@@ -43,7 +43,25 @@ pub(super) fn start(
         max_calls: config.dial.max_calls,
     };
     let (dial, max_calls, bridge) = (config.dial, config.max_calls, bridge.clone());
-    let room = Box::new(move || dial.room(max_calls, bridge.live_calls()));
+    // Whoever is called shall not hear that nobody can talk.
+    let room = Box::new(move || room(&dial, max_calls, bridge.live_calls(), bridge.model_may_work()));
     let dialer = Arc::new(Dialer::new(store.clone(), carrier.clone(), settings, room));
     tasks.spawn(dialer::run(dialer, tasks.clone()));
+}
+
+/// Calls that this server may make beside those it carries: none while no model answers.
+fn room(dial: &Dial, max_calls: usize, live_calls: usize, model_may_work: bool) -> u32 {
+    if model_may_work { dial.room(max_calls, live_calls) } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_called_while_no_model_answers() {
+        let dial = Dial { per_second: 1, max_calls: 50, inbound_reserve_percent: 20 };
+        assert_eq!(room(&dial, 100, 30, true), 50, "twenty places are kept for inbound calls");
+        assert_eq!(room(&dial, 100, 30, false), 0);
+    }
 }

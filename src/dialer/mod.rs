@@ -4,16 +4,16 @@
 //! record. What became of a request without an answer is found out by [`reconcile`], or by whatever the carrier says of
 //! that call first.
 
+mod back_off;
 pub mod machine;
 pub mod reconcile;
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use rand::RngExt as _;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -23,7 +23,9 @@ use crate::lifecycle::{self, CallEvent, CallRef, callback};
 use crate::outreach::retry::VoicemailPolicy;
 use crate::store::Store;
 use crate::store::dialing::attempts::{self, Attempt};
-use crate::store::dialing::{self, Claim, Claimed, Limits};
+use crate::store::dialing::{self, Claim, Claimed, Lacking, Limits};
+
+use back_off::{BackOff, Pause};
 
 pub use run::run;
 mod run;
@@ -33,14 +35,13 @@ mod run;
 const ASK_WITHIN: Duration = Duration::from_secs(15);
 /// Turns without anything to dial before the next look at the clock: rows that may not be called are put off in between.
 const MOST_TURNS: usize = 25;
-/// The first wait after the carrier had no time for us; the next ones double.
-const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
-/// The longest one.
-const LONGEST_BACK_OFF: Duration = Duration::from_mins(5);
-/// Somebody has to put something right first.
-const ACCOUNT_BACK_OFF: Duration = Duration::from_mins(5);
 /// When a row is tried again that the carrier had no time for, beside the back-off: others go first.
 const ROW_BACK_OFF: Duration = Duration::from_secs(5);
+
+/// When a row is tried again whose own number is not one: somebody has to put that right.
+const OWN_NUMBER_BACK_OFF: SignedDuration = SignedDuration::from_mins(5);
+/// What an organisation has to put right is told again after this.
+const REMIND_AFTER: SignedDuration = SignedDuration::from_hours(1);
 
 /// What a dialer is told.
 #[derive(Debug, Clone)]
@@ -64,10 +65,12 @@ pub struct Dialer {
     carrier: Twilio,
     settings: Settings,
     room: Room,
-    /// Times in a row that the carrier had no time for us.
-    turned_away: AtomicU32,
+    /// When the carrier is asked again that had no time for us.
+    turned_away: Mutex<BackOff>,
     /// What is told once, not each second.
     told: Mutex<Option<String>>,
+    /// The same of what single organisations have to put right, and when it was told.
+    reminded: Mutex<HashMap<(OrganizationId, String), Timestamp>>,
 }
 
 /// What a step has done.
@@ -87,7 +90,15 @@ impl Dialer {
     /// Puts the parts together.
     #[must_use]
     pub fn new(store: Store, carrier: Twilio, settings: Settings, room: Room) -> Self {
-        Self { store, carrier, settings, room, turned_away: AtomicU32::new(0), told: Mutex::new(None) }
+        Self {
+            store,
+            carrier,
+            settings,
+            room,
+            turned_away: Mutex::new(BackOff::new()),
+            told: Mutex::new(None),
+            reminded: Mutex::default(),
+        }
     }
 
     /// One turn at the time `now`: takes a try if one is due, asks for it, and writes down what came of it.
@@ -110,7 +121,11 @@ impl Dialer {
         };
         for _ in 0..MOST_TURNS {
             let (account, node) = (self.carrier.account_sid(), &*self.settings.node);
-            return Ok(match dialing::claim(&self.store, account, node, now, &limits).await? {
+            let (claim, lacking) = dialing::claim(&self.store, account, node, now, &limits).await?;
+            for Lacking { organization, what } in lacking {
+                self.remind(organization, what, now);
+            }
+            return Ok(match claim {
                 Claim::Dial(claimed) => Ok(claimed),
                 Claim::Again => continue,
                 Claim::Busy => Err(Step::Again),
@@ -129,22 +144,30 @@ impl Dialer {
         let attempt = claimed.attempt;
         match result {
             Ok(call_sid) => {
-                self.turned_away.store(0, Ordering::Relaxed);
+                self.turned_away().answered(claimed.requested_at);
                 tracing::info!(call.id = %call_sid, %attempt, "a call is placed");
                 placed(&self.store, &claimed.into(), &call_sid, now).await
             }
             Err(RestError::NotProcessed { what, about_account }) => {
                 self.wait_for_carrier(claimed, &what, about_account, now).await
             }
+            Err(RestError::OwnNumber { what }) => {
+                self.turned_away().answered(claimed.requested_at);
+                self.remind(claimed.organization, &what, now);
+                attempts::undo(&self.store, attempt, now + OWN_NUMBER_BACK_OFF, &what, now).await?;
+                Ok(())
+            }
             Err(error @ RestError::Refused { .. }) => {
-                self.turned_away.store(0, Ordering::Relaxed);
+                self.turned_away().answered(claimed.requested_at);
                 tracing::warn!(%attempt, %error, "a call is not made");
                 attempts::refuse(&self.store, attempt, &error.explanation(), now).await?;
                 Ok(())
             }
             Err(RestError::Unknown { what }) => {
                 tracing::warn!(%attempt, why = what, "a call may have been placed, and is looked for");
-                Ok(())
+                // Whatever ails it, more requests do it no good, and each is a try whose call has to be looked for.
+                let until = self.pause(claimed, &what, false, now);
+                dialing::slow_down(&self.store, self.carrier.account_sid(), until).await
             }
         }
     }
@@ -175,18 +198,43 @@ impl Dialer {
         about_account: bool,
         now: Timestamp,
     ) -> sqlx::Result<()> {
-        let times = self.turned_away.fetch_add(1, Ordering::Relaxed);
-        let wait = if about_account { ACCOUNT_BACK_OFF } else { back_off(times, &mut rand::rng()) };
-        let until = now + SignedDuration::try_from(wait).unwrap_or_default();
-        let wait_s = wait.as_secs_f32();
-        if about_account {
-            tracing::error!(why = what, wait_s, "no calls can be placed");
-        } else {
-            tracing::warn!(why = what, wait_s, times_in_a_row = times + 1, "the carrier takes no call now");
-        }
+        let until = self.pause(claimed, what, about_account, now);
         let next = until + SignedDuration::try_from(ROW_BACK_OFF).unwrap_or_default();
         attempts::undo(&self.store, claimed.attempt, next, what, now).await?;
         dialing::slow_down(&self.store, self.carrier.account_sid(), until).await
+    }
+
+    /// A request has failed for a reason that is not its own. Returns when the next one may be made.
+    fn pause(&self, claimed: &Claimed, what: &str, about_account: bool, now: Timestamp) -> Timestamp {
+        let mut turned_away = self.turned_away();
+        let Pause { until, is_news } =
+            turned_away.failed(claimed.requested_at, now, about_account, &mut rand::rng());
+        let times_in_a_row = turned_away.times();
+        drop(turned_away);
+        let wait_s = until.duration_since(now).as_secs_f32();
+        match (is_news, about_account) {
+            (false, _) => {}
+            (true, true) => tracing::error!(why = what, wait_s, "no calls can be placed"),
+            (true, false) => {
+                tracing::warn!(why = what, wait_s, times_in_a_row, "the carrier takes no call now");
+            }
+        }
+        until
+    }
+
+    fn turned_away(&self) -> MutexGuard<'_, BackOff> {
+        self.turned_away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what an organisation has to put right, but not for each of its rows.
+    fn remind(&self, organization: OrganizationId, what: &str, now: Timestamp) {
+        let mut reminded = self.reminded.lock().unwrap_or_else(PoisonError::into_inner);
+        reminded.retain(|_, told_at| now < *told_at + REMIND_AFTER);
+        let key = (organization, what.to_owned());
+        if let Entry::Vacant(entry) = reminded.entry(key) {
+            entry.insert(now);
+            tracing::error!(organization = %organization.0, what, "calls of an organisation wait for somebody to put something right");
+        }
     }
 
     /// True when this was not the last thing told: a trouble that lasts is told once.
@@ -204,14 +252,8 @@ impl std::fmt::Debug for Dialer {
     }
 }
 
-/// Doubles each time, and is somewhere in the upper half of that, so that servers do not come back all at once.
-fn back_off(times: u32, random: &mut impl rand::Rng) -> Duration {
-    let longest = FIRST_BACK_OFF.saturating_mul(1 << times.min(16)).min(LONGEST_BACK_OFF);
-    longest.mul_f64(random.random_range(0.5..=1.0))
-}
-
 /// A try of which a call SID is known.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Dispatch {
     attempt: Uuid,
     queue: Uuid,
@@ -220,6 +262,20 @@ pub struct Dispatch {
     interaction: Option<String>,
     from: String,
     to: String,
+}
+
+// Without the telephones.
+impl std::fmt::Debug for Dispatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { attempt, queue, organization, agent, interaction, from: _, to: _ } = self;
+        f.debug_struct("Dispatch")
+            .field("attempt", attempt)
+            .field("queue", queue)
+            .field("organization", organization)
+            .field("agent", agent)
+            .field("interaction", interaction)
+            .finish_non_exhaustive()
+    }
 }
 
 impl From<&Claimed> for Dispatch {
@@ -292,24 +348,4 @@ pub async fn learn(
         None => placed(store, &(&attempt).into(), call_sid, now).await?,
     }
     Ok(Some(attempt))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rand::SeedableRng as _;
-
-    #[test]
-    fn the_wait_for_a_busy_carrier_doubles_up_to_five_minutes_and_is_never_quite_the_same() {
-        let mut random = rand::rngs::StdRng::seed_from_u64(7);
-        for (times, longest_s) in [(0, 1.0), (1, 2.0), (5, 32.0), (8, 256.0), (9, 300.0), (4_000_000, 300.0)]
-        {
-            let waits: Vec<f64> = (0..50).map(|_| back_off(times, &mut random).as_secs_f64()).collect();
-            assert!(
-                waits.iter().all(|wait| (longest_s / 2.0..=longest_s).contains(wait)),
-                "{times}: {waits:?}"
-            );
-            assert!(waits.iter().any(|wait| (wait - waits[0]).abs() > longest_s / 50.0));
-        }
-    }
 }

@@ -83,6 +83,7 @@ impl Dialer {
             Err(error) if error.is_call_over() => gone(call),
             Err(
                 error @ (RestError::NotProcessed { .. }
+                | RestError::OwnNumber { .. }
                 | RestError::Unknown { .. }
                 | RestError::Refused { .. }),
             ) => {

@@ -28,13 +28,9 @@ const IN_FLIGHT: usize = 16;
 pub async fn run(dialer: Arc<Dialer>, tasks: Tasks) {
     let mut wakeup = Wakeup::listen(&dialer.store, "dialing");
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
-    let mut reconcile_at = Instant::now();
+    tasks.spawn(look_for_the_lost(Arc::clone(&dialer), tasks.clone()));
     while !tasks.is_stopping() {
         let wait = turn(&dialer, &tasks, &in_flight).await;
-        if Instant::now() >= reconcile_at && !tasks.is_stopping() {
-            reconcile(&dialer).await;
-            reconcile_at = Instant::now() + RECONCILE_EVERY;
-        }
         tokio::select! {
             () = sleep(wait) => {}
             () = wakeup.next(), if wait > AGAIN_AFTER => {}
@@ -77,12 +73,25 @@ async fn turn(dialer: &Arc<Dialer>, tasks: &Tasks, in_flight: &Arc<Semaphore>) -
     }
 }
 
-async fn reconcile(dialer: &Dialer) {
-    if let Err(error) = dialer.reconcile(Timestamp::now()).await
-        && dialer.is_news(Some("reconcile"))
-    {
-        warn!(%error, "calls that nothing was heard of cannot be looked for");
-    }
+/// Finds out what became of tries that nothing was heard of, beside the dialing: a carrier that is slow to tell holds up no
+/// call. What is cut off when the server stops is looked for by another one.
+async fn look_for_the_lost(dialer: Arc<Dialer>, tasks: Tasks) {
+    let mut is_told = false;
+    let looking = async {
+        loop {
+            match dialer.reconcile(Timestamp::now()).await {
+                Ok(_) => is_told = false,
+                Err(error) => {
+                    if !is_told {
+                        warn!(%error, "calls that nothing was heard of cannot be looked for");
+                    }
+                    is_told = true;
+                }
+            }
+            sleep(RECONCILE_EVERY).await;
+        }
+    };
+    tasks.stopping().run_until_cancelled(looking).await;
 }
 
 fn trouble(dialer: &Dialer, why: &str) -> Duration {

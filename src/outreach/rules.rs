@@ -15,7 +15,7 @@ pub struct Candidate<'a> {
     pub zone: Option<&'a str>,
     /// The campaign the row is of. Without one, neither days nor hours nor the calls of a day are limited.
     pub campaign: Option<Campaign>,
-    /// Tries of this row so far: `call_queue.attempt_count`.
+    /// Tries of this row so far: `call_queue.attempt_count` without those with outcome `not_placed`.
     pub attempts: u32,
     /// Tries this row may have: `call_queue.max_attempts`.
     pub max_attempts: u32,

@@ -99,6 +99,8 @@ pub enum AgentDeleted {
     IsDefault,
     /// It answers numbers.
     HasNumbers,
+    /// Calls of the queue, of those that go on, or of a campaign that is not over name it.
+    IsCalling,
 }
 
 /// Agents of the organisation by name, and how many there are in all.
@@ -230,7 +232,7 @@ pub async fn update<E: From<sqlx::Error>>(
     Ok(record)
 }
 
-/// Removes an agent, and its calls with it.
+/// Removes an agent, and its calls with it. An agent that calls people, or is about to, stays.
 pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx::Result<AgentDeleted> {
     let mut transaction = store.pool.begin().await?;
     if !lock(&mut transaction, organization, id).await? {
@@ -253,9 +255,26 @@ pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> sq
     if needed.has_numbers {
         return Ok(AgentDeleted::HasNumbers);
     }
+    if is_calling(&mut transaction, id).await? {
+        return Ok(AgentDeleted::IsCalling);
+    }
     sqlx::query!("delete from agents where id = $1", id).execute(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(AgentDeleted::Done)
+}
+
+/// Whether calls are being made or will be made that name it. Whoever adds one waits for the agent's row, which is locked.
+async fn is_calling(transaction: &mut sqlx::PgTransaction<'_>, id: Uuid) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"
+        select exists (select from call_attempts where agent_id = $1 and status <> 'ended')
+            or exists (select from call_queue where agent_id = $1 and status in ('queued', 'processing'))
+            or exists (select from campaigns where agent_id = $1 and status in ('active', 'paused')) as "is_calling!"
+        "#,
+        id,
+    )
+    .fetch_one(&mut **transaction)
+    .await
 }
 
 /// Keeps others from changing it, and numbers from being given to it. False: there is no such agent.

@@ -115,7 +115,7 @@ pub struct Attempt {
     pub campaign_id: Option<Uuid>,
     /// What the campaign is for.
     pub project_id: Option<Uuid>,
-    /// Which try it is, from 1.
+    /// Which try it is of those that rang, from 1.
     pub attempt_number: u32,
     /// It is the latest of its queue row.
     pub is_current: bool,
@@ -174,7 +174,13 @@ pub async fn of_call(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx:
                (
                    select jsonb_build_object(
                        'id', a.id, 'call_sid', a.call_sid, 'lead_id', a.lead_id, 'campaign_id', a.campaign_id,
-                       'project_id', p.project_id, 'attempt_number', a.attempt_number,
+                       'project_id', p.project_id, 'attempt_number', a.attempt_number - (
+                           select count(*)
+                           from call_attempts b
+                           where b.queue_id = a.queue_id
+                             and b.attempt_number < a.attempt_number
+                             and b.outcome = 'not_placed'
+                       ),
                        'is_current', a.attempt_number = q.attempt_count, 'status', a.status, 'outcome', a.outcome,
                        'is_overtaken', exists (
                            select

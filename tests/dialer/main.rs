@@ -11,6 +11,7 @@ mod placing;
 mod recovery;
 mod rules;
 mod running;
+mod speakers;
 mod weekends;
 
 use std::sync::Arc;

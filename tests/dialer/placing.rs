@@ -95,6 +95,40 @@ async fn a_wrong_token_costs_no_row_its_tries() {
 }
 
 #[tokio::test]
+async fn what_is_wrong_with_account_or_address_holds_up_all_calls_and_costs_no_row_its_tries() {
+    for (status, code, told) in
+        [(404, 20404, "TWILIO_ACCOUNT_SID"), (400, 21205, "PUBLIC_URL"), (400, 21609, "PUBLIC_URL")]
+    {
+        let world = World::new().await;
+        let row = world.enqueue(THEIRS).await;
+        world.carrier.will([Behaviour::Refuse(status, code)]);
+        assert_eq!(world.step("node-1", noon()).await, Step::Asked);
+        let queued = world.row(row).await;
+        assert_eq!((queued.status.as_str(), queued.attempts), ("queued", 0), "{code}");
+        assert!(queued.error.contains(told), "{code}: {}", queued.error);
+        assert!(matches!(world.step("node-2", after(299)).await, Step::Later(_)), "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_number_to_call_from_that_is_not_the_account_s_holds_up_no_other_and_is_asked_for_later() {
+    for code in [21210, 21212, 21213, 21606] {
+        let world = World::new().await;
+        let row = world.enqueue(THEIRS).await;
+        world.carrier.will([Behaviour::Refuse(400, code)]);
+        assert_eq!(world.step("node-1", noon()).await, Step::Asked);
+        let queued = world.row(row).await;
+        assert_eq!((queued.status.as_str(), queued.attempts), ("queued", 0), "{code}");
+        assert!(queued.next >= after(300) && queued.next < after(310), "{code}: {}", queued.next);
+        assert!(queued.error.contains("check the phone number"), "{code}: {}", queued.error);
+        let other = world.enqueue("+14155550124").await;
+        assert_eq!(world.step("node-2", after(2)).await, Step::Asked);
+        assert_eq!(world.row(other).await.status, "processing");
+        assert_eq!(world.step("node-1", after(310)).await, Step::Asked);
+    }
+}
+
+#[tokio::test]
 async fn what_the_carrier_refuses_is_final_and_explained() {
     let world = World::new().await;
     let row = world.enqueue(THEIRS).await;

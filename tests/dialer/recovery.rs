@@ -50,16 +50,30 @@ async fn a_server_that_dies_before_it_has_asked_leaves_a_try_that_is_made_again_
 }
 
 #[tokio::test]
-async fn a_try_that_came_to_nothing_for_the_last_time_leaves_no_open_row() {
+async fn what_never_reached_the_carrier_costs_no_try_but_five_times_in_a_row_is_enough() {
     let world = World::new().await;
     let row = world.enqueue(THEIRS).await;
     world.run("update call_queue set max_attempts = 1").await;
-    world.carrier.will([Behaviour::Forget]);
-    assert_eq!(world.step("node-1", noon()).await, Step::Asked);
-    world.dialer("node-2").reconcile(after(100)).await.unwrap();
-    let queued = world.row(row).await;
-    assert_eq!(queued.status, "failed");
-    assert!(queued.error.contains("has no such call"), "{}", queued.error);
+    let mut seconds = 0;
+    for times in 1..=5 {
+        world.carrier.will([Behaviour::Forget]);
+        assert_eq!(world.step("node-1", after(seconds)).await, Step::Asked, "time {times}");
+        world.dialer("node-2").reconcile(after(seconds + 100)).await.unwrap();
+        let queued = world.row(row).await;
+        assert!(queued.error.contains("has no such call"), "{}", queued.error);
+        assert_eq!(queued.status, if times < 5 { "queued" } else { "failed" });
+        seconds += 400;
+    }
+    assert!(world.row(row).await.error.ends_with("so it was 5 times in a row"));
+    assert_eq!(world.count("call_attempts where outcome = 'not_placed'").await, 5);
+    // What rings is a try, and it was the only one.
+    world.run("update call_queue set status = 'queued', next_retry_at = '2026-03-02T12:00:00Z'").await;
+    assert_eq!(world.step("node-1", after(seconds)).await, Step::Asked);
+    assert_eq!(world.attempts().await[5].0, "placed");
+    world.run("update call_attempts set status = 'ended', outcome = 'busy' where status = 'placed'").await;
+    world.run("update call_queue set status = 'queued'").await;
+    assert_eq!(world.step("node-1", after(seconds + 10)).await, Step::Idle);
+    assert_eq!(world.row(row).await.error, "blocked_by_rule: all tries are used up");
 }
 
 #[tokio::test]
@@ -91,11 +105,34 @@ async fn an_error_of_the_carrier_is_never_answered_by_asking_again() {
     world.enqueue(THEIRS).await;
     world.carrier.will([Behaviour::Refuse(500, 20500)]);
     assert_eq!(world.step("node-1", noon()).await, Step::Asked);
-    for seconds in [1, 31, 60, 89] {
+    for seconds in [2, 31, 60, 89] {
         world.dialer("node-1").reconcile(after(seconds)).await.unwrap();
         assert_eq!(world.step("node-1", after(seconds)).await, Step::Idle);
     }
     assert_eq!((world.carrier.requests(), world.attempts().await[0].0.as_str()), (1, "dialing"));
+}
+
+#[tokio::test]
+async fn a_carrier_in_trouble_is_left_alone_for_longer_each_time() {
+    let world = World::new().await;
+    for number in 0..6 {
+        world.enqueue(&format!("+1415555013{number}")).await;
+    }
+    let dialer = world.dialer("node-1");
+    let mut now = noon();
+    for times in 0..5 {
+        world.carrier.will([if times % 2 == 0 {
+            Behaviour::Refuse(503, 20503)
+        } else {
+            Behaviour::LoseAnswer
+        }]);
+        assert_eq!(dialer.step(now).await.unwrap(), Step::Asked);
+        let Step::Later(next) = world.dialer("node-2").step(now).await.unwrap() else { panic!("{times}") };
+        let least = jiff::SignedDuration::from_millis(500 * (1 << times));
+        assert!(next.duration_since(now) >= least, "{times}: {next}");
+        now = next;
+    }
+    assert_eq!(world.count("call_attempts where status = 'dialing'").await, 5, "each may be a call");
 }
 
 #[tokio::test]

@@ -2,7 +2,13 @@
 
 use std::sync::atomic::Ordering;
 
+use serde_json::json;
 use voicebridge::dialer::Step;
+use voicebridge::ids::CallSid;
+use voicebridge::lifecycle::callback;
+use voicebridge::outreach::campaign::Command;
+use voicebridge::store::call_events::CarrierEvent;
+use voicebridge::store::campaigns;
 
 use crate::{THEIRS, World, after, noon};
 
@@ -130,16 +136,75 @@ async fn a_row_in_use_is_left_for_the_next_turn() {
     world.enqueue(THEIRS).await;
     let mut editing = world.store.pool().begin().await.unwrap();
     sqlx::query("select from call_queue for update").execute(&mut *editing).await.unwrap();
-    assert_eq!(world.step("node-1", noon()).await, Step::Idle);
+    assert_eq!(world.step("node-1", noon()).await, Step::Again, "it is free in a moment");
     editing.rollback().await.unwrap();
     assert_eq!(world.step("node-1", noon()).await, Step::Asked);
 }
 
 #[tokio::test]
-async fn without_a_number_to_call_from_a_row_says_so() {
+async fn rows_wait_for_whoever_sets_up_a_number_to_call_from_or_an_agent() {
     let world = World::new().await;
-    world.run("delete from phone_numbers").await;
     let row = world.enqueue(THEIRS).await;
+    world.run("create table kept as select * from phone_numbers; delete from phone_numbers").await;
     assert_eq!(world.step("node-1", noon()).await, Step::Idle);
-    assert!(world.row(row).await.error.contains("no phone number to call from"));
+    let queued = world.row(row).await;
+    assert_eq!((queued.status.as_str(), queued.attempts, queued.next), ("queued", 0, after(300)));
+    assert_eq!(queued.error, "there is no phone number to call from: add one of the account");
+    world.run("insert into phone_numbers select * from kept; update agents set is_default = false").await;
+    assert_eq!(world.step("node-1", after(300)).await, Step::Idle);
+    let queued = world.row(row).await;
+    assert_eq!((queued.status.as_str(), queued.attempts, queued.next), ("queued", 0, after(600)));
+    assert_eq!(queued.error, "there is no agent for it: name one, or make one the default");
+    world.run("update agents set is_default = true").await;
+    assert_eq!(world.step("node-1", after(600)).await, Step::Asked);
+}
+
+#[tokio::test]
+async fn a_lead_or_a_campaign_that_is_being_edited_is_looked_at_again_at_once() {
+    let world = World::new().await;
+    let campaign = world.campaign("name = 'Other'").await;
+    world.enqueue_lead(campaign, THEIRS, Some("Europe/Berlin")).await;
+    for table in ["leads", "campaigns"] {
+        let mut editing = world.store.pool().begin().await.unwrap();
+        let lock = format!("select from {table} for update");
+        sqlx::query(sqlx::AssertSqlSafe(lock)).execute(&mut *editing).await.unwrap();
+        assert_eq!(world.step("node-1", noon()).await, Step::Again, "{table}");
+        editing.rollback().await.unwrap();
+    }
+    assert_eq!(world.step("node-1", noon()).await, Step::Asked);
+}
+
+#[tokio::test]
+async fn a_row_that_rang_when_its_campaign_was_completed_is_not_left_open() {
+    let world = World::new().await;
+    let campaign = world.campaign("name = 'Other'").await;
+    let row = world.enqueue_lead(campaign, THEIRS, Some("Europe/Berlin")).await;
+    assert_eq!(world.step("node-1", noon()).await, Step::Asked);
+    let organization = world.organization();
+    campaigns::step(&world.store, organization, campaign, Command::Complete).await.unwrap();
+    assert_eq!(world.row(row).await.status, "processing");
+    // Nobody answers, and it would be tried again.
+    let call = world.carrier.calls()[0].clone();
+    let event = CarrierEvent {
+        organization: Some(organization),
+        call_sid: CallSid::parse(&call.sid).unwrap(),
+        call_status: Some("no-answer".to_owned()),
+        to: None,
+        from: None,
+        direction: Some("outbound-api".to_owned()),
+        duration_s: None,
+        sequence_number: Some(3),
+        event_time: Some(after(30)),
+        sip_response_code: None,
+        answered_by: None,
+        payload: json!({"CallStatus": "no-answer"}),
+    };
+    callback::record(&world.store, &event, after(30)).await.unwrap();
+    assert_eq!(world.row(row).await.status, "queued");
+    campaigns::complete_over(&world.store, after(31)).await.unwrap();
+    let queued = world.row(row).await;
+    assert_eq!(
+        (queued.status.as_str(), queued.error.as_str()),
+        ("failed", "blocked_by_rule: the campaign is over")
+    );
 }

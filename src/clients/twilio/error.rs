@@ -15,6 +15,12 @@ pub enum RestError {
         /// Somebody has to put account, token or balance right before anything will succeed.
         about_account: bool,
     },
+    /// Twilio has done nothing, because it does not let us call from that number. Somebody has to put that right.
+    #[error("the carrier did not process the request: {what}")]
+    OwnNumber {
+        /// What happened, and what to do.
+        what: String,
+    },
     /// Twilio has done nothing, and would not do this later.
     #[error("the carrier refused: {}", explain(*.status, *.code, .message))]
     Refused {
@@ -77,6 +83,23 @@ impl RestError {
         }
     }
 
+    /// What a refusal to create a call means that is not about who is called: the next call would fare the same, and nobody
+    /// called can do anything about it.
+    pub(super) fn of_create(self) -> Self {
+        let what = self.explanation();
+        match self {
+            Self::Refused { code: Some(21210 | 21212 | 21213 | 21606), .. } => Self::OwnNumber { what },
+            Self::Refused { code: Some(21205 | 21609), .. } => {
+                Self::NotProcessed { what, about_account: true }
+            }
+            Self::Refused { status: 404, .. } | Self::Refused { code: Some(20404), .. } => {
+                let what = format!("{what}: Twilio does not know the account; check TWILIO_ACCOUNT_SID");
+                Self::NotProcessed { what, about_account: true }
+            }
+            error => error,
+        }
+    }
+
     /// True for an update or a look-up of a call that is over, or that Twilio does not know.
     // Which of the two codes a finished call gives is not documented.
     #[must_use]
@@ -89,7 +112,9 @@ impl RestError {
     pub fn explanation(&self) -> String {
         match self {
             Self::Refused { status, code, message } => explain(*status, *code, message),
-            Self::NotProcessed { what, .. } | Self::Unknown { what } => what.clone(),
+            Self::NotProcessed { what, .. } | Self::OwnNumber { what } | Self::Unknown { what } => {
+                what.clone()
+            }
         }
     }
 }

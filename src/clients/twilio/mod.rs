@@ -124,8 +124,8 @@ impl Twilio {
         send(self.authorized(self.http.get(url))).await.map(drop)
     }
 
-    /// Asks for a call. It is placed at most once, and certainly not in case of [`RestError::NotProcessed`] and
-    /// [`RestError::Refused`].
+    /// Asks for a call. It is placed at most once, and certainly not in case of [`RestError::NotProcessed`],
+    /// [`RestError::OwnNumber`] and [`RestError::Refused`]; what is refused is so for the called number.
     pub async fn create(&self, call: &NewCall<'_>) -> Result<CallSid, RestError> {
         let ring_timeout = call.ring_timeout.as_secs().to_string();
         let mut form = vec![
@@ -148,7 +148,8 @@ impl Twilio {
                 ("AsyncAmdStatusCallbackMethod", "POST"),
             ]);
         }
-        let created: Resource = read(self.authorized(self.http.post(self.calls("")).form(&form))).await?;
+        let request = self.authorized(self.http.post(self.calls("")).form(&form));
+        let created: Resource = read(request).await.map_err(RestError::of_create)?;
         Ok(created.sid)
     }
 

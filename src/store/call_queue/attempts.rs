@@ -20,9 +20,9 @@ pub struct Attempt {
     pub campaign_id: Option<Uuid>,
     /// The record of the call, once the carrier took it.
     pub call_log_id: Option<Uuid>,
-    /// Who was to speak.
-    #[schema(value_type = Uuid)]
-    pub agent_id: AgentId,
+    /// Who was to speak; null once that agent is deleted.
+    #[schema(value_type = Option<Uuid>)]
+    pub agent_id: Option<AgentId>,
     /// Which of the tries, from 1.
     pub attempt_number: i32,
     /// `voice`.
@@ -140,7 +140,7 @@ struct Row {
     lead_id: Option<i64>,
     campaign_id: Option<Uuid>,
     call_log_id: Option<Uuid>,
-    agent_id: Uuid,
+    agent_id: Option<Uuid>,
     attempt_number: i32,
     channel: String,
     status: String,
@@ -171,7 +171,7 @@ impl From<Row> for Attempt {
             lead_id: row.lead_id,
             campaign_id: row.campaign_id,
             call_log_id: row.call_log_id,
-            agent_id: AgentId(row.agent_id),
+            agent_id: row.agent_id.map(AgentId),
             attempt_number: row.attempt_number,
             channel: row.channel,
             status: row.status,

@@ -194,14 +194,22 @@ pub async fn retry(store: &Store, organization: OrganizationId, id: Uuid) -> Res
         return Err(ChangeError::CampaignOver);
     } else if state.refused {
         return Err(ChangeError::DoNotCall);
-    } else if state.attempt_count >= MOST_ATTEMPTS {
+    } else if state.tries >= MOST_ATTEMPTS {
         return Err(ChangeError::NoTryLeft);
     }
     sqlx::query!(
         r#"
         update call_queue
         set status = 'queued',
-            max_attempts = greatest(max_attempts, attempt_count + 1),
+            max_attempts = greatest(
+                max_attempts,
+                -- What was never placed is no try.
+                attempt_count + 1 - (
+                    select count(*)::integer
+                    from call_attempts
+                    where queue_id = call_queue.id and outcome = 'not_placed'
+                )
+            ),
             next_retry_at = now(),
             last_error = null,
             finished_at = null,
@@ -342,6 +350,31 @@ pub(in crate::store) async fn fail_campaigns(
     Ok(())
 }
 
+/// Fails what came back from a call into the queue after its campaign was over, of all organisations, and says how many rows
+/// that were.
+pub(in crate::store) async fn fail_left_over(connection: &mut PgConnection) -> sqlx::Result<u64> {
+    let done = sqlx::query!(
+        r#"
+        update call_queue
+        set status = 'failed',
+            last_error = $1,
+            finished_at = now(),
+            updated_at = now()
+        where id in (
+            select q.id
+            from call_queue q
+            join campaigns c on c.id = q.campaign_id
+            where q.status = 'queued' and c.status = 'completed'
+            for update of q skip locked
+        )
+        "#,
+        Refusal::CampaignOver.to_string(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
 /// Fails what waits to be called at this number, and says how many rows that were.
 pub(in crate::store) async fn fail_number(
     connection: &mut PgConnection,
@@ -372,7 +405,7 @@ pub(in crate::store) async fn fail_number(
 struct State {
     status: String,
     last_error: Option<String>,
-    attempt_count: i32,
+    tries: i32,
     campaign_over: bool,
     refused: bool,
 }
@@ -388,7 +421,11 @@ async fn lock(
         r#"
         select status,
                last_error,
-               attempt_count,
+               attempt_count - (
+                   select count(*)::integer
+                   from call_attempts
+                   where queue_id = call_queue.id and outcome = 'not_placed'
+               ) as "tries!",
                exists (
                    select from campaigns where campaigns.id = campaign_id and campaigns.status = 'completed'
                ) as "campaign_over!",

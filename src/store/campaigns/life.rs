@@ -103,7 +103,8 @@ pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> Re
     Ok(())
 }
 
-/// Completes the campaigns whose last day is over everywhere, of all organisations, and says how many that were.
+/// Completes the campaigns whose last day is over everywhere, of all organisations, and says how many that were. Rows whose
+/// calls went on when their campaign was completed, and that would be tried again, fail.
 pub async fn complete_over(store: &Store, now: Timestamp) -> sqlx::Result<u64> {
     let mut transaction = store.pool.begin().await?;
     let over = sqlx::query_scalar!(
@@ -122,6 +123,7 @@ pub async fn complete_over(store: &Store, now: Timestamp) -> sqlx::Result<u64> {
     if !over.is_empty() {
         call_queue::fail_campaigns(&mut transaction, &over).await?;
     }
+    call_queue::fail_left_over(&mut transaction).await?;
     transaction.commit().await?;
     Ok(over.len() as u64)
 }

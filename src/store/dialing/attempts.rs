@@ -2,7 +2,7 @@
 //!
 //! What a call that the carrier has placed does to its try is for `lifecycle` to say.
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -11,18 +11,22 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumber};
-use crate::outreach::retry::{Next, Outcome, RetryPolicy, VoicemailPolicy};
+use crate::outreach::retry::{Outcome, RetryPolicy, VoicemailPolicy};
 use crate::store::{Store, decoded, storable, stored_call_sid};
 
 /// A request that lasts longer than this has failed, whatever its server believes.
 const ANSWERED_WITHIN: &str = "30 seconds";
 /// The carrier is asked again for the same try no sooner.
 const LOOK_EVERY: &str = "20 seconds";
+/// So many tries in a row that came to nothing on the way to the carrier are enough: it is for somebody to look.
+const MOST_NOT_PLACED: i64 = 5;
+/// How long a row waits after such a try where its campaign does not say.
+const AGAIN_AFTER: SignedDuration = SignedDuration::from_mins(5);
 /// Placed calls of which nothing was heard for so long are looked up: longer than any telephone rings.
 const SILENT_FOR: &str = "11 minutes";
 
 /// A try, as far as the carrier's side of it goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Attempt {
     /// `call_attempts.id`.
     pub id: Uuid,
@@ -48,17 +52,17 @@ pub struct Attempt {
     pub voicemail_message: Option<String>,
 }
 
-/// The try with this id.
+/// The try with this id, while there is somebody to speak on it.
 pub async fn by_id(store: &Store, id: Uuid) -> sqlx::Result<Option<Attempt>> {
     let row = sqlx::query_as!(
         Row,
         r#"
-        select a.id, a.queue_id, a.organization_id, a.agent_id, q.interaction_id, a.from_number, a.to_number,
+        select a.id, a.queue_id, a.organization_id, a.agent_id as "agent_id!", q.interaction_id, a.from_number, a.to_number,
                a.requested_at, a.call_sid, c.voicemail_policy as "voicemail_policy?", c.voicemail_message
         from call_attempts a
         join call_queue q on q.id = a.queue_id
         left join campaigns c on c.id = a.campaign_id
-        where a.id = $1
+        where a.id = $1 and a.agent_id is not null
         "#,
         id,
     )
@@ -99,6 +103,22 @@ impl TryFrom<Row> for Attempt {
             voicemail: policy.unwrap_or(RetryPolicy::default().voicemail),
             voicemail_message: row.voicemail_message,
         })
+    }
+}
+
+// Without the telephones, and what is said.
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt")
+            .field("id", &self.id)
+            .field("queue", &self.queue)
+            .field("organization", &self.organization)
+            .field("agent", &self.agent)
+            .field("interaction", &self.interaction)
+            .field("requested_at", &self.requested_at)
+            .field("call_sid", &self.call_sid)
+            .field("voicemail", &self.voicemail)
+            .finish_non_exhaustive()
     }
 }
 
@@ -173,13 +193,25 @@ pub async fn refuse(store: &Store, attempt: Uuid, why: &str, now: Timestamp) -> 
     Ok(row.is_some())
 }
 
-/// The carrier has no such call. The row is tried again as its campaign says. False: something has become known of it since,
+/// The carrier has no such call: nothing rang, so the row has as many tries left as before and is tried again, but for the
+/// fifth time in a row. False: something has become known of it since,
 /// and nothing was changed.
 pub async fn not_placed(store: &Store, attempt: Uuid, why: &str, now: Timestamp) -> sqlx::Result<bool> {
     let mut transaction = store.pool.begin().await?;
     let row = sqlx::query!(
         r#"
-        select a.queue_id, q.attempt_count, q.max_attempts, c.retry_delays_s as "retry_delays_s?"
+        select a.queue_id, c.retry_delays_s as "retry_delays_s?",
+               (
+                   select count(*)
+                   from call_attempts other
+                   where other.queue_id = a.queue_id
+                     and other.outcome = 'not_placed'
+                     and other.attempt_number > (
+                         select coalesce(max(attempt_number), 0)
+                         from call_attempts
+                         where call_attempts.queue_id = a.queue_id and call_attempts.outcome <> 'not_placed'
+                     )
+               ) as "before!"
         from call_attempts a
         join call_queue q on q.id = a.queue_id
         left join campaigns c on c.id = a.campaign_id
@@ -191,10 +223,12 @@ pub async fn not_placed(store: &Store, attempt: Uuid, why: &str, now: Timestamp)
     .fetch_optional(&mut *transaction)
     .await?;
     let Some(row) = row else { return Ok(false) };
-    let policy = policy(row.max_attempts.unsigned_abs(), row.retry_delays_s.as_ref());
-    let next = match policy.after(Outcome::NotPlaced, row.attempt_count.unsigned_abs(), now) {
-        Next::Retry { at } => Some(at),
-        Next::Done | Next::GiveUp => None,
+    let in_a_row = row.before + 1;
+    // Somebody who has looked and has it tried again gives it as many.
+    let next = (in_a_row % MOST_NOT_PLACED != 0).then(|| now + delay(row.retry_delays_s.as_ref()));
+    let why = match next {
+        Some(_) => why.to_owned(),
+        None => format!("{why}; so it was {in_a_row} times in a row"),
     };
     sqlx::query!(
         r#"
@@ -209,7 +243,7 @@ pub async fn not_placed(store: &Store, attempt: Uuid, why: &str, now: Timestamp)
         where id = $1
         "#,
         attempt,
-        storable(why),
+        storable(&why),
         now.to_sqlx() as _,
         next.map(ToSqlx::to_sqlx) as _,
     )
@@ -228,29 +262,23 @@ pub async fn not_placed(store: &Store, attempt: Uuid, why: &str, now: Timestamp)
                 "#,
                 row.queue_id,
                 at.to_sqlx() as _,
-                storable(why),
+                storable(&why),
                 now.to_sqlx() as _,
             )
             .execute(&mut *transaction)
             .await?;
         }
-        None => super::fail(&mut transaction, row.queue_id, why, now).await?,
+        None => super::fail(&mut transaction, row.queue_id, &why, now).await?,
     }
     transaction.commit().await?;
     Ok(true)
 }
 
-/// A campaign's delays, or those of calls without one.
-fn policy(max_attempts: u32, delays: Option<&Value>) -> RetryPolicy {
-    let default = RetryPolicy { max_attempts, ..RetryPolicy::default() };
-    let Some(delays) = delays.and_then(Value::as_object) else { return default };
-    let delays: BTreeMap<Outcome, Duration> = delays
-        .iter()
-        .filter_map(|(word, seconds)| {
-            Some((Outcome::from_word(word)?, Duration::from_secs(seconds.as_u64()?)))
-        })
-        .collect();
-    RetryPolicy { delays, ..default }
+/// What the campaign says, or what is usual.
+fn delay(delays: Option<&Value>) -> SignedDuration {
+    let seconds = delays.and_then(|delays| delays[Outcome::NotPlaced.as_str()].as_u64());
+    let delay = seconds.and_then(|seconds| SignedDuration::try_from(Duration::from_secs(seconds)).ok());
+    delay.unwrap_or(AGAIN_AFTER)
 }
 
 /// The carrier has placed it as this call. A call that was learned of twice is the same; another one changes nothing.
@@ -288,6 +316,7 @@ pub async fn unanswered(store: &Store, now: Timestamp, limit: i64) -> sqlx::Resu
             select id
             from call_attempts
             where status = 'dialing'
+              and agent_id is not null
               and requested_at < $1::timestamptz - $3::text::interval
               and (looked_for_at is null or looked_for_at <= $1::timestamptz - $4::text::interval)
             order by requested_at
@@ -301,7 +330,7 @@ pub async fn unanswered(store: &Store, now: Timestamp, limit: i64) -> sqlx::Resu
             where call_attempts.id = chosen.id
             returning call_attempts.*
         )
-        select a.id, a.queue_id, a.organization_id, a.agent_id, q.interaction_id, a.from_number, a.to_number,
+        select a.id, a.queue_id, a.organization_id, a.agent_id as "agent_id!", q.interaction_id, a.from_number, a.to_number,
                a.requested_at, a.call_sid, c.voicemail_policy as "voicemail_policy?", c.voicemail_message
         from looked_for a
         join call_queue q on q.id = a.queue_id
@@ -319,7 +348,7 @@ pub async fn unanswered(store: &Store, now: Timestamp, limit: i64) -> sqlx::Resu
 }
 
 /// A call that was placed long ago, and whose end nobody has told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Unended {
     /// The call.
     pub call_sid: CallSid,
@@ -329,6 +358,16 @@ pub struct Unended {
     pub from: String,
     /// Their number.
     pub to: String,
+}
+
+// Without the telephones.
+impl fmt::Debug for Unended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unended")
+            .field("call_sid", &self.call_sid)
+            .field("organization", &self.organization)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Placed calls that this server is to look up now, at most `limit`: nothing was heard of them for eleven minutes, and
@@ -408,3 +447,30 @@ pub async fn briefing(store: &Store, call_sid: &CallSid) -> sqlx::Result<Option<
 
 /// How long after the request a call may still come up in the carrier's list, which is some time behind.
 pub const LISTED_WITHIN: SignedDuration = SignedDuration::from_secs(90);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_telephone_is_printed() {
+        let (from, to) = ("+14155550100".to_owned(), "+14155550123".to_owned());
+        let organization = OrganizationId(Uuid::nil());
+        let attempt = Attempt {
+            id: Uuid::nil(),
+            queue: Uuid::nil(),
+            organization,
+            agent: AgentId(Uuid::nil()),
+            interaction: None,
+            from: from.clone(),
+            to: to.clone(),
+            requested_at: Timestamp::UNIX_EPOCH,
+            call_sid: None,
+            voicemail: VoicemailPolicy::LeaveMessage,
+            voicemail_message: Some("Call us.".to_owned()),
+        };
+        let unended = Unended { call_sid: CallSid::parse("CA1").unwrap(), organization, from, to };
+        let printed = format!("{attempt:?} {unended:?}");
+        assert!(!printed.contains("4155550") && !printed.contains("Call us"), "{printed}");
+    }
+}

@@ -22,8 +22,8 @@ use crate::store::{Store, storable};
 
 /// Rows looked at in one turn. Others wait for their turn as long as that takes: some milliseconds.
 const AT_A_TIME: i64 = 8;
-/// An agent that is switched off may be switched on again.
-const ASK_AGAIN_FOR_AGENT: SignedDuration = SignedDuration::from_mins(5);
+/// Somebody has to put something right first: then a row is looked at again.
+const ASK_AGAIN: SignedDuration = SignedDuration::from_mins(5);
 
 /// What may be dialed at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub enum Claim {
     Dial(Box<Claimed>),
     /// There was nothing to dial among the rows looked at, and there may be more of them.
     Again,
-    /// It is somebody else's turn.
+    /// It is somebody else's turn, or somebody holds what is due.
     Busy,
     /// The carrier wants no call before this.
     Later(Timestamp),
@@ -52,6 +52,15 @@ pub enum Claim {
     Full,
     /// Nothing is due.
     Nothing,
+}
+
+/// What an organisation has to put right before a row of it can be called. The row waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Lacking {
+    /// Whose row it is.
+    pub organization: OrganizationId,
+    /// What to do.
+    pub what: &'static str,
 }
 
 /// A try that is on record as `dialing`, and that the carrier is to be asked for once.
@@ -83,19 +92,20 @@ pub struct Claimed {
 
 /// Takes the next row whose turn it is at `now`, for this server (`node`) and the carrier's `account`.
 ///
-/// Rows that may not be called are put off or fail on the way, a few at a time. Every time that is stored is `now` or follows
-/// from it.
+/// Rows that may not be called are put off or fail on the way, a few at a time, and what they lack is told beside. Every time
+/// that is stored is `now` or follows from it.
 pub async fn claim(
     store: &Store,
     account: &str,
     node: &str,
     now: Timestamp,
     limits: &Limits,
-) -> sqlx::Result<Claim> {
+) -> sqlx::Result<(Claim, Vec<Lacking>)> {
     let mut transaction = store.pool.begin().await?;
-    let claim = turn(&mut transaction, account, node, now, limits).await?;
+    let mut lacking = Vec::new();
+    let claim = turn(&mut transaction, account, node, now, limits, &mut lacking).await?;
     transaction.commit().await?;
-    Ok(claim)
+    Ok((claim, lacking))
 }
 
 /// Has no server of the account ask for a call before `until`.
@@ -121,6 +131,7 @@ async fn turn(
     node: &str,
     now: Timestamp,
     limits: &Limits,
+    lacking: &mut Vec<Lacking>,
 ) -> sqlx::Result<Claim> {
     let next_at = match pace(connection, account, now).await? {
         None => return Ok(Claim::Busy),
@@ -145,6 +156,11 @@ async fn turn(
                 put_off = true;
                 postpone(connection, row.id, at, why, now).await?;
             }
+            Decision::Lacks(what) => {
+                put_off = true;
+                lacking.push(Lacking { organization: row.organization_id.into(), what });
+                postpone(connection, row.id, now + ASK_AGAIN, what, now).await?;
+            }
             Decision::Never(why) => {
                 put_off = true;
                 fail(connection, row.id, &why, now).await?;
@@ -152,8 +168,14 @@ async fn turn(
             Decision::Hold => {}
         }
     }
-    // Rows that others hold come up again by themselves.
-    Ok(if put_off { Claim::Again } else { Claim::Nothing })
+    Ok(if put_off {
+        Claim::Again
+    } else if rows.len() < due.len() {
+        // Somebody holds one of them, its lead or its campaign, for a moment: its turn may be next.
+        Claim::Busy
+    } else {
+        Claim::Nothing
+    })
 }
 
 /// When the next call may be asked for. `None`: somebody else decides right now.
@@ -313,13 +335,13 @@ async fn locked(connection: &mut PgConnection, due: &[Uuid], now: Timestamp) -> 
 }
 
 /// A row of the queue with all that is asked about it.
-#[derive(Debug)]
 struct Row {
     id: Uuid,
     organization_id: Uuid,
     campaign_id: Option<Uuid>,
     lead_id: Option<i64>,
     attempt_count: i32,
+    not_placed: i64,
     max_attempts: i32,
     next_retry_at: jiff_sqlx::Timestamp,
     to_number: String,
@@ -355,6 +377,9 @@ async fn read(
         Row,
         r#"
         select q.id, q.organization_id, q.campaign_id, q.lead_id, q.attempt_count, q.max_attempts, q.next_retry_at,
+               (
+                   select count(*) from call_attempts a where a.queue_id = q.id and a.outcome = 'not_placed'
+               ) as "not_placed!",
                q.to_number, q.interaction_id, l.time_zone as "time_zone?",
                exists (
                    select
@@ -420,6 +445,8 @@ async fn read(
 enum Decision {
     Dial(Numbers),
     NotBefore(Timestamp, &'static str),
+    /// Somebody has to do this first.
+    Lacks(&'static str),
     Never(String),
     Hold,
 }
@@ -446,14 +473,14 @@ impl Row {
         let candidate = Candidate {
             zone: self.time_zone.as_deref(),
             campaign,
-            attempts: self.attempt_count.unsigned_abs(),
+            attempts: u32::try_from(i64::from(self.attempt_count) - self.not_placed).unwrap_or(0),
             max_attempts: self.max_attempts.unsigned_abs(),
             not_before: self.next_retry_at.to_jiff(),
             recent_attempts: &recent,
             is_on_do_not_call: self.is_on_do_not_call,
         };
         match candidate.verdict(now) {
-            Verdict::Dial => self.numbers(now),
+            Verdict::Dial => self.numbers(),
             Verdict::NotBefore { at, why } => Decision::NotBefore(at, why_not_now(why)),
             Verdict::Hold { .. } => Decision::Hold,
             Verdict::Never { why } => Decision::Never(why.to_string()),
@@ -488,17 +515,15 @@ impl Row {
     }
 
     /// The rules allow the call; whether there is everything it takes.
-    fn numbers(&self, now: Timestamp) -> Decision {
+    fn numbers(&self) -> Decision {
         let Some(agent) = self.agent_id else {
-            return Decision::Never("there is no agent for it: name one, or make one the default".to_owned());
+            return Decision::Lacks("there is no agent for it: name one, or make one the default");
         };
         if !self.agent_enabled {
-            return Decision::NotBefore(now + ASK_AGAIN_FOR_AGENT, "its agent is switched off");
+            return Decision::Lacks("its agent is switched off: enable it, or name another one");
         }
         let Some(from) = self.from_number.as_deref().and_then(|text| PhoneNumber::parse(text).ok()) else {
-            return Decision::Never(
-                "there is no phone number to call from: add one of the account".to_owned(),
-            );
+            return Decision::Lacks("there is no phone number to call from: add one of the account");
         };
         match PhoneNumber::parse(&self.to_number) {
             Ok(to) => Decision::Dial(Numbers { agent: AgentId(agent), to, from }),

@@ -700,3 +700,29 @@ async fn what_follows_from_a_fact_may_fail_and_the_fact_stays() {
     callback::catch_up(&store, &case.call.call_sid).await.unwrap();
     assert_eq!(case.rows(&store).await["call_attempts"][0]["outcome"], "busy");
 }
+
+#[tokio::test]
+async fn an_opt_out_stands_whatever_cannot_be_written_and_fails_what_waits_to_be_called() {
+    let store = prepared(2).await;
+    let case = case(&store, Life::Answered, 1).await;
+    sqlx::query(
+        "insert into call_queue (organization_id, to_number) select organization_id, to_number from call_queue",
+    )
+    .execute(store.pool())
+    .await
+    .unwrap();
+    sqlx::query("alter table call_logs add constraint nothing check (status = 'nothing')")
+        .execute(store.pool())
+        .await
+        .unwrap();
+    let (number, source) = (case.phone.clone(), OptOutSource::Call);
+    case.put(&store, &Step::Event(at(20), CallEvent::OptedOut { number, source })).await;
+    let forbidden: Vec<String> =
+        sqlx::query_scalar("select number from do_not_call").fetch_all(store.pool()).await.unwrap();
+    assert_eq!(forbidden, [case.phone.as_str()]);
+    let queue: Vec<String> = sqlx::query_scalar("select status from call_queue order by status")
+        .fetch_all(store.pool())
+        .await
+        .unwrap();
+    assert_eq!(queue, ["failed", "processing"], "the call that goes on is not one that waits");
+}

@@ -18,7 +18,7 @@ use crate::api::error::{self, ApiError, Failures};
 use crate::api::extract::{Path, Query};
 use crate::api::twilio::{NO_ANSWER, RING, connect, offer_again, within};
 use crate::api::webhook::{Twiml, Webhook};
-use crate::api::without_database::keep_callback;
+use crate::api::without_database::{keep_callback, keep_event};
 use crate::call::end::{EndReason, NextStep};
 use crate::ids::{CallSid, PhoneNumber};
 use crate::lifecycle::callback::{end_after_people, end_lost_call};
@@ -72,6 +72,7 @@ pub(super) async fn ring_people(
     let people = people(api, call, agent, to).await?;
     // A call for which no stream was ever offered has no lease, and no second handoff.
     let number = leases::hand_over(&api.store, &call.call_sid, token).await?.unwrap_or(1);
+    api.known.learn_handoff(call, number);
     let details = json!({
         "handoff": number,
         "people": people.as_ref().map_or(0, |people| people.numbers.len()),
@@ -164,15 +165,18 @@ async fn whisper(
 ) -> Result<Twiml, ApiError> {
     let call_sid = CallSid::parse(&call_sid)
         .map_err(|error| ApiError::bad_request("invalid_path", error.to_string()))?;
-    let leg = webhook.call_sid().ok();
+    let event =
+        CallEvent::HandoffAnswered { handoff, member: answering.member, leg: webhook.call_sid().ok() };
     let told = async {
         let Some(call) = call_ref(&api, &call_sid).await? else { return Ok(Wish::default()) };
-        let event = CallEvent::HandoffAnswered { handoff, member: answering.member, leg };
         lifecycle::record(&api.store, &call, Timestamp::now(), &event).await?;
         Ok(handoffs::last_wish(&api.store, &call_sid).await?.unwrap_or_default())
     };
     // The person has answered and the caller waits, whatever becomes of the record.
-    let from_memory = || Some(Twiml(twiml::say(&whispered(&Wish::default()))));
+    let from_memory = || {
+        keep_what_people_did(&api, &call_sid, api.known.handed(&call_sid).map(|(call, _)| call), &event);
+        Some(Twiml(twiml::say(&whispered(&Wish::default()))))
+    };
     let told = async { told.await.map(|wish| Twiml(twiml::say(&whispered(&wish)))) };
     Ok(within(&api, told, from_memory).await)
 }
@@ -223,7 +227,14 @@ pub(super) async fn after_people(
     handoff: Option<u32>,
 ) -> Twiml {
     let from_memory = || {
-        keep_callback(api, webhook, call_sid, None);
+        let handed = api.known.handed(call_sid);
+        // Without the database people are called for it once more without a count.
+        let number = handoff.unwrap_or_else(|| handed.as_ref().map_or(1, |(_, number)| number + 1));
+        let call = handed.map(|(call, _)| call).or_else(|| call_by_number(api, webhook, call_sid));
+        let organization = call.as_ref().map(|call| call.organization);
+        // First what became of the handoff: what the carrier says of the call's end is understood by it.
+        keep_what_people_did(api, call_sid, call, &ended(webhook, number));
+        keep_callback(api, webhook, call_sid, organization);
         Some(last_word(webhook))
     };
     within(api, go_on(api, webhook, call_sid, handoff), from_memory).await
@@ -234,6 +245,39 @@ fn have_spoken(webhook: &Webhook) -> bool {
     let completed = matches!(webhook.get("DialCallStatus"), Some("completed" | "answered"));
     // Somebody who answers and hangs up before the caller is connected has not taken the call.
     completed && webhook.get("DialBridged") != Some("false")
+}
+
+/// What came of calling people for the `handoff`th time.
+fn ended(webhook: &Webhook, handoff: u32) -> CallEvent {
+    let status = match webhook.get("DialCallStatus") {
+        Some("completed" | "answered") if have_spoken(webhook) => "completed",
+        Some("completed" | "answered") => "no-answer",
+        Some(status) => status,
+        None => "failed",
+    };
+    CallEvent::HandoffEnded {
+        handoff,
+        dial_status: status.to_owned(),
+        leg: webhook.get("DialCallSid").and_then(|text| CallSid::parse(text).ok()),
+        duration_s: webhook.get("DialCallDuration").and_then(|text| text.parse().ok()),
+    }
+}
+
+/// While the database is away. `call`: where it is known here whose it is.
+fn keep_what_people_did(api: &Api, call_sid: &CallSid, call: Option<CallRef>, event: &CallEvent) {
+    match call {
+        Some(call) => keep_event(api, &call, event.clone()),
+        None => {
+            tracing::error!(call.id = %call_sid, "what people did is lost: it is not known whose call it is")
+        }
+    }
+}
+
+/// Whose call this is by the number that was called. Of a call that is on record, the record stands.
+fn call_by_number(api: &Api, webhook: &Webhook, call_sid: &CallSid) -> Option<CallRef> {
+    let number = PhoneNumber::parse(webhook.our_number()?).ok()?;
+    let (agent, _) = api.known.agent_for(None, Some(&number))?;
+    Some(CallRef { call_sid: call_sid.clone(), organization: agent.organization_id, agent: agent.id })
 }
 
 /// What is left to say where the call cannot go on.
@@ -262,14 +306,7 @@ async fn go_on(
     let spoken = have_spoken(webhook);
     let call = call_ref(api, call_sid).await?;
     if let Some(call) = &call {
-        let status = webhook.get("DialCallStatus").unwrap_or("failed");
-        let dial_status = if status == "completed" && !spoken { "no-answer" } else { status };
-        let event = CallEvent::HandoffEnded {
-            handoff: number,
-            dial_status: if dial_status == "answered" { "completed" } else { dial_status }.to_owned(),
-            leg: webhook.get("DialCallSid").and_then(|text| CallSid::parse(text).ok()),
-            duration_s: webhook.get("DialCallDuration").and_then(|text| text.parse().ok()),
-        };
+        let event = ended(webhook, number);
         lifecycle::record(&api.store, call, Timestamp::now(), &event).await?;
     }
     // Ends the call where that is over: behind what is known of the handoff.

@@ -242,7 +242,9 @@ async fn after_team(
     let first = decide_once(&api.store, call.organization, call_sid, Step::Fallback, &possible, now).await?;
     let (to, why) = still_possible(first, &possible);
     // First what became of the ringing: what the carrier says of the call's end is understood by it.
-    lifecycle::record(&api.store, &call, now, &rung(&line, webhook)).await?;
+    for event in rung(&line, webhook) {
+        lifecycle::record(&api.store, &call, now, &event).await?;
+    }
     note_callback(api, webhook, call_sid, Some(call.organization)).await?;
     match to {
         To::HangUp => Ok(Twiml(twiml::hang_up())),
@@ -252,19 +254,25 @@ async fn after_team(
 }
 
 /// What came of calling people.
-fn rung(line: &Line, webhook: &Webhook) -> CallEvent {
+fn rung(line: &Line, webhook: &Webhook) -> Vec<CallEvent> {
     let status = dial_status(webhook);
     if people_answered(status) {
         let number = line.people().and_then(RingGroup::only_number);
-        return transferred(NO_OFFER, number, "team_answered");
+        let spoken = CallEvent::HandoffEnded {
+            handoff: 1,
+            dial_status: "completed".to_owned(),
+            leg: webhook.get("DialCallSid").and_then(|text| CallSid::parse(text).ok()),
+            duration_s: webhook.get("DialCallDuration").and_then(|text| text.parse().ok()),
+        };
+        return vec![transferred(NO_OFFER, number, "team_answered"), spoken];
     }
     if !webhook.call_is_over() {
-        return CallEvent::TeamNoAnswer { dial_status: status.to_owned() };
+        return vec![CallEvent::TeamNoAnswer { dial_status: status.to_owned() }];
     }
     // The caller did not wait for anybody.
     let report = Map::from_iter([("carrier_status".to_owned(), json!(webhook.get("CallStatus")))]);
     let (reason, duration) = (EndReason::CallerHungUp, Duration::ZERO);
-    CallEvent::Ended { token: NO_OFFER, reason, duration, report }
+    vec![CallEvent::Ended { token: NO_OFFER, reason, duration, report }]
 }
 
 /// The carrier's word for what came of calling people. Without one nothing came of it.
@@ -301,7 +309,9 @@ fn fallback_from_memory(
     let line = api.known.line(id);
     let organization = line.as_ref().map(|line| line.route.own.organization_id);
     if let Some(line) = &line {
-        keep_event(api, &line.call(call_sid), rung(line, webhook));
+        for event in rung(line, webhook) {
+            keep_event(api, &line.call(call_sid), event);
+        }
     }
     keep_callback(api, webhook, call_sid, organization);
     let over = webhook.call_is_over() || people_answered(dial_status(webhook));

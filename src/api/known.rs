@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
 
 use crate::api::inbound::Line;
-use crate::ids::{AgentId, PhoneNumber, PhoneNumberId};
+use crate::ids::{AgentId, CallSid, PhoneNumber, PhoneNumberId};
+use crate::lifecycle::CallRef;
 use crate::routing::decide::RingGroup;
 use crate::store::agents::Agent;
 use crate::store::phone_numbers::OwnNumber;
@@ -29,6 +30,8 @@ struct LookedUp {
     people: HashMap<AgentId, Option<Arc<RingGroup>>>,
     /// How calls to our numbers go.
     lines: HashMap<PhoneNumberId, Arc<Line>>,
+    /// Calls that people were called for here, and how often.
+    handed: HashMap<CallSid, (CallRef, u32)>,
 }
 
 impl Known {
@@ -81,6 +84,16 @@ impl Known {
     /// Who was called when it was looked up last.
     pub(super) fn people(&self, agent: AgentId) -> Option<Arc<RingGroup>> {
         self.lock().people.get(&agent).cloned().flatten()
+    }
+
+    /// People are called for this call, for the `handoff`th time, from 1.
+    pub(super) fn learn_handoff(&self, call: &CallRef, handoff: u32) {
+        put(&mut self.lock().handed, call.call_sid.clone(), (call.clone(), handoff));
+    }
+
+    /// The call that people were called for, and which of its handoffs the latest was.
+    pub(super) fn handed(&self, call_sid: &CallSid) -> Option<(CallRef, u32)> {
+        self.lock().handed.get(call_sid).cloned()
     }
 
     /// How calls to this number go. `None`: there is no such number any more.

@@ -117,14 +117,14 @@ async fn stream_ended(State(api): State<Api>, webhook: Webhook) -> Result<Twiml,
     let call_sid = webhook.call_sid()?;
     // Requests that have begun are answered, also by a server that stops.
     let decided = api.bridge.asked_after(&call_sid);
+    if webhook.get("DialCallStatus").is_some() {
+        return Ok(handoff::after_people(&api, &webhook, &call_sid, None).await);
+    }
     if webhook.call_is_over() {
         if let Err(error) = note_or_keep(&api, &webhook, &call_sid).await {
             tracing::error!(call.id = %call_sid, ?error, "that a call is over is not on record");
         }
         return Ok(Twiml(twiml::hang_up()));
-    }
-    if webhook.get("DialCallStatus").is_some() {
-        return Ok(handoff::after_people(&api, &webhook, &call_sid, None).await);
     }
     let from_memory = || {
         keep_callback(&api, &webhook, &call_sid, None);

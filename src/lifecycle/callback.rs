@@ -76,64 +76,66 @@ pub(super) fn end_by_carrier(facts: &CallFacts) -> Option<(CallRef, Timestamp, C
     if end.as_ref().is_some_and(|end| end.by_carrier.is_none()) {
         return None;
     }
-    let call =
-        CallRef { call_sid: facts.call_sid.clone(), organization: facts.organization, agent: facts.agent };
     let lease = facts.lease.as_ref();
-    if let Some(lost) = lease.filter(|lease| lease.next_action.as_deref() == Some(NextStep::Resume.as_str()))
-    {
-        return Some((call, word.at, end_of_lost(lost, word))); // The caller did not wait for the next stream.
-    }
-    if let Some(handed) = lease.filter(|lease| !lease.ended && lease.is_with_people()) {
-        return Some((call, word.at, end_with_people(story, handed, word)));
-    }
-    // Who came late to the record has yet to say whether the stream came. If nobody does, the call is reaped.
-    if lease.is_some_and(|lease| lease.claimed || lease.came_late) {
-        return None;
-    }
-    let reason = why_without_stream(story, lease.is_some(), word);
-    let seconds = word.duration_s.unwrap_or_default();
+    let reason = why_over(story, lease, end.is_some(), word)?;
+    let told = word.duration_s.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+    let lasted = || {
+        let began_at = lease?.began_at?;
+        Duration::try_from(word.at.duration_since(began_at)).ok()
+    };
+    let duration = told.or_else(lasted).unwrap_or_default();
     let is_known = end.is_some_and(|end| {
         (end.at, end.reason, end.by_carrier) == (word.at, Some(reason.as_str()), Some(word.status))
-            && end.duration_s == Some(seconds)
+            && end.duration_s.map(i128::from) == i128::try_from(duration.as_millis().div_ceil(1000)).ok()
     });
     if is_known {
         return None;
     }
+    let call =
+        CallRef { call_sid: facts.call_sid.clone(), organization: facts.organization, agent: facts.agent };
+    // Gives way to whoever knows more.
     let report = Map::from_iter([("carrier_status".to_owned(), json!(word.status))]);
     // Without a lease nobody's right is checked.
     let token = FencingToken(lease.map_or(0, |lease| lease.fencing_token));
-    let duration = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
     Some((call, word.at, CallEvent::Ended { token, reason, duration, report }))
 }
 
-fn end_of_lost(lost: &Lease, word: LastWord<'_>) -> CallEvent {
-    let lasted = lost.began_at.map(|began_at| word.at.duration_since(began_at));
-    CallEvent::Ended {
-        token: FencingToken(lost.fencing_token),
-        reason: lost_because(lost.disconnect_reason.as_deref()),
-        duration: lasted.and_then(|lasted| lasted.try_into().ok()).unwrap_or_default(),
-        report: Map::new(),
+/// What the carrier's last word means. `was_taken_for_over`: by an earlier look. `None`: somebody else will tell.
+fn why_over(
+    story: Story<'_>,
+    lease: Option<&Lease>,
+    was_taken_for_over: bool,
+    word: LastWord<'_>,
+) -> Option<EndReason> {
+    let Some(lease) = lease else { return Some(why_without_stream(story, None, word)) };
+    let may_still_end = !lease.ended || was_taken_for_over;
+    if lease.next_action.as_deref() == Some(NextStep::Resume.as_str()) {
+        return Some(lost_because(lease.disconnect_reason.as_deref())); // The caller did not wait for the next stream.
     }
+    if may_still_end && lease.is_with_people() {
+        // Somebody who hangs up while people's telephones ring has not been put through.
+        return Some(match story.handoffs().last() {
+            Some(handoff) if handoff.was_answered() => EndReason::Transferred,
+            _ => EndReason::CallerHungUp,
+        });
+    }
+    if lease.claimed {
+        let lost = lost_because(lease.disconnect_reason.as_deref());
+        return Some(lost).filter(|lost| was_taken_for_over && lost.next_step() == NextStep::Resume);
+    }
+    // Who came late to the record has yet to say whether the stream came. If nobody does, the call is reaped.
+    (!lease.came_late).then(|| why_without_stream(story, Some(lease), word))
 }
 
-/// The agent has done its part, and the caller has left.
-fn end_with_people(story: Story<'_>, handed: &Lease, word: LastWord<'_>) -> CallEvent {
-    // Somebody who hangs up while people's telephones ring has not been put through.
-    let gave_up = handed.handed_over && !story.has_spoken_with_people();
-    let lasted = handed.began_at.map(|began_at| word.at.duration_since(began_at));
-    let told = word.duration_s.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
-    let lasted = lasted.and_then(|lasted| Duration::try_from(lasted).ok());
-    CallEvent::Ended {
-        token: FencingToken(handed.fencing_token),
-        reason: if gave_up { EndReason::CallerHungUp } else { EndReason::Transferred },
-        duration: lasted.max(told).unwrap_or_default(),
-        report: Map::new(),
-    }
-}
-
-fn why_without_stream(story: Story<'_>, was_offered: bool, word: LastWord<'_>) -> EndReason {
-    if story.first("transferred").is_some() {
-        return EndReason::Transferred;
+fn why_without_stream(story: Story<'_>, offered: Option<&Lease>, word: LastWord<'_>) -> EndReason {
+    if let Some(handoff) = story.handoffs().last() {
+        // A caller whom nobody took over, and who left before the agent was back.
+        let left = offered.is_some() || handoff.answered.is_some() || handoff.word() == Some("canceled");
+        if handoff.was_answered() {
+            return EndReason::Transferred;
+        } else if left {
+            return EndReason::CallerHungUp;
+        }
     }
     if story.is_outbound() {
         match word.status {
@@ -147,8 +149,8 @@ fn why_without_stream(story: Story<'_>, was_offered: bool, word: LastWord<'_>) -
     }
     match word.status {
         "completed" if story.is_with_team() => EndReason::Transferred,
-        "completed" | "canceled" if was_offered => EndReason::CallerHungUp,
-        "canceled" | "no-answer" if story.is_with_team() => EndReason::CallerHungUp,
+        "completed" | "canceled" if offered.is_some() => EndReason::CallerHungUp,
+        "canceled" | "no-answer" | "busy" if story.is_with_team() => EndReason::CallerHungUp,
         // Turned away by us, or never connected by the carrier.
         _ => EndReason::StreamLost,
     }

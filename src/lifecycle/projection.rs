@@ -3,13 +3,13 @@
 //! A pure function of a set: whatever came late, twice or in another order, the same facts make the same records. Times
 //! are those of the facts, never those of their arrival.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::story::{End, Happening, Story};
+use super::story::{End, Handoff, Happening, Story};
 use crate::outreach::retry::{Next, Outcome, RetryPolicy};
 use crate::store::agent_calls::HandoffRow;
 use crate::store::call_attempts::{AttemptEnd, AttemptRow};
@@ -60,7 +60,7 @@ pub fn project(known: &Known) -> Option<Records> {
         log: log_row(known, story, &talk)?,
         interaction: interaction_row(known, story, &talk, is_tried_again),
         attempt: attempt_row,
-        handoffs: handoff_rows(story),
+        handoffs: story.handoffs().iter().map(|handoff| handoff_row(story, handoff)).collect(),
     })
 }
 
@@ -71,7 +71,8 @@ fn log_row(known: &Known, story: Story<'_>, talk: &Talk) -> Option<LogRow> {
     let started_at = begun.or_else(|| story.happenings().next())?.at;
     let (from, to) = story.numbers();
     let end = story.end();
-    let transferred = story.first("transferred");
+    let handoffs = story.handoffs();
+    let taken_over = handoffs.iter().find(|handoff| handoff.was_answered());
     Some(LogRow {
         organization: facts.organization,
         call_sid: facts.call_sid.clone(),
@@ -91,8 +92,8 @@ fn log_row(known: &Known, story: Story<'_>, talk: &Talk) -> Option<LogRow> {
         recording_url: story.recording_url().map(str::to_owned),
         conversation_transcript: talk.text.clone(),
         transcript_revision: talk.revision,
-        transferred: transferred
-            .map(|event| (event.at, event.details["reason"].as_str().unwrap_or_default().to_owned())),
+        transferred: taken_over
+            .and_then(|handoff| Some((handoff.began_at()?, handoff.reason().unwrap_or_default().to_owned()))),
         disconnect_reason: end.as_ref().and_then(|end| reason(story, end)).map(str::to_owned),
         disconnect_notes: notes(story),
     })
@@ -102,7 +103,7 @@ fn log_status(story: Story<'_>, end: Option<&End<'_>>) -> &'static str {
     match end {
         Some(end) if end.is_success => "completed",
         Some(_) => "failed",
-        None if story.first("transferred").is_some() => "transferred",
+        None if story.handoffs().last().is_some_and(Handoff::was_answered) => "transferred",
         None if story.answered_at().is_some() => "connected",
         None if story.has_rung() => "ringing",
         None => "initiated",
@@ -196,38 +197,37 @@ fn attempt_row(story: Story<'_>, attempt: &Attempt) -> Option<AttemptRow> {
         placed_at,
         answered_at: story.answered_at(),
         answered_by: story.answered_by().map(str::to_owned),
-        voicemail_detected: story.is_voicemail(),
+        voicemail_detected: story.is_voicemail() && !story.is_fax(),
         end,
     })
 }
 
 fn attempt_end(story: Story<'_>, attempt: &Attempt) -> Option<AttemptEnd> {
-    let outcome = story.outcome()?;
-    let (word, end) = (story.last_word(), story.end());
-    let ended_at = word.map(|word| word.at).or_else(|| end.as_ref().map(|end| end.at))?;
-    let told = word.and_then(|word| word.duration_s);
-    let was_reached = matches!(outcome, Outcome::Answered | Outcome::Voicemail);
-    let own = || end.and_then(|end| end.duration_s);
-    let duration_s = if was_reached { told.or_else(own) } else { Some(0) };
+    let (outcome, word) = (story.outcome()?, story.last_word()?);
+    let ended_at = word.at;
+    let was_taken = word.status == "completed";
+    let own = || story.end().and_then(|end| end.duration_s);
+    let duration_s = if was_taken { word.duration_s.or_else(own) } else { Some(0) };
     let next = retry_policy(story, attempt).after(outcome, attempt.attempt_number, ended_at);
-    let sip = word.and_then(|word| word.sip);
+    let sip = word.sip;
     Some(AttemptEnd {
         outcome,
         ended_at,
         duration_s,
         sip_response_code: sip,
-        error: (next != Next::Done).then(|| why_not_reached(outcome, sip)),
+        error: (next != Next::Done).then(|| why_not_reached(story, outcome, sip)),
         next_retry_at: if let Next::Retry { at } = next { Some(at) } else { None },
         is_done: next == Next::Done,
     })
 }
 
-fn why_not_reached(outcome: Outcome, sip: Option<i32>) -> String {
+fn why_not_reached(story: Story<'_>, outcome: Outcome, sip: Option<i32>) -> String {
     let why = match outcome {
         Outcome::Busy => "the telephone was busy",
         Outcome::NoAnswer => "nobody answered",
         Outcome::Canceled => "the call was taken back",
         Outcome::Voicemail => "a machine answered",
+        Outcome::Failed if story.is_fax() => "a fax answered",
         _ => "the carrier could not connect the call",
     };
     sip.map_or_else(|| why.to_owned(), |sip| format!("{why} (SIP {sip})"))
@@ -248,49 +248,20 @@ fn retry_policy(story: Story<'_>, attempt: &Attempt) -> RetryPolicy {
     }
 }
 
-/// One for each time the caller was handed to people, and for each that only its outcome is known of.
-fn handoff_rows(story: Story<'_>) -> Vec<HandoffRow> {
-    let of = |kind: &'static str| story.happenings().filter(move |event| event.kind == kind);
-    let asked: Vec<_> = of("transferred").collect();
-    let number =
-        |event: &Happening<'_>| event.details["handoff"].as_i64().and_then(|it| i32::try_from(it).ok());
-    let answered: BTreeMap<_, _> = of("handoff_answered").filter_map(|it| Some((number(&it)?, it))).collect();
-    let ended: BTreeMap<_, _> = of("handoff_ended").filter_map(|it| Some((number(&it)?, it))).collect();
-    let first = 1..=i32::try_from(asked.len()).unwrap_or(i32::MAX);
-    let numbers: BTreeSet<i32> = first.chain(answered.keys().copied()).chain(ended.keys().copied()).collect();
-    let row = |handoff: i32| {
-        let asked = usize::try_from(handoff).ok().and_then(|number| asked.get(number.checked_sub(1)?));
-        handoff_row(
-            story,
-            handoff,
-            asked.copied(),
-            answered.get(&handoff).copied(),
-            ended.get(&handoff).copied(),
-        )
-    };
-    numbers.into_iter().map(row).collect()
-}
-
-fn handoff_row(
-    story: Story<'_>,
-    handoff: i32,
-    asked: Option<Happening<'_>>,
-    answered: Option<Happening<'_>>,
-    ended: Option<Happening<'_>>,
-) -> HandoffRow {
+fn handoff_row(story: Story<'_>, handoff: &Handoff<'_>) -> HandoffRow {
+    let Handoff { number, answered, ended, asked } = *handoff;
     let text = |event: Option<Happening<'_>>, member: &str| {
         event.and_then(|event| event.details[member].as_str()).map(str::to_owned)
     };
-    let word = ended.and_then(|event| event.details["dial_status"].as_str());
     // When the caller's call is over, so is this.
     let over_at = ended.map(|event| event.at).or_else(|| story.last_word().map(|word| word.at));
-    let status = match word {
+    let status = match handoff.word() {
         Some("completed" | "answered") => "completed",
         Some("busy") => "busy",
         Some("no-answer") => "no_answer",
         Some("failed") => "failed",
         Some(_) => "canceled",
-        None => match (answered.is_some(), over_at.is_some()) {
+        None => match (handoff.was_answered(), over_at.is_some()) {
             (true, true) => "completed",
             (true, false) => "connected",
             (false, true) => "canceled",
@@ -310,7 +281,7 @@ fn handoff_row(
     };
     let member = answered.and_then(|event| event.details["member_id"].as_str());
     HandoffRow {
-        handoff,
+        handoff: number,
         status,
         reason: text(asked, "reason").unwrap_or_default(),
         summary: text(asked, "summary").unwrap_or_default(),

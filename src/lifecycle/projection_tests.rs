@@ -68,6 +68,26 @@ fn of_several_last_words_the_one_that_the_carrier_counted_first_is_the_last() {
 }
 
 #[test]
+fn a_fax_is_nobody_reached() {
+    let mut known = call(json!([event("outbound_dispatched", 0, json!({}))]));
+    let fax = Callback { answered_by: Some("fax".to_owned()), ..callback("in-progress", Some(2), 1) };
+    known.facts.callbacks = vec![fax, callback("completed", Some(3), 2)];
+    assert_eq!(Story::of(&known.facts).outcome(), Some(Outcome::Failed));
+    known.facts.callbacks[0].answered_by = Some("machine_start".to_owned());
+    assert_eq!(Story::of(&known.facts).outcome(), Some(Outcome::Voicemail));
+}
+
+#[test]
+fn a_try_is_not_over_before_the_carrier_says_so() {
+    let ended = event("agent_call_completed", 1, json!({}));
+    let mut known = call(json!([event("outbound_dispatched", 0, json!({})), ended]));
+    known.facts.callbacks.push(callback("in-progress", Some(2), 1));
+    assert_eq!(Story::of(&known.facts).outcome(), None, "the agent has ended, and people may speak on");
+    known.facts.callbacks.push(callback("completed", Some(3), 9));
+    assert_eq!(Story::of(&known.facts).outcome(), Some(Outcome::Answered));
+}
+
+#[test]
 fn each_time_the_caller_is_handed_over_is_a_row() {
     let asked = |minute, reason: &str| event("transferred", minute, json!({"reason": reason, "summary": ""}));
     let known = call(json!([

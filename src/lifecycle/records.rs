@@ -2,6 +2,7 @@
 
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
+use uuid::Uuid;
 
 use super::callback::end_by_carrier;
 use super::projection::{self, Known};
@@ -13,7 +14,7 @@ use crate::store::agent_calls::{self, HandedCall};
 use crate::store::call_events::{self, CarrierEvent};
 use crate::store::call_facts::{self, CallFacts};
 use crate::store::calls::{self, Change};
-use crate::store::{Store, call_attempts, call_logs, interactions, leads};
+use crate::store::{Store, call_attempts, call_logs, do_not_call, interactions, leads};
 
 /// Two that write at the same moment may get in each other's way, as when a lead is linked by hand meanwhile: a second
 /// look sees what the other has done.
@@ -85,9 +86,13 @@ async fn put_once(
         transaction.commit().await?;
         return Ok(recorded);
     }
+    if let Fact::Event { change, event } = fact {
+        // Never undone with what follows: the event, once it is on record, will not be put there again.
+        happen_once(&mut transaction, change, event, at_any_price).await?;
+    }
     let derived = if at_any_price {
         let mut attempt = transaction.begin().await?;
-        match derive(&mut attempt, call_sid, fact).await {
+        match derive(&mut attempt, call_sid).await {
             Ok(facts) => {
                 attempt.commit().await?;
                 facts
@@ -102,7 +107,7 @@ async fn put_once(
             Err(error) => return Err(error),
         }
     } else {
-        derive(&mut transaction, call_sid, fact).await?
+        derive(&mut transaction, call_sid).await?
     };
     transaction.commit().await?;
     if let Some(facts) = derived.filter(is_to_be_linked) {
@@ -120,11 +125,7 @@ fn is_to_be_linked(facts: &CallFacts) -> bool {
 }
 
 /// Writes what follows from all that is known of a call. `None`: it is not on record.
-async fn derive(
-    connection: &mut PgConnection,
-    call_sid: &CallSid,
-    fact: Fact<'_>,
-) -> sqlx::Result<Option<CallFacts>> {
+async fn derive(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx::Result<Option<CallFacts>> {
     let Some(mut facts) = call_facts::of_call(connection, call_sid).await? else { return Ok(None) };
     if let Some((call, at, event)) = end_by_carrier(&facts) {
         let ended = calls::append(connection, change(&call, at, &event)).await?;
@@ -158,45 +159,54 @@ async fn derive(
     for row in &records.handoffs {
         agent_calls::write(connection, handed, row).await?;
     }
-    if let Fact::Event { change, event } = fact {
-        happen_once(connection, change, event, &known.facts).await?;
-    }
     Ok(Some(known.facts))
 }
 
 /// What an event does to records that are not the call's own, and that people write as well: when it is put on record, and
-/// never again.
+/// never again. `at_any_price`: that a lead was called is left out where it cannot be written; that somebody does not want
+/// to be called never is.
 async fn happen_once(
     connection: &mut PgConnection,
     change: &Change<'_>,
     event: &CallEvent,
-    facts: &CallFacts,
+    at_any_price: bool,
 ) -> sqlx::Result<()> {
+    let call_sid = change.call_sid;
     match event {
-        CallEvent::Dispatched { .. } => {
-            let Some(lead) = facts.attempt.as_ref().and_then(|attempt| attempt.lead_id) else {
-                return Ok(());
-            };
-            call_attempts::note_contact(connection, change.organization, lead, change.call_sid, change.at)
-                .await
+        CallEvent::Dispatched { attempt, .. } if at_any_price => {
+            let mut savepoint = connection.begin().await?;
+            match note_contact(&mut savepoint, change, *attempt).await {
+                Err(error) if is_collision(&error) => {
+                    tracing::error!(call.id = %call_sid, "a lead was called, and its row does not say so");
+                    savepoint.rollback().await
+                }
+                result => {
+                    result?;
+                    savepoint.commit().await
+                }
+            }
         }
+        CallEvent::Dispatched { attempt, .. } => note_contact(connection, change, *attempt).await,
         CallEvent::OptedOut { number, source } => {
             let Ok(number) = PhoneNumber::parse(number) else {
-                tracing::error!(call.id = %change.call_sid, "somebody does not want to be called, and their number is none");
+                tracing::error!(call.id = %call_sid, "somebody does not want to be called, and their number is none");
                 return Ok(());
             };
-            let source = source.as_str();
-            call_attempts::forbid(
-                connection,
-                change.organization,
-                &number,
-                source,
-                change.call_sid,
-                change.at,
-            )
-            .await
+            let (organization, source) = (change.organization, source.as_str());
+            do_not_call::opt_out(connection, organization, &number, source, call_sid, change.at).await?;
+            Ok(())
         }
         _ => Ok(()),
+    }
+}
+
+async fn note_contact(connection: &mut PgConnection, change: &Change<'_>, attempt: Uuid) -> sqlx::Result<()> {
+    let organization = change.organization;
+    match call_attempts::lead_of(connection, organization, attempt).await? {
+        Some(lead) => {
+            call_attempts::note_contact(connection, organization, lead, change.call_sid, change.at).await
+        }
+        None => Ok(()),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What is on record of a call, as the questions that are asked of it. Nothing here depends on the order in which it came.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -40,6 +42,47 @@ pub(super) struct LastWord<'a> {
     pub(super) duration_s: Option<i32>,
     pub(super) sip: Option<i32>,
 }
+
+/// One time that people were called for the caller, as far as it is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Handoff<'a> {
+    /// From 1.
+    pub(super) number: i32,
+    /// The caller was to go to people.
+    pub(super) asked: Option<Happening<'a>>,
+    /// A person answered.
+    pub(super) answered: Option<Happening<'a>>,
+    /// It is known what came of it.
+    pub(super) ended: Option<Happening<'a>>,
+}
+
+impl<'a> Handoff<'a> {
+    /// The carrier's word for what came of calling people.
+    pub(super) fn word(&self) -> Option<&'a str> {
+        self.ended.and_then(|event| event.details["dial_status"].as_str())
+    }
+
+    /// People have the caller, or had: somebody answered, and what came of it does not say otherwise.
+    pub(super) fn was_answered(&self) -> bool {
+        match self.ended {
+            Some(_) => matches!(self.word(), Some("completed" | "answered")),
+            None => self.answered.is_some() || self.reason() == Some(TEAM_ANSWERED),
+        }
+    }
+
+    /// Why the caller was to go to people.
+    pub(super) fn reason(&self) -> Option<&'a str> {
+        self.asked.and_then(|event| event.details["reason"].as_str())
+    }
+
+    /// The first that is known of it.
+    pub(super) fn began_at(&self) -> Option<Timestamp> {
+        self.asked.or(self.answered).or(self.ended).map(|event| event.at)
+    }
+}
+
+/// Said of calls that people were to answer first, when they have spoken with the caller.
+const TEAM_ANSWERED: &str = "team_answered";
 
 impl<'a> Story<'a> {
     pub(super) const fn of(facts: &'a CallFacts) -> Self {
@@ -175,43 +218,61 @@ impl<'a> Story<'a> {
             Some("transferred_to_team") => true,
             // It has been taken for that before.
             Some("completed") => self.end().is_some_and(|end| {
+                let was_put_through = self.first("transferred").is_some();
+                let without_agent = || self.facts.lease.is_none() && self.handoffs().is_empty();
                 end.by_carrier.is_some()
-                    && end.reason == Some("transferred")
-                    && self.first("transferred").is_none()
+                    && match end.reason {
+                        Some("transferred") => !was_put_through,
+                        Some("caller_hung_up") => without_agent(),
+                        _ => false,
+                    }
             }),
             _ => false,
         };
         team && self.first("team_no_answer").is_none() && self.first("stream_started").is_none()
     }
 
-    /// A person has had the caller on the line.
-    pub(super) fn has_spoken_with_people(self) -> bool {
-        self.happenings().any(|event| match event.kind {
-            "handoff_answered" => true,
-            "handoff_ended" => event.details["dial_status"] == "completed",
-            _ => false,
+    /// Each time that people were called for the caller, and each that only its outcome is known of.
+    pub(super) fn handoffs(self) -> Vec<Handoff<'a>> {
+        let of = |kind: &'static str| self.happenings().filter(move |event| event.kind == kind);
+        let number =
+            |event: &Happening<'_>| event.details["handoff"].as_i64().and_then(|it| i32::try_from(it).ok());
+        let asked: Vec<_> = of("transferred").collect();
+        let answered: BTreeMap<_, _> =
+            of("handoff_answered").filter_map(|it| Some((number(&it)?, it))).collect();
+        let ended: BTreeMap<_, _> = of("handoff_ended").filter_map(|it| Some((number(&it)?, it))).collect();
+        let first = 1..=i32::try_from(asked.len()).unwrap_or(i32::MAX);
+        let numbers: BTreeSet<i32> =
+            first.chain(answered.keys().copied()).chain(ended.keys().copied()).collect();
+        let handoff = |number: i32| {
+            let place = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
+            Handoff {
+                number,
+                asked: place.and_then(|place| asked.get(place).copied()),
+                answered: answered.get(&number).copied(),
+                ended: ended.get(&number).copied(),
+            }
+        };
+        numbers.into_iter().map(handoff).collect()
+    }
+
+    /// What came of trying to reach somebody, once the carrier says that the call is over: the agent's part may end before,
+    /// while people still speak.
+    pub(super) fn outcome(self) -> Option<Outcome> {
+        Some(match self.last_word()?.status {
+            "busy" => Outcome::Busy,
+            "no-answer" => Outcome::NoAnswer,
+            "canceled" => Outcome::Canceled,
+            "failed" => Outcome::Failed,
+            _ if self.is_fax() => Outcome::Failed,
+            _ if self.is_voicemail() => Outcome::Voicemail,
+            _ => Outcome::Answered,
         })
     }
 
-    /// What came of trying to reach somebody, once that is known.
-    pub(super) fn outcome(self) -> Option<Outcome> {
-        let reached = || if self.is_voicemail() { Outcome::Voicemail } else { Outcome::Answered };
-        if let Some(word) = self.last_word() {
-            return Some(match word.status {
-                "busy" => Outcome::Busy,
-                "no-answer" => Outcome::NoAnswer,
-                "canceled" => Outcome::Canceled,
-                "failed" => Outcome::Failed,
-                _ => reached(),
-            });
-        }
-        Some(match self.end()?.reason {
-            Some("carrier_busy") => Outcome::Busy,
-            Some("carrier_no_answer") => Outcome::NoAnswer,
-            Some("carrier_failed") => Outcome::Failed,
-            Some("carrier_canceled" | "blocked_by_rule") => Outcome::Canceled,
-            _ => reached(),
-        })
+    /// Nobody can be spoken with there.
+    pub(super) fn is_fax(self) -> bool {
+        self.answered_by() == Some(FAX)
     }
 
     pub(super) fn voicemail_policy(self) -> VoicemailPolicy {
@@ -219,6 +280,8 @@ impl<'a> Story<'a> {
         word.and_then(VoicemailPolicy::from_word).unwrap_or_default()
     }
 }
+
+const FAX: &str = "fax";
 
 /// Callbacks in the order they were fired, as far as they say so; those that do not come last.
 fn order(callback: &Callback) -> (i64, Timestamp, Timestamp) {
@@ -228,5 +291,5 @@ fn order(callback: &Callback) -> (i64, Timestamp, Timestamp) {
 
 // Twilio dossier, 3.4.
 fn is_machine(word: &str) -> bool {
-    word.starts_with("machine") || word == "fax"
+    word.starts_with("machine") || word == FAX
 }

@@ -6,7 +6,7 @@ use jiff_sqlx::ToSqlx;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use crate::ids::{CallSid, OrganizationId, PhoneNumber};
+use crate::ids::{CallSid, OrganizationId};
 use crate::outreach::retry::Outcome;
 use crate::store::storable;
 
@@ -129,6 +129,22 @@ pub async fn write(
     Ok(written)
 }
 
+/// Whom a try is to reach.
+pub async fn lead_of(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    attempt: Uuid,
+) -> sqlx::Result<Option<i64>> {
+    let lead = sqlx::query_scalar!(
+        "select lead_id from call_attempts where organization_id = $1 and id = $2",
+        organization.0,
+        attempt,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(lead.flatten())
+}
+
 /// The carrier has taken a call to this lead: it is the lead's latest, unless there has been a later one.
 pub async fn note_contact(
     connection: &mut PgConnection,
@@ -167,32 +183,6 @@ pub async fn note_contact(
         at.to_sqlx() as _,
     )
     .execute(&mut *connection)
-    .await?;
-    Ok(())
-}
-
-/// Nobody of this organisation is to call this number any more. What was said first stays.
-pub async fn forbid(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    number: &PhoneNumber,
-    source: &str,
-    call_sid: &CallSid,
-    at: Timestamp,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        r#"
-        insert into do_not_call (organization_id, number, reason, source, call_sid, created_at)
-        values ($1, $2, 'said so on a call', $3, $4, $5)
-        on conflict on constraint do_not_call_pkey do nothing
-        "#,
-        organization.0,
-        number.expose(),
-        source,
-        call_sid.as_str(),
-        at.to_sqlx() as _,
-    )
-    .execute(connection)
     .await?;
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! Numbers that are not called, for whatever reason and by whatever campaign.
 
 use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
 use serde::Serialize;
+use sqlx::postgres::PgConnection;
 
-use crate::ids::{OrganizationId, PhoneNumber};
+use crate::ids::{CallSid, OrganizationId, PhoneNumber};
 use crate::store::{Store, call_queue, storable};
 
 /// A number that is not called.
@@ -92,13 +94,46 @@ pub async fn add(
     entries: &[(PhoneNumber, String)],
     source: Source,
 ) -> sqlx::Result<Added> {
+    let mut transaction = store.pool.begin().await?;
+    let said = Said { source: source.as_str(), call_sid: None, at: None };
+    let added = forbid(&mut transaction, organization, entries, said).await?;
+    transaction.commit().await?;
+    Ok(added)
+}
+
+/// Nobody of this organisation is to call this number any more: it was said on a call. What was said first stays.
+pub async fn opt_out(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    number: &PhoneNumber,
+    source: &str,
+    call_sid: &CallSid,
+    at: Timestamp,
+) -> sqlx::Result<Added> {
+    let entry = (number.clone(), "said so on a call".to_owned());
+    forbid(connection, organization, &[entry], Said { source, call_sid: Some(call_sid), at: Some(at) }).await
+}
+
+/// Where and when it was said that numbers are not to be called.
+struct Said<'a> {
+    source: &'a str,
+    call_sid: Option<&'a CallSid>,
+    /// `None`: now.
+    at: Option<Timestamp>,
+}
+
+async fn forbid(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    entries: &[(PhoneNumber, String)],
+    said: Said<'_>,
+) -> sqlx::Result<Added> {
     let numbers: Vec<String> = entries.iter().map(|(number, _)| number.expose().to_owned()).collect();
     let reasons: Vec<String> = entries.iter().map(|(_, reason)| storable(reason)).collect();
-    let mut transaction = store.pool.begin().await?;
     let added = sqlx::query!(
         r#"
-        insert into do_not_call (organization_id, number, reason, source)
-        select $1, t.number, t.reason, $4
+        insert into do_not_call (organization_id, number, reason, source, call_sid, created_at)
+        select $1, t.number, t.reason, $4, $5, coalesce($6, now())
         from unnest($2::text[], $3::text[]) as t(number, reason)
         order by t.number
         on conflict (organization_id, number) do nothing
@@ -106,13 +141,14 @@ pub async fn add(
         organization.0,
         &numbers,
         &reasons,
-        source.as_str(),
+        said.source,
+        said.call_sid.map(CallSid::as_str),
+        said.at.map(ToSqlx::to_sqlx) as _,
     )
-    .execute(&mut *transaction)
+    .execute(&mut *connection)
     .await?
     .rows_affected();
-    let blocked_calls = call_queue::fail_number(&mut transaction, organization, &numbers).await?;
-    transaction.commit().await?;
+    let blocked_calls = call_queue::fail_number(connection, organization, &numbers).await?;
     Ok(Added { added, already: numbers.len() as u64 - added, blocked_calls })
 }
 

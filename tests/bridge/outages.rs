@@ -371,9 +371,14 @@ async fn what_the_carrier_says_while_the_database_is_away_is_on_record_later_wit
             assert_eq!(says(call, status, number).await, (204, String::new()), "{call}: {status}");
         }
     }
-    for (status, answer) in [("completed", "<Response><Hangup/>"), ("busy", "<Say>We are sorry, nobody can")]
-    {
-        let fields = [("CallSid", "CA3"), ("CallStatus", "in-progress"), ("DialCallStatus", status)];
+    for (call, status, answer) in [
+        ("CA3", "completed", "<Response><Hangup/>"),
+        ("CA3", "busy", "<Say>We are sorry, nobody can"),
+        ("CA4", "completed", "<Response><Hangup/>"),
+    ] {
+        let [_, from, to, direction, _] = arrival(call);
+        let asks = [("CallSid", call), ("CallStatus", "in-progress"), ("DialCallStatus", status)];
+        let fields: Vec<_> = asks.into_iter().chain([from, to, direction]).collect();
         let (_, twiml) = post(&world, ENDED, &fields).await;
         assert!(twiml.contains(answer), "{status}: {twiml}");
     }
@@ -391,7 +396,7 @@ async fn what_the_carrier_says_while_the_database_is_away_is_on_record_later_wit
     };
     assert_eq!(statuses("CA2").await, "ringing0 in-progress1 completed2");
     assert_eq!(statuses("CA3").await, "ringing0 in-progress1 completed2 in-progress0 in-progress0");
-    assert_eq!(statuses("CA4").await, "ringing0 in-progress1 completed2");
+    assert_eq!(statuses("CA4").await, "ringing0 in-progress1 completed2 in-progress0");
     assert_eq!(statuses("CA-unknown").await, "in-progress1 completed2");
     assert_eq!(statuses("CA9").await, "completed0");
     let report = async |call: &str, of: &str| {
@@ -404,7 +409,8 @@ async fn what_the_carrier_says_while_the_database_is_away_is_on_record_later_wit
     assert_eq!(report("CA2", "duration").await, "4");
     for call in ["CA3", "CA4"] {
         assert_eq!(report(call, "endedReason").await, "transferred", "{call}");
-        assert_eq!(events(&world, call).await, ["incoming_call", "transferred", "agent_call_completed"]);
+        let expected = ["incoming_call", "transferred", "agent_call_completed", "handoff_ended"];
+        assert_eq!(events(&world, call).await, expected, "{call}: what people did is not lost");
     }
     line.stop().await;
     assert_eq!(world.reason("CA1").await, "caller_hung_up");

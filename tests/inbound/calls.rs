@@ -122,7 +122,8 @@ async fn when_the_team_has_spoken_with_the_caller_the_call_ends_as_the_carrier_s
         assert_eq!(record.routing_status.as_deref(), Some("completed"));
         let mut events = server.events(sid).await;
         events.sort();
-        assert_eq!(events, ["agent_call_completed", "incoming_call", "transferred"]);
+        assert_eq!(events, ["agent_call_completed", "handoff_ended", "incoming_call", "transferred"]);
+        assert_eq!(server.people_of(sid).await, ["1 completed CA7 42 team_answered"], "{sid}");
         assert_eq!(server.decisions(sid).await[1], "fallback hang_up team_answered");
     }
     assert_eq!(server.count("call_leases").await, 0, "the agent has nothing to do with it");
@@ -142,6 +143,7 @@ async fn a_caller_who_does_not_wait_for_the_team_has_hung_up_and_no_agent_is_cal
         assert_eq!(record.data["call"]["endedReason"], "caller_hung_up", "{sid}");
         assert_eq!(server.events(sid).await, ["incoming_call", "agent_call_completed"]);
         assert_eq!(server.decisions(sid).await[1], "fallback hang_up caller_left");
+        assert!(server.people_of(sid).await.is_empty());
     }
     assert_eq!(server.count("call_leases").await, 0);
 }

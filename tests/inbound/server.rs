@@ -160,7 +160,10 @@ impl Server {
 
     /// The team's telephones have rung.
     pub(crate) async fn rang(&self, line: &Line, sid: &str, dial_status: &str, call_status: &str) -> Answer {
-        let params = [("CallSid", sid), ("DialCallStatus", dial_status), ("CallStatus", call_status)];
+        let mut params = vec![("CallSid", sid), ("DialCallStatus", dial_status), ("CallStatus", call_status)];
+        if dial_status == "completed" {
+            params.extend([("DialCallSid", "CA7"), ("DialCallDuration", "42")]);
+        }
         self.twilio(&format!("{}/fallback", line.incoming()), &params).await
     }
 
@@ -222,6 +225,13 @@ impl Server {
         let word = |decision: &Value, name: &str| decision[name].as_str().unwrap().to_owned();
         let decisions = body["data"].as_array().unwrap().iter();
         decisions.map(|one| ["step", "decision", "reason"].map(|name| word(one, name)).join(" ")).collect()
+    }
+
+    /// What people had of the call: handoff, status, leg, seconds and reason of each part.
+    pub(crate) async fn people_of(&self, sid: &str) -> Vec<String> {
+        let sql = "select concat_ws(' ', handoff, status, call_sid, duration, reason) from agent_calls \
+            where parent_call_sid = $1 order by handoff";
+        sqlx::query_scalar(sql).bind(sid).fetch_all(self.store.pool()).await.unwrap()
     }
 
     pub(crate) async fn claim(&self, token: &str) -> leases::ClaimedCall {

@@ -35,9 +35,15 @@ enum Life {
     Voicemail,
     HandedOver,
     HandedToNobody,
+    /// Nobody answered, the agent went on, and then somebody did.
+    BackAndOver,
+    /// Nobody answered twice, and the caller did not wait for the agent.
+    BackAndLeft,
+    /// Nobody answered, the agent went on, and the caller hung up while it rang again.
+    BackAndGaveUp,
 }
 
-const LIVES: [Life; 9] = [
+const LIVES: [Life; 12] = [
     Life::TeamThenAgent,
     Life::TeamAnswers,
     Life::Answered,
@@ -47,11 +53,20 @@ const LIVES: [Life; 9] = [
     Life::Voicemail,
     Life::HandedOver,
     Life::HandedToNobody,
+    Life::BackAndOver,
+    Life::BackAndLeft,
+    Life::BackAndGaveUp,
 ];
 
 impl Life {
     fn is_outbound(self) -> bool {
-        !matches!(self, Self::TeamThenAgent | Self::TeamAnswers | Self::HandedOver)
+        let inbound =
+            [Self::TeamThenAgent, Self::TeamAnswers, Self::HandedOver, Self::BackAndOver, Self::BackAndLeft];
+        !inbound.contains(&self)
+    }
+
+    fn comes_back(self) -> bool {
+        matches!(self, Self::BackAndOver | Self::BackAndLeft | Self::BackAndGaveUp)
     }
 
     fn has_stream(self) -> bool {
@@ -64,6 +79,19 @@ impl Life {
 enum Step {
     Event(Timestamp, CallEvent),
     Callback(Timestamp, Box<CarrierEvent>),
+    /// People are called.
+    HandOver(FencingToken),
+    /// The call is offered to its agent once more.
+    Resume(FencingToken),
+    /// The stream comes.
+    Claim(FencingToken),
+}
+
+impl Step {
+    /// Who has the call is decided in one order only, also where what happened is told in another.
+    fn is_in_order(&self) -> bool {
+        matches!(self, Self::HandOver(_) | Self::Resume(_) | Self::Claim(_))
+    }
 }
 
 /// A call with all that there is before it: a lead, and for one of ours a campaign, a row of the queue, a try that the
@@ -231,6 +259,9 @@ impl Case {
     }
 
     fn middle(&self) -> Vec<Step> {
+        if self.life == Life::TeamAnswers {
+            return self.handoff(FencingToken(0), 1, 20, "completed", Some(90));
+        }
         if !self.life.has_stream() {
             return Vec::new();
         }
@@ -257,8 +288,12 @@ impl Case {
                 steps.push(self.answered_by(&answered_by));
                 steps.push(Step::Event(at(11), CallEvent::VoicemailDetected { answered_by }));
             }
-            Life::HandedOver => steps.extend(self.handoff("completed", Some(90))),
-            Life::HandedToNobody => steps.extend(self.handoff("no-answer", None)),
+            Life::HandedOver => steps.extend(self.handoff(token, 1, 40, "completed", Some(90))),
+            Life::HandedToNobody => steps.extend(self.handoff(token, 1, 40, "no-answer", None)),
+            Life::BackAndOver | Life::BackAndLeft | Life::BackAndGaveUp => {
+                steps.extend(self.back());
+                return steps;
+            }
             _ => {}
         }
         let reason = match self.life {
@@ -270,18 +305,63 @@ impl Case {
         steps
     }
 
-    fn handoff(&self, dial_status: &str, spoken: Option<u32>) -> Vec<Step> {
-        let (token, leg) = (TOKEN, CallSid::parse("CAleg").ok());
+    /// The caller is handed to people then, who may speak for so many seconds.
+    fn handoff(
+        &self,
+        token: FencingToken,
+        handoff: u32,
+        then: i64,
+        dial_status: &str,
+        spoken: Option<u32>,
+    ) -> Vec<Step> {
+        let leg = CallSid::parse("CAleg").ok();
         let (reason, summary) = ("wants a person".into(), "asked about an invoice".into());
         let to = Some("+15005550009".into());
-        let mut steps = vec![Step::Event(at(40), CallEvent::Transferred { token, to, reason, summary })];
-        if spoken.is_some() {
+        let mut steps = vec![Step::Event(at(then), CallEvent::Transferred { token, to, reason, summary })];
+        if self.life.comes_back() {
+            let (reason, report) = (EndReason::Transferred, serde_json::Map::new());
+            steps.push(Step::Event(at(then + 5), CallEvent::StreamEnded { token, reason, report }));
+            steps.push(Step::HandOver(token));
+        }
+        let mut over = then + 18;
+        if let Some(seconds) = spoken {
             let (member, leg) = (Some(self.member), leg.clone());
-            steps.push(Step::Event(at(65), CallEvent::HandoffAnswered { handoff: 1, member, leg }));
+            steps.push(Step::Event(at(then + 25), CallEvent::HandoffAnswered { handoff, member, leg }));
+            over = then + 25 + i64::from(seconds);
         }
         let dial_status = dial_status.into();
-        let ended = CallEvent::HandoffEnded { handoff: 1, dial_status, leg, duration_s: spoken };
-        steps.push(Step::Event(at(155), ended));
+        let ended = CallEvent::HandoffEnded { handoff, dial_status, leg, duration_s: spoken };
+        steps.push(Step::Event(at(over), ended));
+        steps
+    }
+
+    /// Nobody answers, the agent goes on with another stream, and hands the caller over again.
+    fn back(&self) -> Vec<Step> {
+        let second = FencingToken(TOKEN.0 + 1);
+        let stream_sid = StreamSid::parse("MZ2").unwrap();
+        let started = CallEvent::StreamStarted { stream_sid, node: "node-2".into(), token: second };
+        let operator = CallEvent::Operator { token: second, command: Uuid::max(), kind: "transfer".into() };
+        let mut steps = self.handoff(TOKEN, 1, 20, "no-answer", None);
+        steps.extend([
+            Step::Resume(TOKEN),
+            Step::Claim(second),
+            Step::Event(at(50), started),
+            Step::Event(at(55), operator),
+        ]);
+        match self.life {
+            Life::BackAndOver => {
+                steps.extend(self.handoff(second, 2, 60, "completed", Some(70)));
+                let (reason, duration) = (EndReason::Transferred, Duration::from_secs(147));
+                let report = serde_json::Map::new();
+                let ended = CallEvent::Ended { token: second, reason, duration, report };
+                steps.push(Step::Event(at(156), ended));
+            }
+            Life::BackAndLeft => {
+                steps.extend(self.handoff(second, 2, 60, "busy", None));
+                steps.push(Step::Resume(second));
+            }
+            _ => steps.extend(self.handoff(second, 2, 60, "canceled", None)),
+        }
         steps
     }
 
@@ -336,12 +416,39 @@ impl Case {
     }
 
     async fn put(&self, store: &Store, step: &Step) {
+        let call_sid = &self.call.call_sid;
         match step {
             Step::Event(at, event) => {
-                lifecycle::record(store, &self.call, *at, event).await.unwrap();
+                lifecycle::replay(store, &self.call, *at, event).await.unwrap();
             }
             Step::Callback(at, event) => callback::record(store, event, *at).await.unwrap(),
+            Step::HandOver(token) => {
+                leases::hand_over(store, call_sid, *token).await.unwrap().expect("it is theirs to hand over");
+            }
+            Step::Resume(token) => {
+                let secret = self.secret(FencingToken(token.0 + 1));
+                let next = leases::resume(store, call_sid, *token, &secret).await.unwrap();
+                assert_eq!(next, Some(FencingToken(token.0 + 1)));
+            }
+            Step::Claim(token) => {
+                let claimed = leases::claim(store, &self.secret(*token), "node-2").await.unwrap();
+                assert_eq!(claimed.expect("it is offered").fencing_token, *token);
+            }
         }
+    }
+
+    /// Of a further stream.
+    fn secret(&self, token: FencingToken) -> [u8; 32] {
+        digest(&CallSid::parse(&format!("{}x{}", self.call.call_sid, token.0)).unwrap())
+    }
+
+    /// What may be told in any order, when who has the call has been decided.
+    async fn facts(&self, store: &Store) -> Vec<Step> {
+        let (in_order, facts): (Vec<_>, Vec<_>) = self.steps().into_iter().partition(Step::is_in_order);
+        for step in &in_order {
+            self.put(store, step).await;
+        }
+        facts
     }
 
     /// All rows, without what is different for every call: ids, numbers, and when the row was written.
@@ -422,7 +529,8 @@ fn whatever_came_late_or_twice_a_call_ends_in_the_same_rows() {
         let expected = runtime.block_on(lived(&store, life, number.get()));
         let steps = {
             number.set(number.get() + 1);
-            runtime.block_on(case(&store, life, number.get())).steps().len()
+            let case = runtime.block_on(case(&store, life, number.get()));
+            case.steps().iter().filter(|step| !step.is_in_order()).count()
         };
         // Each once at least, and half of them again.
         let indices: Vec<usize> = (0..steps).chain((0..steps).step_by(2)).collect();
@@ -437,7 +545,7 @@ fn whatever_came_late_or_twice_a_call_ends_in_the_same_rows() {
                 number.set(number.get() + 1);
                 let rows = runtime.block_on(async {
                     let case = case(&store, life, number.get()).await;
-                    let steps = case.steps();
+                    let steps = case.facts(&store).await;
                     for index in &order {
                         case.put(&store, &steps[*index]).await;
                     }
@@ -459,8 +567,9 @@ async fn what_comes_at_the_same_moment_ends_in_the_same_rows() {
         let number = 10 * u32::try_from(place).unwrap();
         let expected = lived(&store, life, number + 1).await;
         let case = std::sync::Arc::new(case(&store, life, number + 2).await);
+        let facts = case.facts(&store).await;
         let mut all = tokio::task::JoinSet::new();
-        for step in case.steps().into_iter().cycle().take(2 * case.steps().len()) {
+        for step in facts.iter().chain(&facts).cloned() {
             let (store, case) = (store.clone(), std::sync::Arc::clone(&case));
             all.spawn(async move { case.put(&store, &step).await });
         }
@@ -600,7 +709,59 @@ async fn what_people_had_of_a_call_is_a_row_of_its_own() {
     let human = &rows["agent_calls"][0];
     assert_eq!((&human["status"], &human["agent_name"]), (&json!("no_answer"), &Value::Null));
     assert_eq!((&human["started_at"], &human["duration"]), (&Value::Null, &Value::Null));
-    assert_eq!(rows["campaigns"][0]["transferred_calls"], 1);
+    assert_eq!(rows["campaigns"][0]["transferred_calls"], 0, "nobody took it over");
+    assert_eq!(rows["call_logs"][0]["transferred"], false);
+}
+
+#[tokio::test]
+async fn a_call_that_came_back_from_people_ends_as_its_last_handoff_did() {
+    let store = prepared(2).await;
+    for (number, life, reason, duration, transferred_at, seconds, parts) in [
+        (
+            1,
+            Life::BackAndOver,
+            "transferred",
+            147,
+            json!("2026-01-02T03:04:20+00:00"),
+            json!(70),
+            ["no_answer", "completed"],
+        ),
+        (2, Life::BackAndLeft, "caller_hung_up", 163, Value::Null, Value::Null, ["no_answer", "busy"]),
+        (3, Life::BackAndGaveUp, "caller_hung_up", 163, Value::Null, Value::Null, ["no_answer", "canceled"]),
+    ] {
+        let rows = lived(&store, life, number).await;
+        let (log, people) = (&rows["call_logs"][0], &rows["agent_calls"]);
+        assert_eq!(
+            (&log["status"], &log["disconnect_reason"]),
+            (&json!("completed"), &json!(reason)),
+            "{life:?}"
+        );
+        assert_eq!(
+            (&log["duration"], &log["transferred_at"]),
+            (&json!(duration), &transferred_at),
+            "{life:?}"
+        );
+        assert_eq!(log["transferred"], !transferred_at.is_null(), "{life:?}");
+        assert_eq!([&people[0]["status"], &people[1]["status"]], parts, "{life:?}");
+        assert_eq!((&people[1]["duration"], &people[1]["handoff"]), (&seconds, &json!(2)), "{life:?}");
+    }
+}
+
+#[tokio::test]
+async fn people_have_a_call_from_when_they_answer_and_its_agent_has_it_when_it_is_back() {
+    let store = prepared(2).await;
+    let case = case(&store, Life::BackAndOver, 1).await;
+    let mut seen = Vec::new();
+    for step in case.steps() {
+        case.put(&store, &step).await;
+        let status =
+            sqlx::query_scalar("select status from call_logs").fetch_optional(store.pool()).await.unwrap();
+        let status: String = status.unwrap_or_default();
+        if seen.last() != Some(&status) {
+            seen.push(status);
+        }
+    }
+    assert_eq!(seen, ["initiated", "connected", "transferred", "completed"]);
 }
 
 #[tokio::test]
@@ -609,6 +770,8 @@ async fn a_call_that_the_team_took_is_completed_and_has_no_agent() {
     let rows = lived(&store, Life::TeamAnswers, 1).await;
     assert_eq!(rows["calls"][0]["routing_status"], "completed");
     assert_eq!(rows["calls"][0]["data"]["call"]["endedReason"], "transferred");
+    let people = &rows["agent_calls"][0];
+    assert_eq!((&people["status"], &people["duration"]), (&json!("completed"), &json!(90)));
     let rows = lived(&store, Life::TeamThenAgent, 2).await;
     let events = rows["calls"][0]["event_sequence"].as_array().unwrap();
     let types: Vec<_> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
@@ -699,4 +862,30 @@ async fn what_follows_from_a_fact_may_fail_and_the_fact_stays() {
     sqlx::query("alter table call_logs drop constraint nothing").execute(store.pool()).await.unwrap();
     callback::catch_up(&store, &case.call.call_sid).await.unwrap();
     assert_eq!(case.rows(&store).await["call_attempts"][0]["outcome"], "busy");
+}
+
+#[tokio::test]
+async fn an_opt_out_stands_whatever_cannot_be_written_and_fails_what_waits_to_be_called() {
+    let store = prepared(2).await;
+    let case = case(&store, Life::Answered, 1).await;
+    sqlx::query(
+        "insert into call_queue (organization_id, to_number) select organization_id, to_number from call_queue",
+    )
+    .execute(store.pool())
+    .await
+    .unwrap();
+    sqlx::query("alter table call_logs add constraint nothing check (status = 'nothing')")
+        .execute(store.pool())
+        .await
+        .unwrap();
+    let (number, source) = (case.phone.clone(), OptOutSource::Call);
+    case.put(&store, &Step::Event(at(20), CallEvent::OptedOut { number, source })).await;
+    let forbidden: Vec<String> =
+        sqlx::query_scalar("select number from do_not_call").fetch_all(store.pool()).await.unwrap();
+    assert_eq!(forbidden, [case.phone.as_str()]);
+    let queue: Vec<String> = sqlx::query_scalar("select status from call_queue order by status")
+        .fetch_all(store.pool())
+        .await
+        .unwrap();
+    assert_eq!(queue, ["failed", "processing"], "the call that goes on is not one that waits");
 }

@@ -219,6 +219,8 @@ impl Replay {
             Err(error) => return Err(error),
         }
         for (call_sid, organization) in written {
+            // The records of a call that was over long ago are not looked at again by themselves.
+            pass.perhaps_over.insert(call_sid.clone());
             if let Err(error) = timely(leads::link_by_phone(&self.store, organization, call_sid)).await {
                 warn!(%error, call.id = %call_sid, "linking the lead failed");
             }

@@ -178,7 +178,7 @@ async fn whisper(
         Some(Twiml(twiml::say(&whispered(&Wish::default()))))
     };
     let told = async { told.await.map(|wish| Twiml(twiml::say(&whispered(&wish)))) };
-    Ok(within(&api, told, from_memory).await)
+    Ok(Box::pin(within(&api, told, from_memory)).await)
 }
 
 /// What a person is told. An agent that could not go on has left no words of its own.

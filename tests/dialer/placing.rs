@@ -48,9 +48,8 @@ async fn three_servers_dial_each_row_once_and_together_no_faster_than_the_carrie
     for tenth in 0..300 {
         let now = noon() + SignedDuration::from_millis(100 * tenth);
         world.carrier.set_clock(now);
-        let [a, b, c] = [dialers[0].step(now), dialers[1].step(now), dialers[2].step(now)];
-        let (a, b, c) = tokio::join!(a, b, c);
-        let asked = [a, b, c].into_iter().filter(|step| *step.as_ref().unwrap() == Step::Asked).count();
+        let steps = futures_util::future::join_all(dialers.iter().map(|dialer| dialer.step(now))).await;
+        let asked = steps.into_iter().filter(|step| *step.as_ref().unwrap() == Step::Asked).count();
         assert!(asked <= 1, "{asked} at once");
         if world.carrier.calls().len() == 12 {
             break;

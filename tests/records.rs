@@ -258,7 +258,10 @@ async fn an_interaction_is_created_dispatched_and_changed_by_its_call() {
         "disposition": "AGENT_ENDED", "connection_status": "CONNECTED", "call_duration": 180, "keywords_detected": [],
     });
     assert_eq!(data["callDisposition"], disposition);
-    assert_eq!(server.scalar::<String>("select status from call_queue").await, "completed");
+    let of_queue = async || server.scalar::<String>("select status from call_queue").await;
+    assert_eq!(of_queue().await, "processing", "people may have the call now: it is over when the carrier says so");
+    server.carrier_says_completed("CA1", at(184)).await;
+    assert_eq!(of_queue().await, "completed");
 
     let seen: Value = server
         .scalar(
@@ -393,6 +396,24 @@ struct Answer {
 }
 
 impl Server {
+    async fn carrier_says_completed(&self, call_sid: &str, at: Timestamp) {
+        let callback = CarrierEvent {
+            organization: None,
+            call_sid: CallSid::parse(call_sid).unwrap(),
+            call_status: Some("completed".to_owned()),
+            to: None,
+            from: None,
+            direction: None,
+            duration_s: Some(181),
+            sequence_number: Some(3),
+            event_time: Some(at),
+            sip_response_code: None,
+            answered_by: None,
+            payload: json!({}),
+        };
+        lifecycle::callback::record(&self.store, &callback, at).await.unwrap();
+    }
+
     async fn new() -> Self {
         let store = support::store(4).await;
         let agent = agents::default_agent(&store).await.unwrap().unwrap();

@@ -290,8 +290,10 @@ async fn a_call_of_which_the_carrier_said_first_that_it_is_over_is_ended_when_it
         reason: "nobody is free".into(),
         summary: String::new(),
     };
+    let spoken =
+        CallEvent::HandoffEnded { handoff: 1, dial_status: "completed".into(), leg: None, duration_s: None };
     let kept =
-        [incoming, to_people].map(|event| scene.keep("CA1", What::Event { at: Timestamp::now(), event }));
+        [incoming, to_people, spoken].map(|event| scene.keep("CA1", What::Event { at: Timestamp::now(), event }));
     scene.spool.leave(kept);
     scene.until_left(0).await;
     let ended = "calls where data->'call'->>'endedReason' = 'transferred'";

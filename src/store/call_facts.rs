@@ -137,6 +137,7 @@ pub struct Attempt {
 }
 
 /// All that is known of a call; `None` when it is not on record. The call stays locked until the transaction ends.
+#[expect(clippy::too_many_lines, reason = "it is one query")]
 pub async fn of_call(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx::Result<Option<CallFacts>> {
     let row = sqlx::query!(
         r#"

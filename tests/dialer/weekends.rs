@@ -11,7 +11,7 @@ use uuid::Uuid;
 use voicebridge::dialer::{Dialer, Step};
 use voicebridge::ids::CallSid;
 use voicebridge::lifecycle::callback;
-use voicebridge::outreach::retry::{Next, Outcome, RetryPolicy};
+use voicebridge::outreach::retry::Outcome;
 use voicebridge::simulate::random::Random;
 use voicebridge::store::call_events::CarrierEvent;
 
@@ -29,7 +29,7 @@ struct Run {
     until: Timestamp,
     random: Random,
     /// Calls that go on: when they end, and how.
-    going_on: Vec<(Timestamp, String, Uuid, Outcome)>,
+    going_on: Vec<(Timestamp, String, Outcome)>,
     seen: usize,
     most_at_a_time: usize,
 }
@@ -146,20 +146,20 @@ impl Run {
             let outcome = [Outcome::Answered, Outcome::Busy, Outcome::NoAnswer, Outcome::Failed]
                 [(self.random.next_u64() % 4) as usize];
             let lasts = SignedDuration::from_secs(5 + (self.random.next_u64() % 40).cast_signed());
-            self.going_on.push((self.now + lasts, call.sid.clone(), call.attempt, outcome));
+            self.going_on.push((self.now + lasts, call.sid.clone(), outcome));
         }
         self.most_at_a_time = self.most_at_a_time.max(self.going_on.len());
         let over: Vec<_> = self.going_on.extract_if(.., |(at, ..)| *at <= self.now).collect();
-        for (_, sid, attempt, outcome) in over {
-            if !self.end(&sid, attempt, outcome).await {
+        for (_, sid, outcome) in over {
+            if !self.end(&sid, outcome).await {
                 // Nobody knows yet whose call it is.
-                self.going_on.push((self.now + SignedDuration::from_secs(20), sid, attempt, outcome));
+                self.going_on.push((self.now + SignedDuration::from_secs(20), sid, outcome));
             }
         }
     }
 
     /// The carrier says that a call is over. False: its try is not known to be this call yet.
-    async fn end(&self, sid: &str, attempt: Uuid, outcome: Outcome) -> bool {
+    async fn end(&self, sid: &str, outcome: Outcome) -> bool {
         let pool = self.world.store.pool();
         let known: Option<Uuid> = sqlx::query_scalar("select id from call_attempts where call_sid = $1")
             .bind(sid)
@@ -190,36 +190,7 @@ impl Run {
             payload: json!({"CallStatus": status}),
         };
         callback::record(&self.world.store, &event, self.now).await.unwrap();
-        self.close(attempt, outcome).await;
         true
-    }
-
-    /// Closes a try that the callback has left open, as its campaign says.
-    async fn close(&self, attempt: Uuid, outcome: Outcome) {
-        let pool = self.world.store.pool();
-        let open: Option<(Uuid, i32)> = sqlx::query_as(
-            "update call_attempts set status = 'ended', outcome = $2, ended_at = $3::timestamptz
-             where id = $1 and status <> 'ended' returning queue_id, attempt_number",
-        )
-        .bind(attempt)
-        .bind(outcome.as_str())
-        .bind(self.now.to_string())
-        .fetch_optional(pool)
-        .await
-        .unwrap();
-        let Some((row, number)) = open else { return };
-        let (status, at) = match RetryPolicy::default().after(outcome, number.unsigned_abs(), self.now) {
-            Next::Done => ("completed", self.now),
-            Next::GiveUp => ("failed", self.now),
-            Next::Retry { at } => ("queued", at),
-        };
-        sqlx::query("update call_queue set status = $2, next_retry_at = $3::timestamptz where id = $1")
-            .bind(row)
-            .bind(status)
-            .bind(at.to_string())
-            .execute(pool)
-            .await
-            .unwrap();
     }
 
     /// By the carrier's log alone.
@@ -255,6 +226,17 @@ async fn check_records(run: &Run) {
     assert_eq!(run.world.count("call_attempts where status <> 'ended'").await, 0);
     let placed = run.world.count("call_attempts where call_sid is not null").await;
     assert_eq!(placed, i64::try_from(calls.len()).unwrap(), "every call is on record as a try");
+    let counted: (i64, i64) =
+        sqlx::query_as("select total_calls::bigint, answered_calls::bigint from campaigns")
+            .fetch_one(run.world.store.pool())
+            .await
+            .unwrap();
+    let logged = run.world.count("call_logs where campaign_id = (select id from campaigns)").await;
+    let answered = "call_logs where campaign_id is not null and answered_at is not null";
+    assert_eq!(counted, (logged, run.world.count(answered).await), "the campaign counts what is on record");
+    assert_eq!(logged, placed, "every call is logged");
+    let tries = run.world.count("call_attempts where outcome = 'answered'").await;
+    assert!(tries > 0 && counted.1 == tries, "{tries} tries were answered, and {} calls", counted.1);
 }
 
 #[tokio::test]

@@ -178,7 +178,7 @@ async fn whisper(
         Some(Twiml(twiml::say(&whispered(&Wish::default()))))
     };
     let told = async { told.await.map(|wish| Twiml(twiml::say(&whispered(&wish)))) };
-    Ok(within(&api, told, from_memory).await)
+    Ok(Box::pin(within(&api, told, from_memory)).await)
 }
 
 /// What a person is told. An agent that could not go on has left no words of its own.
@@ -268,7 +268,7 @@ fn keep_what_people_did(api: &Api, call_sid: &CallSid, call: Option<CallRef>, ev
     match call {
         Some(call) => keep_event(api, &call, event.clone()),
         None => {
-            tracing::error!(call.id = %call_sid, "what people did is lost: it is not known whose call it is")
+            tracing::error!(call.id = %call_sid, "what people did is lost: it is not known whose call it is");
         }
     }
 }

@@ -69,6 +69,7 @@ pub struct Callback {
 
 /// The lease of the call.
 #[derive(Debug, Clone, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that has happened to the call or not")]
 pub struct Lease {
     /// The right to write about the call, as it stands now.
     pub fencing_token: i64,

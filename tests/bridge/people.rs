@@ -64,7 +64,7 @@ async fn the_telephones_of_the_agents_team_ring_at_once_and_each_person_is_told_
     assert_eq!(
         world
             .value::<Value>(
-                "select to_jsonb(step || ' ' || decision || ' ' || reason) from routing_decisions limit 1"
+                "select to_jsonb(step || ' ' || decision || ' ' || reason) from routing_decisions where step = 'handoff'"
             )
             .await,
         "handoff team transferred"
@@ -166,7 +166,7 @@ async fn a_call_with_nobody_to_put_it_through_to_goes_back_to_its_agent_at_once(
     let token = world.webhook(ENDED, &[("CallSid", SID), ("CallStatus", "in-progress")]).await;
     let claimed = world.claim(&token).await.expect("the stream is expected");
     assert_eq!((claimed.resumed_after, claimed.handoffs), (Some(EndReason::Transferred), 1));
-    let decided = "select to_jsonb(step || ' ' || decision || ' ' || reason) from routing_decisions";
+    let decided = "select to_jsonb(step || ' ' || decision || ' ' || reason) from routing_decisions where step = 'handoff'";
     assert_eq!(world.value::<Value>(decided).await, "handoff agent nobody_to_ring");
     world.stop().await;
 }

@@ -268,7 +268,7 @@ fn keep_what_people_did(api: &Api, call_sid: &CallSid, call: Option<CallRef>, ev
     match call {
         Some(call) => keep_event(api, &call, event.clone()),
         None => {
-            tracing::error!(call.id = %call_sid, "what people did is lost: it is not known whose call it is")
+            tracing::error!(call.id = %call_sid, "what people did is lost: it is not known whose call it is");
         }
     }
 }

@@ -27,6 +27,7 @@ use voicebridge::call::end::EndReason;
 use voicebridge::ids::{AgentId, CallSid, OrganizationId, StreamSid};
 use voicebridge::lifecycle::{self, CallEvent, CallRef};
 use voicebridge::shutdown::Tasks;
+use voicebridge::store::call_events::CarrierEvent;
 use voicebridge::store::leases::FencingToken;
 use voicebridge::store::{Store, agents};
 use voicebridge::telemetry::Metrics;
@@ -259,7 +260,11 @@ async fn an_interaction_is_created_dispatched_and_changed_by_its_call() {
     });
     assert_eq!(data["callDisposition"], disposition);
     let of_queue = async || server.scalar::<String>("select status from call_queue").await;
-    assert_eq!(of_queue().await, "processing", "people may have the call now: it is over when the carrier says so");
+    assert_eq!(
+        of_queue().await,
+        "processing",
+        "people may have the call now: it is over when the carrier says so"
+    );
     server.carrier_says_completed("CA1", at(184)).await;
     assert_eq!(of_queue().await, "completed");
 

@@ -569,7 +569,7 @@ async fn what_comes_at_the_same_moment_ends_in_the_same_rows() {
         let case = std::sync::Arc::new(case(&store, life, number + 2).await);
         let facts = case.facts(&store).await;
         let mut all = tokio::task::JoinSet::new();
-        for step in facts.iter().chain(&facts).cloned() {
+        for step in facts.clone().into_iter().chain(facts) {
             let (store, case) = (store.clone(), std::sync::Arc::clone(&case));
             all.spawn(async move { case.put(&store, &step).await });
         }

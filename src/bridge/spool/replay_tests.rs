@@ -292,8 +292,8 @@ async fn a_call_of_which_the_carrier_said_first_that_it_is_over_is_ended_when_it
     };
     let spoken =
         CallEvent::HandoffEnded { handoff: 1, dial_status: "completed".into(), leg: None, duration_s: None };
-    let kept =
-        [incoming, to_people, spoken].map(|event| scene.keep("CA1", What::Event { at: Timestamp::now(), event }));
+    let kept = [incoming, to_people, spoken]
+        .map(|event| scene.keep("CA1", What::Event { at: Timestamp::now(), event }));
     scene.spool.leave(kept);
     scene.until_left(0).await;
     let ended = "calls where data->'call'->>'endedReason' = 'transferred'";

@@ -146,7 +146,7 @@ pub struct EditHeader {
     /// Its name.
     #[schema(example = "X-Key")]
     pub name: String,
-    /// Its value, which is never shown; absent keeps the one that the function of this name has.
+    /// Its value, which is never shown; absent keeps the one that the function of this name and address has.
     #[serde(default)]
     #[schema(value_type = Option<String>, write_only)]
     pub value: Option<SecretString>,

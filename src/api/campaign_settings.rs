@@ -79,7 +79,7 @@ pub struct CampaignBody {
     /// Calls at a time, 1 to 10000.
     pub max_concurrent_calls: Option<i32>,
     /// Seconds to wait after `busy`, `no_answer`, `failed`, `voicemail`, `not_placed` or `canceled`; one that is missing is
-    /// not tried again. Replaces what was there.
+    /// not tried again, but for `not_placed`, which then waits for five minutes. Replaces what was there.
     #[schema(value_type = Option<Object>)]
     pub retry_delays_s: Option<BTreeMap<Outcome, u32>>,
     /// What is done when a machine answers: `hang_up` and be done, `leave_message` and be done, hang up and `retry` later.

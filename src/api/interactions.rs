@@ -168,7 +168,8 @@ async fn interaction(
     found.map(Success::new).ok_or_else(unknown)
 }
 
-/// Asks for the call of an interaction: once, and only as long as it is `INITIATED`. The call changes it, this does not.
+/// Asks for the call of an interaction: once, for one try, and only as long as it is `INITIATED`. The call changes it, this
+/// does not.
 #[utoipa::path(
     post, path = "/api/interactions/{id}/dispatch", tag = "interactions",
     params(("id" = String, Path, description = "The interaction")), request_body = DispatchInteraction,

@@ -69,7 +69,8 @@ pub struct AgentFields {
     pub max_nudges: i32,
     /// A sound over it pauses it, and only an interruption stops it; else any sound does.
     pub reversible_barge_in: bool,
-    /// On calls that we make: the key with which the other party says that they do not want to be called again.
+    /// On calls that we make: the key, pressed alone, with which the other party says that they do not want to be called
+    /// again.
     #[schema(example = "9")]
     pub opt_out_digit: Option<String>,
 }

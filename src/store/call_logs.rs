@@ -194,7 +194,8 @@ pub struct CallLog {
     pub answered_at: Option<Timestamp>,
     /// When it was over.
     pub ended_at: Option<Timestamp>,
-    /// Seconds the agent was on the call, once it is over.
+    /// Seconds from its first media stream to its end, the part of people included; as the carrier counts them where only
+    /// the carrier has told of the end.
     pub duration: Option<i32>,
     /// Where a recording is.
     pub recording_url: Option<String>,
@@ -207,11 +208,11 @@ pub struct CallLog {
     pub interest_level: Option<String>,
     /// By analysis.
     pub conversation_summary: Option<String>,
-    /// People took over or were asked to.
+    /// People took the caller over.
     pub transferred: bool,
-    /// When.
+    /// When that was asked for.
     pub transferred_at: Option<Timestamp>,
-    /// Why, in the agent's words.
+    /// Why, in the words of whoever asked for it, or in a word of ours such as `team_answered`.
     pub transfer_reason: Option<String>,
     /// Why the call ended; the first cause.
     #[schema(example = "caller_hung_up")]

@@ -37,7 +37,7 @@ pub struct Attempt {
     pub will_retry: Option<bool>,
     /// When.
     pub next_retry_at: Option<Timestamp>,
-    /// Why, or why not.
+    /// The outcome for which it is tried again.
     pub retry_reason: Option<String>,
     /// A machine answered.
     pub voicemail_detected: bool,

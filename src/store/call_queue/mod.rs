@@ -37,13 +37,13 @@ pub struct QueueRow {
     /// `queued`, `processing` while a try is going on, `completed` or `failed`.
     #[schema(example = "queued")]
     pub status: String,
-    /// Tries so far, the one that is going on included.
+    /// Tries so far, the one that is going on and those that were not placed included.
     pub attempt_count: i32,
-    /// Tries in all.
+    /// Tries in all; those that were not placed do not count.
     pub max_attempts: i32,
     /// Not before. The first try is one as well.
     pub next_retry_at: Timestamp,
-    /// Why the last try came to nothing, or why there was none.
+    /// Why the last try came to nothing, why there was none, or what the call waits for.
     pub last_error: Option<String>,
     /// The telephone, in E.164.
     #[schema(example = "+14155550123")]

@@ -90,7 +90,8 @@ pub struct Settings {
     pub max_attempts_per_day: i32,
     /// Calls at a time.
     pub max_concurrent_calls: i32,
-    /// Seconds to wait after an outcome; one that is missing is not tried again.
+    /// Seconds to wait after an outcome; one that is missing is not tried again, but for `not_placed`, which then waits for five
+    /// minutes.
     #[schema(value_type = Object, example = json!({"busy": 900, "no_answer": 7200}))]
     pub retry_delays_s: BTreeMap<Outcome, u32>,
     /// What is done when a machine answers: `hang_up`, `leave_message` or `retry`.

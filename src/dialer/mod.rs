@@ -41,7 +41,7 @@ const ROW_BACK_OFF: Duration = Duration::from_secs(5);
 /// When a row is tried again whose own number is not one: somebody has to put that right.
 const OWN_NUMBER_BACK_OFF: SignedDuration = SignedDuration::from_mins(5);
 /// What an organisation has to put right is told again after this.
-const REMIND_AFTER: SignedDuration = SignedDuration::from_hours(1);
+const REMIND_AFTER: Duration = Duration::from_hours(1);
 
 /// What a dialer is told.
 #[derive(Debug, Clone)]
@@ -70,7 +70,7 @@ pub struct Dialer {
     /// What is told once, not each second.
     told: Mutex<Option<String>>,
     /// The same of what single organisations have to put right, and when it was told.
-    reminded: Mutex<HashMap<(OrganizationId, String), Timestamp>>,
+    reminded: Mutex<HashMap<(OrganizationId, String), Instant>>,
 }
 
 /// What a step has done.
@@ -80,8 +80,13 @@ pub enum Step {
     Asked,
     /// There may be more to do at once, or it is another server's turn.
     Again,
-    /// Not before this.
-    Later(Timestamp),
+    /// The carrier wants no call before this.
+    Later {
+        /// When, by the clock that decides.
+        at: Timestamp,
+        /// How long that is from now.
+        wait: Duration,
+    },
     /// Nothing is due, or as many calls go on as may.
     Idle,
 }
@@ -103,17 +108,19 @@ impl Dialer {
 
     /// One turn at the time `now`: takes a try if one is due, asks for it, and writes down what came of it.
     pub async fn step(&self, now: Timestamp) -> sqlx::Result<Step> {
-        match self.claim(now).await? {
+        let taken_at = Instant::now();
+        match self.claim(Some(now)).await? {
             Ok(claimed) => {
-                self.place(&claimed, now).await?;
+                self.place(&claimed, taken_at).await?;
                 Ok(Step::Asked)
             }
             Err(step) => Ok(step),
         }
     }
 
-    /// Takes a try, if one is due. Whoever has it must [`place`](Self::place) it at once. `Err`: there is none.
-    pub async fn claim(&self, now: Timestamp) -> sqlx::Result<Result<Box<Claimed>, Step>> {
+    /// Takes a try, if one is due at `now`, or else by the database's clock. Whoever has it must [`place`](Self::place) it at
+    /// once. `Err`: there is none.
+    pub async fn claim(&self, now: Option<Timestamp>) -> sqlx::Result<Result<Box<Claimed>, Step>> {
         let limits = Limits {
             interval: Duration::from_secs(1) / self.settings.per_second.max(1),
             max_calls: self.settings.max_calls,
@@ -123,25 +130,30 @@ impl Dialer {
             let (account, node) = (self.carrier.account_sid(), &*self.settings.node);
             let (claim, lacking) = dialing::claim(&self.store, account, node, now, &limits).await?;
             for Lacking { organization, what } in lacking {
-                self.remind(organization, what, now);
+                self.remind(organization, what);
             }
             return Ok(match claim {
                 Claim::Dial(claimed) => Ok(claimed),
                 Claim::Again => continue,
                 Claim::Busy => Err(Step::Again),
-                Claim::Later(at) => Err(Step::Later(at)),
+                Claim::Later { at, wait } => Err(Step::Later { at, wait }),
                 Claim::Full | Claim::Nothing => Err(Step::Idle),
             });
         }
         Ok(Err(Step::Again))
     }
 
-    /// Asks the carrier for a try that was taken at `now`, once, and writes down what came of it.
-    pub async fn place(&self, claimed: &Claimed, now: Timestamp) -> sqlx::Result<()> {
-        let asked_at = Instant::now();
-        let result = self.ask(claimed).await;
-        let now = now + SignedDuration::try_from(asked_at.elapsed()).unwrap_or_default();
+    /// Asks the carrier for a try, once, and writes down what came of it. It was begun to take the try at `taken_at`; a
+    /// server that was held up since leaves it to the others to look for.
+    pub async fn place(&self, claimed: &Claimed, taken_at: Instant) -> sqlx::Result<()> {
         let attempt = claimed.attempt;
+        if taken_at.elapsed() > ASK_WITHIN {
+            tracing::warn!(%attempt, "this server was held up, and does not ask for a call any more");
+            return Ok(());
+        }
+        let result = self.ask(claimed).await;
+        // By the clock that decided about the try, whatever this server's own one says.
+        let now = claimed.requested_at + SignedDuration::try_from(taken_at.elapsed()).unwrap_or_default();
         match result {
             Ok(call_sid) => {
                 self.turned_away().answered(claimed.requested_at);
@@ -153,7 +165,7 @@ impl Dialer {
             }
             Err(RestError::OwnNumber { what }) => {
                 self.turned_away().answered(claimed.requested_at);
-                self.remind(claimed.organization, &what, now);
+                self.remind(claimed.organization, &what);
                 attempts::undo(&self.store, attempt, now + OWN_NUMBER_BACK_OFF, &what, now).await?;
                 Ok(())
             }
@@ -227,12 +239,12 @@ impl Dialer {
     }
 
     /// Says what an organisation has to put right, but not for each of its rows.
-    fn remind(&self, organization: OrganizationId, what: &str, now: Timestamp) {
+    fn remind(&self, organization: OrganizationId, what: &str) {
         let mut reminded = self.reminded.lock().unwrap_or_else(PoisonError::into_inner);
-        reminded.retain(|_, told_at| now < *told_at + REMIND_AFTER);
+        reminded.retain(|_, told_at| told_at.elapsed() < REMIND_AFTER);
         let key = (organization, what.to_owned());
         if let Entry::Vacant(entry) = reminded.entry(key) {
-            entry.insert(now);
+            entry.insert(Instant::now());
             tracing::error!(organization = %organization.0, what, "calls of an organisation wait for somebody to put something right");
         }
     }

@@ -91,6 +91,12 @@ impl Store {
         Ok(())
     }
 
+    /// What time it is by the clock that all servers share.
+    pub async fn now(&self) -> sqlx::Result<jiff::Timestamp> {
+        let now = sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#).fetch_one(&self.pool).await?;
+        Ok(now.to_jiff())
+    }
+
     /// The connections, for tests and tools that look at the database itself.
     #[must_use]
     pub const fn pool(&self) -> &PgPool {

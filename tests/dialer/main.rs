@@ -7,6 +7,7 @@ mod support;
 
 mod callbacks;
 mod carrier;
+mod clocks;
 mod placing;
 mod recovery;
 mod rules;

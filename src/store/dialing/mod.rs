@@ -47,7 +47,12 @@ pub enum Claim {
     /// It is somebody else's turn, or somebody holds what is due.
     Busy,
     /// The carrier wants no call before this.
-    Later(Timestamp),
+    Later {
+        /// When.
+        at: Timestamp,
+        /// How long that is from the moment of the turn.
+        wait: Duration,
+    },
     /// As many calls go on as may.
     Full,
     /// Nothing is due.
@@ -90,15 +95,16 @@ pub struct Claimed {
     pub requested_at: Timestamp,
 }
 
-/// Takes the next row whose turn it is at `now`, for this server (`node`) and the carrier's `account`.
+/// Takes the next row whose turn it is at `now`, for this server (`node`) and the carrier's `account`. Without `now` the
+/// database says what time it is: servers whose clocks differ decide alike.
 ///
 /// Rows that may not be called are put off or fail on the way, a few at a time, and what they lack is told beside. Every time
-/// that is stored is `now` or follows from it.
+/// that is stored is that moment or follows from it.
 pub async fn claim(
     store: &Store,
     account: &str,
     node: &str,
-    now: Timestamp,
+    now: Option<Timestamp>,
     limits: &Limits,
 ) -> sqlx::Result<(Claim, Vec<Lacking>)> {
     let mut transaction = store.pool.begin().await?;
@@ -129,15 +135,17 @@ async fn turn(
     connection: &mut PgConnection,
     account: &str,
     node: &str,
-    now: Timestamp,
+    now: Option<Timestamp>,
     limits: &Limits,
     lacking: &mut Vec<Lacking>,
 ) -> sqlx::Result<Claim> {
-    let next_at = match pace(connection, account, now).await? {
-        None => return Ok(Claim::Busy),
-        Some(next_at) if next_at > now => return Ok(Claim::Later(next_at)),
-        Some(next_at) => next_at,
-    };
+    let Some(Pace { next_at, now }) = pace(connection, account, now).await? else { return Ok(Claim::Busy) };
+    if next_at > now {
+        return Ok(Claim::Later {
+            at: next_at,
+            wait: Duration::try_from(next_at.duration_since(now)).unwrap_or_default(),
+        });
+    }
     if is_full(connection, node, limits).await? {
         return Ok(Claim::Full);
     }
@@ -178,29 +186,55 @@ async fn turn(
     })
 }
 
-/// When the next call may be asked for. `None`: somebody else decides right now.
+/// The account's turn.
+struct Pace {
+    /// When the next call may be asked for.
+    next_at: Timestamp,
+    /// The moment by which all is decided.
+    now: Timestamp,
+}
+
+/// Takes the turn. `None`: somebody else decides right now.
 async fn pace(
     connection: &mut PgConnection,
     account: &str,
-    now: Timestamp,
-) -> sqlx::Result<Option<Timestamp>> {
-    let find = || {
-        sqlx::query_scalar!(
-            "select next_at from dial_pace where account_sid = $1 for update skip locked",
-            account
-        )
-    };
-    if let Some(next_at) = find().fetch_optional(&mut *connection).await? {
-        return Ok(Some(next_at.to_jiff()));
+    now: Option<Timestamp>,
+) -> sqlx::Result<Option<Pace>> {
+    if let Some(pace) = take_turn(connection, account, now).await? {
+        return Ok(Some(pace));
     }
     sqlx::query!(
-        "insert into dial_pace (account_sid, next_at) values ($1, $2) on conflict do nothing",
+        r#"
+        insert into dial_pace (account_sid, next_at)
+        values ($1, coalesce($2, clock_timestamp()))
+        on conflict do nothing
+        "#,
         account,
-        now.to_sqlx() as _,
+        now.map(ToSqlx::to_sqlx) as _,
     )
     .execute(&mut *connection)
     .await?;
-    Ok(find().fetch_optional(connection).await?.map(jiff_sqlx::Timestamp::to_jiff))
+    take_turn(connection, account, now).await
+}
+
+async fn take_turn(
+    connection: &mut PgConnection,
+    account: &str,
+    now: Option<Timestamp>,
+) -> sqlx::Result<Option<Pace>> {
+    let row = sqlx::query!(
+        r#"
+        select next_at, coalesce($2, clock_timestamp()) as "now!"
+        from dial_pace
+        where account_sid = $1
+        for update skip locked
+        "#,
+        account,
+        now.map(ToSqlx::to_sqlx) as _,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| Pace { next_at: row.next_at.to_jiff(), now: row.now.to_jiff() }))
 }
 
 async fn set_pace(connection: &mut PgConnection, account: &str, next_at: Timestamp) -> sqlx::Result<()> {
@@ -233,7 +267,12 @@ async fn is_full(connection: &mut PgConnection, node: &str, limits: &Limits) -> 
     Ok(going_on.all >= limits.max_calls.into() || going_on.expected_here >= limits.room.into())
 }
 
-/// Rows whose turn it may be, the most urgent first: of nobody who is being called, and of campaigns that have calls left.
+/// Rows whose turn it may be, the first one first: of nobody who is being called, and of campaigns that have calls left.
+///
+/// What is more urgent comes first. Among the rest organisations take turns, and within each its campaigns and the calls of
+/// none do: first the next row of each, of whoever has waited longest for a turn before the others, then the one after it. So
+/// rows that are looked at in vain do not keep those of others from being looked at, however many there are.
+// Each priority is asked for by itself, so that rows which are not due yet are not even looked at in the index.
 async fn due(connection: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
         r#"

@@ -13,6 +13,7 @@ mod recovery;
 mod rules;
 mod running;
 mod speakers;
+mod turns;
 mod weekends;
 
 use std::sync::Arc;

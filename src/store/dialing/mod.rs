@@ -1,8 +1,9 @@
 //! Who is called next: the one transaction that decides it and notes it down before the carrier is asked.
 //!
-//! All servers take turns by the row of their account in `dial_pace`. What the rules ask about is read after everything that
-//! could change it is locked. Locks beyond the pace are never waited for, so whoever records what calls do is not held up and
-//! nobody is dead-locked: a row that somebody else holds is left for the next turn.
+//! All servers take turns by the row of their account in `dial_pace`, and organisations and their campaigns by theirs in
+//! `dial_turns`. What the rules ask about is read after everything that could change it is locked. Locks beyond the pace are
+//! never waited for, so whoever records what calls do is not held up and nobody is dead-locked: a row that somebody else holds
+//! is left for the next turn.
 
 pub mod attempts;
 
@@ -276,14 +277,18 @@ async fn is_full(connection: &mut PgConnection, node: &str, limits: &Limits) -> 
 async fn due(connection: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
         r#"
-        select id as "id!"
-        from (
-            (
-                select id, priority, next_retry_at
+        with due as (
+            select of_none.id, o.id as organization_id, o.id as whose, level.priority, of_none.next_retry_at, of_none.created_at
+            from organisations o
+            cross join (values (1::smallint), (0::smallint), (-1::smallint)) as level (priority)
+            cross join lateral (
+                select id, next_retry_at, created_at
                 from call_queue q
-                where campaign_id is null
-                  and status = 'queued'
-                  and next_retry_at <= $1
+                where q.organization_id = o.id
+                  and q.campaign_id is null
+                  and q.priority = level.priority
+                  and q.status = 'queued'
+                  and q.next_retry_at <= $1
                   and not exists (
                       select
                       from call_attempts a
@@ -291,18 +296,21 @@ async fn due(connection: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<
                         and a.to_number = q.to_number
                         and a.status <> 'ended'
                   )
-                order by priority desc, next_retry_at
+                order by next_retry_at
                 limit $2
-            )
+            ) of_none
             union all
-            select of_campaign.*
+            select of_campaign.id, c.organization_id, c.id, level.priority, of_campaign.next_retry_at,
+                   of_campaign.created_at
             from campaigns c
+            cross join (values (1::smallint), (0::smallint), (-1::smallint)) as level (priority)
             cross join lateral (
-                select id, priority, next_retry_at
+                select id, next_retry_at, created_at
                 from call_queue q
                 where q.campaign_id = c.id
-                  and status = 'queued'
-                  and next_retry_at <= $1
+                  and q.priority = level.priority
+                  and q.status = 'queued'
+                  and q.next_retry_at <= $1
                   and not exists (
                       select
                       from call_attempts a
@@ -310,7 +318,7 @@ async fn due(connection: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<
                         and a.to_number = q.to_number
                         and a.status <> 'ended'
                   )
-                order by priority desc, next_retry_at
+                order by next_retry_at
                 limit $2
             ) of_campaign
             where c.status = 'active'
@@ -319,8 +327,29 @@ async fn due(connection: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<
                   from call_attempts a
                   where a.campaign_id = c.id and a.status <> 'ended'
               )
-        ) due
-        order by priority desc, next_retry_at
+        ),
+        in_campaign as (
+            select due.*, turn.last_at,
+                   row_number() over (partition by whose, priority order by next_retry_at, created_at, id) as place
+            from due
+            left join dial_turns turn using (whose)
+        ),
+        in_organization as (
+            select in_campaign.*, turn.last_at as organization_last_at,
+                   row_number() over (
+                       partition by in_campaign.organization_id, priority
+                       order by place, in_campaign.last_at nulls first, next_retry_at, created_at, id
+                   ) as organization_place
+            from in_campaign
+            left join (
+                select organization_id, max(last_at) as last_at
+                from dial_turns
+                group by organization_id
+            ) turn using (organization_id)
+        )
+        select id as "id!"
+        from in_organization
+        order by priority desc, organization_place, organization_last_at nulls first, next_retry_at, created_at, id
         limit $2
         "#,
         now.to_sqlx() as _,
@@ -330,13 +359,13 @@ async fn due(connection: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<
     .await
 }
 
-/// Locks what the rules look at, and then reads it. What others hold is left out.
+/// Locks what the rules look at, and then reads it, in the same order. What others hold is left out.
 async fn locked(connection: &mut PgConnection, due: &[Uuid], now: Timestamp) -> sqlx::Result<Vec<Row>> {
     if due.is_empty() {
         return Ok(Vec::new());
     }
     // Weaker locks than those of a deletion, so that records which name these rows can be written meanwhile.
-    let rows = sqlx::query_scalar!(
+    let free = sqlx::query_scalar!(
         r#"
         select id
         from call_queue
@@ -348,6 +377,7 @@ async fn locked(connection: &mut PgConnection, due: &[Uuid], now: Timestamp) -> 
     )
     .fetch_all(&mut *connection)
     .await?;
+    let rows: Vec<Uuid> = due.iter().filter(|id| free.contains(id)).copied().collect();
     let leads = sqlx::query_scalar!(
         r#"
         select id
@@ -468,7 +498,7 @@ async fn read(
         where q.id = any($1)
           and (q.lead_id is null or q.lead_id = any($2))
           and (q.campaign_id is null or q.campaign_id = any($3))
-        order by q.priority desc, q.next_retry_at, q.created_at
+        order by array_position($1::uuid[], q.id)
         "#,
         rows,
         leads,
@@ -608,6 +638,13 @@ async fn note_intent(
                 updated_at = $10
             from noted
             where call_queue.id = $2
+        ),
+        had_its_turn as (
+            insert into dial_turns (whose, organization_id, campaign_id, last_at)
+            select coalesce($4, $1), $1, $4, $10
+            from noted
+            on conflict (whose) do update
+            set last_at = excluded.last_at
         )
         select id, attempt_number
         from noted

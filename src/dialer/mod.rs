@@ -195,6 +195,8 @@ impl Dialer {
             to: &claimed.to,
             from: &claimed.from,
             url: &url,
+            // Once more, that is: of several servers behind one address another one may answer.
+            fallback_url: &url,
             status_callback: &status_callback,
             ring_timeout: claimed.ring_timeout,
             detection: Some(Detection { callback: &verdict_callback, until_the_beep }),

@@ -22,6 +22,7 @@ async fn what_is_due_is_asked_for_once_and_on_record_as_the_call_it_became() {
     let (agent, attempt) = (world.agent.id, call.attempt);
     let origin = "https://voice.example.com";
     assert_eq!(value("Url"), Some(format!("{origin}/api/agent/{agent}/call-incoming?attempt={attempt}")));
+    assert_eq!(value("FallbackUrl"), value("Url"), "of several servers another one may answer");
     let status = format!("{origin}/api/twilio/call-status?attempt={attempt}");
     assert_eq!(value("StatusCallback"), Some(status.clone()));
     assert_eq!(value("AsyncAmdStatusCallback"), Some(format!("{status}&amd=1")));

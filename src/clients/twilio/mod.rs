@@ -51,6 +51,8 @@ pub struct NewCall<'a> {
     pub from: &'a PhoneNumber,
     /// Asked for TwiML when somebody answers.
     pub url: &'a str,
+    /// Asked instead when that one fails: whoever has answered would only hear the line go dead.
+    pub fallback_url: &'a str,
     /// Told each step of the call.
     pub status_callback: &'a str,
     /// How long it rings.
@@ -133,6 +135,8 @@ impl Twilio {
             ("From", call.from.expose()),
             ("Url", call.url),
             ("Method", "POST"),
+            ("FallbackUrl", call.fallback_url),
+            ("FallbackMethod", "POST"),
             ("StatusCallback", call.status_callback),
             ("StatusCallbackMethod", "POST"),
             ("Timeout", &ring_timeout),

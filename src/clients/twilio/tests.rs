@@ -37,6 +37,7 @@ async fn create(twilio: &Twilio) -> Result<CallSid, RestError> {
         to: &to,
         from: &from,
         url: "https://voice.example.com/twiml?attempt=1",
+        fallback_url: "https://voice.example.com/twiml?attempt=1&again",
         status_callback: "https://voice.example.com/status?attempt=1",
         ring_timeout: Duration::from_secs(25),
         detection: Some(Detection {
@@ -66,6 +67,8 @@ async fn a_call_is_asked_for_once_with_its_callbacks_and_detection() {
     assert_eq!(values("To"), ["+14155550123"]);
     assert_eq!(values("From"), ["+14155550100"]);
     assert_eq!(values("Url"), ["https://voice.example.com/twiml?attempt=1"]);
+    assert_eq!(values("FallbackUrl"), ["https://voice.example.com/twiml?attempt=1&again"]);
+    assert_eq!((values("Method"), values("FallbackMethod")), (vec!["POST"], vec!["POST"]));
     assert_eq!(values("StatusCallback"), ["https://voice.example.com/status?attempt=1"]);
     assert_eq!(values("StatusCallbackEvent"), ["initiated", "ringing", "answered", "completed"]);
     assert_eq!(values("Timeout"), ["25"]);

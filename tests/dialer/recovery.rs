@@ -1,5 +1,8 @@
 //! Requests whose answer nobody has: at most one call for each try, whatever happens.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
 use voicebridge::dialer::Step;
 use voicebridge::dialer::reconcile::Found;
 

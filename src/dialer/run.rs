@@ -33,7 +33,7 @@ pub async fn run(dialer: Arc<Dialer>, tasks: Tasks) {
         let wait = turn(&dialer, &tasks, &in_flight).await;
         tokio::select! {
             () = sleep(wait) => {}
-            () = wakeup.next(), if wait > AGAIN_AFTER => {}
+            _ = wakeup.next(), if wait > AGAIN_AFTER => {}
             () = tasks.stopping().cancelled() => {}
         }
     }

@@ -196,6 +196,23 @@ async fn a_call_is_ended_from_another_server_and_a_command_that_nobody_takes_is_
 }
 
 #[tokio::test]
+async fn a_command_that_nobody_was_heard_to_ring_for_is_found_all_the_same() {
+    let world = world().await;
+    let options = CallerOptions { call_sid: Some("CA1".into()), ..world.call(scenario([listen()])) };
+    let steering = async {
+        until("the agent has been heard", async || world.value::<i64>(HEARD).await == 1).await;
+        // As when the connection on which it would be heard has died without a word.
+        let unheard = "insert into call_commands (organization_id, call_sid, kind, payload)
+                       select organization_id, call_sid, 'hang_up', '{\"now\": true}' from call_leases";
+        sqlx::raw_sql(unheard).execute(world.running.store.pool()).await.unwrap();
+    };
+    let (call, ()) = join!(run_call(options), steering);
+    assert_eq!(world.reason("CA1").await, "operator");
+    assert_eq!(call.followed[1..], ["Hangup"]);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn who_does_not_want_to_be_called_again_is_on_record_before_the_call_is_over() {
     let script = brief([rule(
         When::Asked("does not want to be called again".into()),

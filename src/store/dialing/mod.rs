@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::ids::{AgentId, OrganizationId, PhoneNumber};
 use crate::outreach::campaign::CampaignStatus;
-use crate::outreach::retry::{RetryPolicy, VoicemailPolicy};
+use crate::outreach::retry::VoicemailPolicy;
 use crate::outreach::rules::{Campaign, Candidate, Verdict, Wait};
 use crate::outreach::window::{TimeOfDay, Weekdays, Window};
 use crate::store::{Store, storable};
@@ -662,7 +662,6 @@ async fn note_intent(
     )
     .fetch_optional(connection)
     .await?;
-    let policy = row.voicemail_policy.as_deref().and_then(VoicemailPolicy::from_word);
     Ok(noted.map(|noted| Claimed {
         attempt: noted.id,
         queue: row.id,
@@ -673,7 +672,7 @@ async fn note_intent(
         to,
         from,
         ring_timeout: Duration::from_secs(row.ring_timeout_s.map_or(RING_S, i32::unsigned_abs).into()),
-        voicemail: policy.unwrap_or(RetryPolicy::default().voicemail),
+        voicemail: VoicemailPolicy::stored(row.voicemail_policy.as_deref()),
         requested_at: now,
     }))
 }

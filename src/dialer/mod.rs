@@ -338,7 +338,6 @@ pub async fn placed(
         to: dispatch.to.clone(),
     };
     lifecycle::record(store, &call, now, &dispatched).await?;
-    attempts::note_placed(store, dispatch.attempt, call_sid, now).await?;
     // The carrier may have said that it is over before anybody knew whose call it is.
     callback::catch_up(store, call_sid).await
 }

@@ -272,30 +272,6 @@ pub async fn not_placed(store: &Store, attempt: Uuid, why: &str, now: Timestamp)
     }
     transaction.commit().await?;
     Ok(true)
-/// The carrier has placed it as this call. A call that was learned of twice is the same; another one changes nothing.
-pub async fn note_placed(
-    store: &Store,
-    attempt: Uuid,
-    call_sid: &CallSid,
-    now: Timestamp,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        r#"
-        update call_attempts
-        set status = 'placed',
-            call_sid = $2,
-            placed_at = $3
-        where id = $1
-          and status = 'dialing'
-          and not exists (select from call_attempts other where other.call_sid = $2)
-        "#,
-        attempt,
-        call_sid.as_str(),
-        now.to_sqlx() as _,
-    )
-    .execute(&store.pool)
-    .await?;
-    Ok(())
 }
 
 /// Tries whose request was never answered, as far as is known: those that this server is to look for now, at most `limit`.

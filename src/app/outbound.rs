@@ -11,6 +11,7 @@ use crate::config::{Config, Dial, Twilio};
 use crate::dialer::{self, Dialer, Settings};
 use crate::shutdown::Tasks;
 use crate::store::Store;
+use crate::telemetry::Metrics;
 
 /// The account that calls are made and steered with; `None` without its name and token.
 pub(super) fn carrier(configured: &Twilio) -> anyhow::Result<Option<twilio::Twilio>> {
@@ -29,6 +30,7 @@ pub(super) fn start(
     store: &Store,
     bridge: &Bridge,
     tasks: &Tasks,
+    metrics: &Metrics,
 ) {
     let Some(carrier) = carrier.filter(|_| config.dial.max_calls > 0) else {
         tracing::info!(
@@ -45,7 +47,7 @@ pub(super) fn start(
     let (dial, max_calls, bridge) = (config.dial, config.max_calls, bridge.clone());
     // Whoever is called shall not hear that nobody can talk.
     let room = Box::new(move || room(&dial, max_calls, bridge.live_calls(), bridge.model_may_work()));
-    let dialer = Arc::new(Dialer::new(store.clone(), carrier.clone(), settings, room));
+    let dialer = Arc::new(Dialer::new(store.clone(), carrier.clone(), settings, room, metrics.clone()));
     tasks.spawn(dialer::run(dialer, tasks.clone()));
 }
 

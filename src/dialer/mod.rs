@@ -23,7 +23,8 @@ use crate::lifecycle::{self, CallEvent, CallRef, callback};
 use crate::outreach::retry::VoicemailPolicy;
 use crate::store::Store;
 use crate::store::dialing::attempts::{self, Attempt};
-use crate::store::dialing::{self, Claim, Claimed, Lacking, Limits};
+use crate::store::dialing::{self, Claim, Claimed, Lacking, Limits, Turn};
+use crate::telemetry::{DialOutcome, Metrics, ObserveDuration as _};
 
 use back_off::{BackOff, Pause};
 
@@ -65,6 +66,7 @@ pub struct Dialer {
     carrier: Twilio,
     settings: Settings,
     room: Room,
+    metrics: Metrics,
     /// When the carrier is asked again that had no time for us.
     turned_away: Mutex<BackOff>,
     /// What is told once, not each second.
@@ -94,12 +96,13 @@ pub enum Step {
 impl Dialer {
     /// Puts the parts together.
     #[must_use]
-    pub fn new(store: Store, carrier: Twilio, settings: Settings, room: Room) -> Self {
+    pub fn new(store: Store, carrier: Twilio, settings: Settings, room: Room, metrics: Metrics) -> Self {
         Self {
             store,
             carrier,
             settings,
             room,
+            metrics,
             turned_away: Mutex::new(BackOff::new()),
             told: Mutex::new(None),
             reminded: Mutex::default(),
@@ -128,11 +131,12 @@ impl Dialer {
         };
         for _ in 0..MOST_TURNS {
             let (account, node) = (self.carrier.account_sid(), &*self.settings.node);
-            let (claim, lacking) = dialing::claim(&self.store, account, node, now, &limits).await?;
-            for Lacking { organization, what } in lacking {
+            let turn = dialing::claim(&self.store, account, node, now, &limits).await?;
+            self.note(&turn, limits.interval);
+            for Lacking { organization, what } in turn.lacking {
                 self.remind(organization, what);
             }
-            return Ok(match claim {
+            return Ok(match turn.claim {
                 Claim::Dial(claimed) => Ok(claimed),
                 Claim::Again => continue,
                 Claim::Busy => Err(Step::Again),
@@ -143,15 +147,38 @@ impl Dialer {
         Ok(Err(Step::Again))
     }
 
+    /// Counts what a turn has shown.
+    fn note(&self, turn: &Turn, interval: Duration) {
+        let is_backing_off = match &turn.claim {
+            // Of itself the pace keeps nobody longer than that.
+            Claim::Later { wait, .. } => *wait > interval,
+            Claim::Busy => return,
+            Claim::Dial(claimed) => {
+                let waited = claimed.requested_at.duration_since(claimed.due_at);
+                self.metrics.dial_wait_seconds.observe_duration(waited.try_into().unwrap_or_default());
+                false
+            }
+            Claim::Again | Claim::Full | Claim::Nothing => false,
+        };
+        self.metrics.dial_backing_off.set(is_backing_off.into());
+        if let Some(going_on) = turn.going_on {
+            self.metrics.dial_calls.set(going_on + i64::from(matches!(turn.claim, Claim::Dial(_))));
+        }
+    }
+
     /// Asks the carrier for a try, once, and writes down what came of it. It was begun to take the try at `taken_at`; a
     /// server that was held up since leaves it to the others to look for.
     pub async fn place(&self, claimed: &Claimed, taken_at: Instant) -> sqlx::Result<()> {
         let attempt = claimed.attempt;
         if taken_at.elapsed() > ASK_WITHIN {
             tracing::warn!(%attempt, "this server was held up, and does not ask for a call any more");
+            self.metrics.dialed(DialOutcome::NotAsked);
             return Ok(());
         }
+        let open = Open::new(&self.metrics);
         let result = self.ask(claimed).await;
+        drop(open);
+        self.count(&result);
         // By the clock that decided about the try, whatever this server's own one says.
         let now = claimed.requested_at + SignedDuration::try_from(taken_at.elapsed()).unwrap_or_default();
         match result {
@@ -160,7 +187,7 @@ impl Dialer {
                 tracing::info!(call.id = %call_sid, %attempt, "a call is placed");
                 placed(&self.store, &claimed.into(), &call_sid, now).await
             }
-            Err(RestError::NotProcessed { what, about_account }) => {
+            Err(RestError::NotProcessed { what, about_account, .. }) => {
                 self.wait_for_carrier(claimed, &what, about_account, now).await
             }
             Err(RestError::OwnNumber { what }) => {
@@ -175,13 +202,28 @@ impl Dialer {
                 attempts::refuse(&self.store, attempt, &error.explanation(), now).await?;
                 Ok(())
             }
-            Err(RestError::Unknown { what }) => {
+            Err(RestError::Unknown { what, .. }) => {
                 tracing::warn!(%attempt, why = what, "a call may have been placed, and is looked for");
                 // Whatever ails it, more requests do it no good, and each is a try whose call has to be looked for.
                 let until = self.pause(claimed, &what, false, now);
                 dialing::slow_down(&self.store, self.carrier.account_sid(), until).await
             }
         }
+    }
+
+    fn count(&self, result: &Result<CallSid, RestError>) {
+        let (outcome, status) = match result {
+            Ok(_) => return self.metrics.dialed(DialOutcome::Placed),
+            Err(RestError::NotProcessed { status, about_account: true, .. }) => {
+                (DialOutcome::Account, *status)
+            }
+            Err(RestError::NotProcessed { status, .. }) => (DialOutcome::NotNow, *status),
+            Err(RestError::OwnNumber { .. }) => (DialOutcome::OwnNumber, Some(400)),
+            Err(RestError::Refused { status, .. }) => (DialOutcome::Refused, Some(*status)),
+            Err(RestError::Unknown { status, .. }) => (DialOutcome::Unknown, *status),
+        };
+        self.metrics.dialed(outcome);
+        self.metrics.dial_failed(status);
     }
 
     async fn ask(&self, claimed: &Claimed) -> Result<CallSid, RestError> {
@@ -263,6 +305,22 @@ impl Dialer {
 impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Dialer").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Counts one request for as long as it is not answered, however it is given up.
+struct Open<'a>(&'a Metrics);
+
+impl<'a> Open<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.dial_requests_open.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.dial_requests_open.dec();
     }
 }
 

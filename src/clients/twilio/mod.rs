@@ -230,7 +230,7 @@ async fn send(request: RequestBuilder) -> Result<Bytes, RestError> {
 async fn read<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, RestError> {
     let body = send(request).await?;
     serde_json::from_slice(&body)
-        .map_err(|_| RestError::Unknown { what: "the answer cannot be read".to_owned() })
+        .map_err(|_| RestError::Unknown { what: "the answer cannot be read".to_owned(), status: Some(200) })
 }
 
 /// Members of a call that we use. Everything may be null, and new ones may come.

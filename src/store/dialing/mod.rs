@@ -38,6 +38,17 @@ pub struct Limits {
     pub room: u32,
 }
 
+/// A turn, and what was seen on the way.
+#[derive(Debug)]
+pub struct Turn {
+    /// What came of it.
+    pub claim: Claim,
+    /// What organisations have to put right.
+    pub lacking: Vec<Lacking>,
+    /// Calls of ours that went on before, of all servers together. `None`: nobody looked.
+    pub going_on: Option<i64>,
+}
+
 /// What came of a turn.
 #[derive(Debug)]
 pub enum Claim {
@@ -92,6 +103,8 @@ pub struct Claimed {
     pub ring_timeout: Duration,
     /// What is done when a machine answers.
     pub voicemail: VoicemailPolicy,
+    /// Since when it was due.
+    pub due_at: Timestamp,
     /// When the carrier was about to be asked.
     pub requested_at: Timestamp,
 }
@@ -107,12 +120,12 @@ pub async fn claim(
     node: &str,
     now: Option<Timestamp>,
     limits: &Limits,
-) -> sqlx::Result<(Claim, Vec<Lacking>)> {
+) -> sqlx::Result<Turn> {
     let mut transaction = store.pool.begin().await?;
-    let mut lacking = Vec::new();
-    let claim = turn(&mut transaction, account, node, now, limits, &mut lacking).await?;
+    let mut turn = Turn { claim: Claim::Nothing, lacking: Vec::new(), going_on: None };
+    turn.claim = turn.take(&mut transaction, account, node, now, limits).await?;
     transaction.commit().await?;
-    Ok((claim, lacking))
+    Ok(turn)
 }
 
 /// Has no server of the account ask for a call before `until`.
@@ -132,59 +145,65 @@ pub async fn slow_down(store: &Store, account: &str, until: Timestamp) -> sqlx::
     Ok(())
 }
 
-async fn turn(
-    connection: &mut PgConnection,
-    account: &str,
-    node: &str,
-    now: Option<Timestamp>,
-    limits: &Limits,
-    lacking: &mut Vec<Lacking>,
-) -> sqlx::Result<Claim> {
-    let Some(Pace { next_at, now }) = pace(connection, account, now).await? else { return Ok(Claim::Busy) };
-    if next_at > now {
-        return Ok(Claim::Later {
-            at: next_at,
-            wait: Duration::try_from(next_at.duration_since(now)).unwrap_or_default(),
-        });
-    }
-    if is_full(connection, node, limits).await? {
-        return Ok(Claim::Full);
-    }
-    let due = due(connection, now).await?;
-    let rows = locked(connection, &due, now).await?;
-    let mut put_off = false;
-    for row in &rows {
-        match row.verdict(now) {
-            Decision::Dial(from) => {
-                let Some(claimed) = note_intent(connection, row, from, node, now).await? else { continue };
-                let interval = SignedDuration::try_from(limits.interval).unwrap_or(SignedDuration::ZERO);
-                set_pace(connection, account, next_at.max(now) + interval).await?;
-                return Ok(Claim::Dial(Box::new(claimed)));
-            }
-            Decision::NotBefore(at, why) => {
-                put_off = true;
-                postpone(connection, row.id, at, why, now).await?;
-            }
-            Decision::Lacks(what) => {
-                put_off = true;
-                lacking.push(Lacking { organization: row.organization_id.into(), what });
-                postpone(connection, row.id, now + ASK_AGAIN, what, now).await?;
-            }
-            Decision::Never(why) => {
-                put_off = true;
-                fail(connection, row.id, &why, now).await?;
-            }
-            Decision::Hold => {}
+impl Turn {
+    async fn take(
+        &mut self,
+        connection: &mut PgConnection,
+        account: &str,
+        node: &str,
+        now: Option<Timestamp>,
+        limits: &Limits,
+    ) -> sqlx::Result<Claim> {
+        let Some(Pace { next_at, now }) = pace(connection, account, now).await? else {
+            return Ok(Claim::Busy);
+        };
+        if next_at > now {
+            let wait = Duration::try_from(next_at.duration_since(now)).unwrap_or_default();
+            return Ok(Claim::Later { at: next_at, wait });
         }
+        let GoingOn { all, expected_here } = going_on(connection, node).await?;
+        self.going_on = Some(all);
+        if all >= limits.max_calls.into() || expected_here >= limits.room.into() {
+            return Ok(Claim::Full);
+        }
+        let due = due(connection, now).await?;
+        let rows = locked(connection, &due, now).await?;
+        let mut put_off = false;
+        for row in &rows {
+            match row.verdict(now) {
+                Decision::Dial(from) => {
+                    let Some(claimed) = note_intent(connection, row, from, node, now).await? else {
+                        continue;
+                    };
+                    let interval = SignedDuration::try_from(limits.interval).unwrap_or(SignedDuration::ZERO);
+                    set_pace(connection, account, next_at.max(now) + interval).await?;
+                    return Ok(Claim::Dial(Box::new(claimed)));
+                }
+                Decision::NotBefore(at, why) => {
+                    put_off = true;
+                    postpone(connection, row.id, at, why, now).await?;
+                }
+                Decision::Lacks(what) => {
+                    put_off = true;
+                    self.lacking.push(Lacking { organization: row.organization_id.into(), what });
+                    postpone(connection, row.id, now + ASK_AGAIN, what, now).await?;
+                }
+                Decision::Never(why) => {
+                    put_off = true;
+                    fail(connection, row.id, &why, now).await?;
+                }
+                Decision::Hold => {}
+            }
+        }
+        Ok(if put_off {
+            Claim::Again
+        } else if rows.len() < due.len() {
+            // Somebody holds one of them, its lead or its campaign, for a moment: its turn may be next.
+            Claim::Busy
+        } else {
+            Claim::Nothing
+        })
     }
-    Ok(if put_off {
-        Claim::Again
-    } else if rows.len() < due.len() {
-        // Somebody holds one of them, its lead or its campaign, for a moment: its turn may be next.
-        Claim::Busy
-    } else {
-        Claim::Nothing
-    })
 }
 
 /// The account's turn.
@@ -245,9 +264,17 @@ async fn set_pace(connection: &mut PgConnection, account: &str, next_at: Timesta
     Ok(())
 }
 
-/// Whether as many calls go on as may. Nobody else adds one while the pace is held.
-async fn is_full(connection: &mut PgConnection, node: &str, limits: &Limits) -> sqlx::Result<bool> {
-    let going_on = sqlx::query!(
+/// Calls of ours that go on.
+struct GoingOn {
+    all: i64,
+    /// Asked for by this server, and not come to any yet.
+    expected_here: i64,
+}
+
+/// Nobody else adds one while the pace is held.
+async fn going_on(connection: &mut PgConnection, node: &str) -> sqlx::Result<GoingOn> {
+    sqlx::query_as!(
+        GoingOn,
         r#"
         select count(*) as "all!",
                count(*) filter (
@@ -264,8 +291,7 @@ async fn is_full(connection: &mut PgConnection, node: &str, limits: &Limits) -> 
         node,
     )
     .fetch_one(connection)
-    .await?;
-    Ok(going_on.all >= limits.max_calls.into() || going_on.expected_here >= limits.room.into())
+    .await
 }
 
 /// Rows whose turn it may be, the first one first: of nobody who is being called, and of campaigns that have calls left.
@@ -673,6 +699,7 @@ async fn note_intent(
         from,
         ring_timeout: Duration::from_secs(row.ring_timeout_s.map_or(RING_S, i32::unsigned_abs).into()),
         voicemail: VoicemailPolicy::stored(row.voicemail_policy.as_deref()),
+        due_at: row.next_retry_at.to_jiff(),
         requested_at: now,
     }))
 }

@@ -338,7 +338,7 @@ pub(super) async fn back_to_agent(
     call_sid: &CallSid,
     after: &AfterStream,
 ) -> sqlx::Result<Option<Twiml>> {
-    if let Some(agent) = agents::on_call(&api.store, after.agent, call_sid).await?
+    if let Some(agent) = agents::briefed_for_call(&api.store, after.agent, call_sid).await?
         && let Some(token) = offer_again(api, call_sid, after).await?
     {
         let agent = std::sync::Arc::new(agent).on_call(webhook.get("Direction"));

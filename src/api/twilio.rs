@@ -314,7 +314,7 @@ async fn go_on(
             "the stream of a call never came: can Twilio reach PUBLIC_URL with WebSockets over TLS?"
         );
     }
-    let Some(agent) = agents::on_call(&api.store, after.agent, call_sid).await?.map(Arc::new) else {
+    let Some(agent) = agents::briefed_for_call(&api.store, after.agent, call_sid).await?.map(Arc::new) else {
         return Ok(Twiml(twiml::say_and_hang_up(APOLOGY)));
     };
     let agent = agent.on_call(webhook.get("Direction"));

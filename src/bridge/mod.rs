@@ -463,7 +463,7 @@ impl Bridge {
             let agent = if let Some(agent) = prepared {
                 agent
             } else {
-                let agent = agents::on_call(store, claimed.agent, &claimed.call_sid).await?;
+                let agent = agents::briefed_for_call(store, claimed.agent, &claimed.call_sid).await?;
                 Arc::new(agent.ok_or(Unidentified::NoAgent)?)
             };
             return Ok((claimed, agent));

@@ -140,12 +140,13 @@ async fn whoever_answers_hears_the_agent_who_knows_what_the_call_is_about() {
     assert_eq!(types, ["outbound_dispatched"], "nobody has called us");
     // As any server finds it that takes the stream, or a later one.
     let sid = CallSid::parse(&sid).unwrap();
-    let agent = agents::on_call(&world.store, world.agent.id, &sid).await.unwrap().unwrap();
+    let agent = agents::briefed_for_call(&world.store, world.agent.id, &sid).await.unwrap().unwrap();
     let told = agent.instructions.strip_prefix(world.agent.instructions.as_str()).unwrap();
     assert!(told.contains("you have called the other person"), "{told}");
     assert!(told.ends_with("What the call is about:\nAsk for Ada.\n\nSpring sale."), "{told}");
-    let other =
-        agents::on_call(&world.store, world.agent.id, &CallSid::parse("CA77").unwrap()).await.unwrap();
+    let other = agents::briefed_for_call(&world.store, world.agent.id, &CallSid::parse("CA77").unwrap())
+        .await
+        .unwrap();
     assert_eq!(other.unwrap().instructions, world.agent.instructions);
     server.finish().await;
 }

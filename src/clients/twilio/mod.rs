@@ -261,12 +261,12 @@ impl From<Resource> for Call {
     }
 }
 
-/// A document that says this and hangs up, and is short enough for Twilio: what is too long is cut.
+/// The document that `of` makes of a text, short enough to be sent with a request: what is too long of the text is cut.
 #[must_use]
-pub fn say_and_hang_up(text: &str) -> String {
+pub fn short_document(text: &str, of: impl Fn(&str) -> String) -> String {
     let mut rest = text;
     loop {
-        let document = crate::wire::twiml::say_and_hang_up(rest);
+        let document = of(rest);
         let too_many = document.chars().count().saturating_sub(MAX_TWIML);
         if too_many == 0 || rest.is_empty() {
             return document;

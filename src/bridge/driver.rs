@@ -80,8 +80,8 @@ pub(super) struct Driver<S> {
     pub(super) orders: Option<mpsc::Receiver<Order>>,
     /// Where what comes of the last of it goes.
     pub(super) answer: Option<oneshot::Sender<Outcome>>,
-    /// Whom we speak with on a call that we make, where that is a telephone number.
-    pub(super) called: Option<PhoneNumber>,
+    /// Whom we speak with, where that is a telephone number.
+    pub(super) other_party: Option<PhoneNumber>,
     pub(super) move_away: CancellationToken,
     pub(super) hang_up: CancellationToken,
     pub(super) started: Instant,
@@ -337,7 +337,7 @@ where
                     Ok(())
                 }
                 Output::OptedOut(how) => {
-                    if let Some(number) = &self.called {
+                    if let Some(number) = &self.other_party {
                         self.scribe.opted_out(number, how);
                     } else {
                         warn!("somebody whose number is not known does not want to be called again");

@@ -495,8 +495,8 @@ impl Bridge {
     ) {
         let shared = &self.0;
         let agent = agent.on_call(claimed.direction.as_deref());
-        let called = claimed.to.as_deref().filter(|_| agent.calls_out);
-        let called = called.and_then(|text| PhoneNumber::parse(text).ok());
+        let other_party = if agent.calls_out { &claimed.to } else { &claimed.from };
+        let other_party = other_party.as_deref().and_then(|text| PhoneNumber::parse(text).ok());
         let (opening, lane) = prepared.unwrap_or_else(|| {
             let lane = shared.lanes.choose();
             (self.start_opening(&agent, &lane, None), lane)
@@ -511,6 +511,7 @@ impl Bridge {
         let (_, mut settings) = profile::settings(&agent, &shared.defaults);
         settings.stream = claimed.fencing_token.0.unsigned_abs();
         settings.seed = rand::random();
+        settings.can_opt_out = other_party.is_some();
         settings.history = self.history(&claimed).await;
         settings.moved = claimed.resumed_after == Some(EndReason::Moved);
         settings.handed_back = claimed.resumed_after == Some(EndReason::Transferred);
@@ -563,7 +564,7 @@ impl Bridge {
             sounds: Sounds::default(),
             orders: Some(orders),
             answer: None,
-            called,
+            other_party,
             metrics: shared.metrics.clone(),
             // Twilio would not ask us how a call of somebody else's TwiML goes on.
             move_away: if claimed.offered { shared.tasks.moving().clone() } else { CancellationToken::new() },

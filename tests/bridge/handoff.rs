@@ -7,6 +7,7 @@ use voicebridge::simulate::model::ModelOptions;
 use voicebridge::simulate::model::script::{Script, When};
 use voicebridge::simulate::scenario::Step;
 
+use crate::line::arrival;
 use crate::look::until;
 use crate::tools::asking;
 use crate::world::World;
@@ -192,6 +193,58 @@ async fn a_call_is_ended_from_another_server_and_a_command_that_nobody_takes_is_
         world.value("select result->>'outcome' from call_commands where call_sid = 'CA2'").await;
     assert_eq!(withdrawn, "withdrawn");
     other.stop().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_who_does_not_want_to_be_called_is_not_called_although_they_called_us() {
+    let confirm = tone(500, "You will not be called again.");
+    let script = brief([
+        asking("hello", tone(300, "I see."), &[("do_not_call_again", "{}")]),
+        rule(When::Asked("does not want to be called again".into()), [confirm]),
+    ]);
+    let world = World::start(ModelOptions { script, ..ModelOptions::default() }, PCMU).await;
+    // We meant to call them tomorrow.
+    let waiting = "insert into call_queue (organization_id, to_number, next_retry_at)
+        select id, '+14155550123', now() + interval '1 day' from organisations returning status";
+    assert_eq!(world.value::<String>(waiting).await, "queued");
+    let call = run_call(world.call(scenario([listen(), say("hello"), listen()]))).await;
+    assert_eq!(world.reason(&call.call_sid).await, "agent_ended");
+    world.settled().await;
+    let forbidden = "select concat_ws(' ', number, source, call_sid) from do_not_call";
+    assert_eq!(world.value::<String>(forbidden).await, format!("+14155550123 call {}", call.call_sid));
+    let row: String = world.value("select status || ': ' || last_error from call_queue").await;
+    assert_eq!(row, "failed: blocked_by_rule: the number is on the do-not-call list");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_key_is_one_like_others_to_a_caller_who_was_not_told_of_it() {
+    let world = World::start(ModelOptions { script: brief([]), ..ModelOptions::default() }, PCMU).await;
+    let mut line = {
+        let twiml = world.webhook("/media-stream-twiml", &arrival("CA1")).await;
+        let (_, rest) = twiml.split_once("<Stream url=\"").unwrap();
+        world.connect(rest.split('"').next().unwrap()).await.unwrap()
+    };
+    line.start("CA1", &json!({})).await;
+    line.hear("mark").await;
+    line.text(
+        json!({"event": "dtmf", "streamSid": "MZ1", "dtmf": {"track": "inbound_track", "digit": "9"}})
+            .to_string(),
+    )
+    .await;
+    until("the agent knows it", async || {
+        world
+            .transcript("CA1")
+            .await
+            .iter()
+            .any(|row| row["content"] == "(The caller pressed 9 on the keypad.)")
+    })
+    .await;
+    line.stop().await;
+    world.reason("CA1").await;
+    world.settled().await;
+    assert_eq!(world.value::<i64>("select count(*) from do_not_call").await, 0);
     world.stop().await;
 }
 

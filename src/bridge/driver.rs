@@ -330,7 +330,9 @@ where
                     Ok(())
                 }
                 Output::Answered(answer) => {
-                    self.scribe.commanded(answer.id, answer.kind);
+                    if matches!(answer.outcome, Outcome::Done(_)) {
+                        self.scribe.commanded(answer.id, answer.kind);
+                    }
                     if let Some(waiting) = self.answer.take() {
                         let _ = waiting.send(answer.outcome); // Whoever waited may have given up.
                     }

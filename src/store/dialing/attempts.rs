@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumber};
 use crate::outreach::retry::{Outcome, RetryPolicy, VoicemailPolicy};
-use crate::store::{Store, decoded, storable, stored_call_sid};
+use crate::store::{Store, call_queue, decoded, storable, stored_call_sid};
 
 /// A request that lasts longer than this has failed, whatever its server believes.
 const ANSWERED_WITHIN: &str = "30 seconds";
@@ -187,7 +187,7 @@ pub async fn refuse(store: &Store, attempt: Uuid, why: &str, now: Timestamp) -> 
     .fetch_optional(&mut *transaction)
     .await?;
     if let Some(row) = row {
-        super::fail(&mut transaction, row, why, now).await?;
+        call_queue::fail(&mut transaction, &[row], why, Some(now)).await?;
     }
     transaction.commit().await?;
     Ok(row.is_some())
@@ -268,7 +268,9 @@ pub async fn not_placed(store: &Store, attempt: Uuid, why: &str, now: Timestamp)
             .execute(&mut *transaction)
             .await?;
         }
-        None => super::fail(&mut transaction, row.queue_id, &why, now).await?,
+        None => {
+            call_queue::fail(&mut transaction, &[row.queue_id], &why, Some(now)).await?;
+        }
     }
     transaction.commit().await?;
     Ok(true)

@@ -18,7 +18,7 @@ use crate::outreach::campaign::CampaignStatus;
 use crate::outreach::retry::{RetryPolicy, VoicemailPolicy};
 use crate::outreach::rules::{Campaign, Candidate, Verdict, Wait};
 use crate::outreach::window::{TimeOfDay, Weekdays, Window};
-use crate::store::{Store, storable};
+use crate::store::{Store, call_queue};
 
 /// Rows looked at in one turn. Others wait for their turn as long as that takes: some milliseconds.
 const AT_A_TIME: i64 = 8;
@@ -163,7 +163,7 @@ async fn turn(
             }
             Decision::Never(why) => {
                 put_off = true;
-                fail(connection, row.id, &why, now).await?;
+                call_queue::fail(connection, &[row.id], &why, Some(now)).await?;
             }
             Decision::Hold => {}
         }
@@ -623,37 +623,6 @@ async fn postpone(
         row,
         at.to_sqlx() as _,
         why,
-        now.to_sqlx() as _,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// There will be no call: neither the row nor the interaction it is for is left open.
-async fn fail(connection: &mut PgConnection, row: Uuid, why: &str, now: Timestamp) -> sqlx::Result<()> {
-    sqlx::query!(
-        r#"
-        with failed as (
-            update call_queue
-            set status = 'failed',
-                last_error = $2,
-                finished_at = $3,
-                updated_at = $3
-            where id = $1
-            returning interaction_id
-        )
-        update interactions
-        set status = 'FAILED',
-            outcome = 'FAILED',
-            "endTime" = $3,
-            "callDisposition" = jsonb_build_object('disposition', 'not_placed', 'connection_status', 'failed', 'reason', $2::text),
-            "updatedAt" = $3
-        from failed
-        where interactions.id = failed.interaction_id and status = 'INITIATED'
-        "#,
-        row,
-        storable(why),
         now.to_sqlx() as _,
     )
     .execute(connection)

@@ -48,8 +48,8 @@ pub struct InteractionEnd {
     pub sip_status: Option<i32>,
 }
 
-/// Has the interaction of a call say what it must. One that belongs to another call is left alone. What others write of it
-/// stays.
+/// Has the interaction of a call say what it must. One that belongs to another call is left alone, and one that has failed
+/// waits for no other call unless there will be one. What others write of it stays.
 pub async fn write(
     connection: &mut PgConnection,
     organization: OrganizationId,
@@ -76,6 +76,13 @@ pub async fn write(
         where organization_id = $1
           and id = $2
           and (call_sid is null or call_sid = $3::text or (status = 'INITIATED' and $15))
+          and (status <> 'FAILED'
+               or $4::text <> 'INITIATED'
+               or exists (
+                   select
+                   from call_queue
+                   where interaction_id = interactions.id and call_queue.status in ('queued', 'processing')
+               ))
         "#,
         organization.0,
         row.id,

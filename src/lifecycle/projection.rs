@@ -3,14 +3,11 @@
 //! A pure function of a set: whatever came late, twice or in another order, the same facts make the same records. Times
 //! are those of the facts, never those of their arrival.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::story::{End, Handoff, Happening, Story};
-use crate::outreach::retry::{Next, Outcome, RetryPolicy};
+use crate::outreach::retry::{Next, Outcome, RetryPolicy, stored_delays};
 use crate::store::agent_calls::HandoffRow;
 use crate::store::call_attempts::{AttemptEnd, AttemptRow};
 use crate::store::call_facts::{Attempt, CallFacts, Said};
@@ -235,15 +232,9 @@ fn why_not_reached(story: Story<'_>, outcome: Outcome, sip: Option<i32>) -> Stri
 
 fn retry_policy(story: Story<'_>, attempt: &Attempt) -> RetryPolicy {
     let default = RetryPolicy::default();
-    let delays = attempt.retry_delays_s.as_ref().and_then(Value::as_object).map(|delays| {
-        let known = delays.iter().filter_map(|(word, seconds)| {
-            Some((Outcome::from_word(word)?, Duration::from_secs(seconds.as_u64()?)))
-        });
-        known.collect::<BTreeMap<_, _>>()
-    });
     RetryPolicy {
         max_attempts: attempt.max_attempts,
-        delays: delays.unwrap_or(default.delays),
+        delays: attempt.retry_delays_s.as_ref().map_or(default.delays, stored_delays),
         voicemail: story.voicemail_policy(),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// What came of one try. Stored as `call_attempts.outcome`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -115,6 +116,18 @@ pub enum Next {
     GiveUp,
 }
 
+/// The delays of a campaign as they are stored, `{"busy": 900}`. What cannot be read is left out: whoever filled the table may
+/// have written other words.
+#[must_use]
+pub fn stored_delays(value: &Value) -> BTreeMap<Outcome, Duration> {
+    let entries = value.as_object().into_iter().flatten();
+    entries
+        .filter_map(|(word, seconds)| {
+            Some((Outcome::from_word(word)?, Duration::from_secs(seconds.as_u64()?)))
+        })
+        .collect()
+}
+
 impl RetryPolicy {
     /// What follows try `attempt_number` (from 1), which ended so at `ended_at`.
     #[must_use]
@@ -182,6 +195,13 @@ mod tests {
             assert_eq!(policy.after(Outcome::Voicemail, 1, now), next);
             assert_eq!(policy.after(Outcome::Answered, 1, now), Next::Done);
         }
+    }
+
+    #[test]
+    fn stored_delays_are_read_as_far_as_they_can_be() {
+        let stored = serde_json::json!({"busy": 900, "maybe": 1, "failed": "soon", "no_answer": -1});
+        assert_eq!(stored_delays(&stored), BTreeMap::from([(Outcome::Busy, Duration::from_secs(900))]));
+        assert_eq!(stored_delays(&serde_json::json!([7])), BTreeMap::new());
     }
 
     #[test]

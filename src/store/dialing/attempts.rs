@@ -3,7 +3,6 @@
 //! What a call that the carrier has placed does to its try is for `lifecycle` to say.
 
 use std::fmt;
-use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
@@ -11,7 +10,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumber};
-use crate::outreach::retry::{Outcome, RetryPolicy, VoicemailPolicy};
+use crate::outreach::retry::{Outcome, RetryPolicy, VoicemailPolicy, stored_delays};
 use crate::store::{Store, call_queue, decoded, storable, stored_call_sid};
 
 /// A request that lasts longer than this has failed, whatever its server believes.
@@ -278,9 +277,8 @@ pub async fn not_placed(store: &Store, attempt: Uuid, why: &str, now: Timestamp)
 
 /// What the campaign says, or what is usual.
 fn delay(delays: Option<&Value>) -> SignedDuration {
-    let seconds = delays.and_then(|delays| delays[Outcome::NotPlaced.as_str()].as_u64());
-    let delay = seconds.and_then(|seconds| SignedDuration::try_from(Duration::from_secs(seconds)).ok());
-    delay.unwrap_or(AGAIN_AFTER)
+    let delay = delays.and_then(|delays| stored_delays(delays).remove(&Outcome::NotPlaced));
+    delay.and_then(|delay| SignedDuration::try_from(delay).ok()).unwrap_or(AGAIN_AFTER)
 }
 
 /// The carrier has placed it as this call. A call that was learned of twice is the same; another one changes nothing.

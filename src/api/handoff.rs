@@ -93,8 +93,7 @@ pub(super) async fn ring_people(
         people.numbers.into_iter().map(|(telephone, member)| (telephone, whisper(member))).collect();
     let action = url.join(&format!("/twiml/handoff-ended/{number}"));
     // On a call that we make the caller's number, which would be shown, is not the one that called us.
-    let outbound = webhook.get("Direction").is_some_and(|direction| direction.starts_with("outbound"));
-    let own = webhook.our_number().filter(|_| outbound).and_then(|text| PhoneNumber::parse(text).ok());
+    let own = webhook.our_number().filter(|_| webhook.is_outbound()).and_then(|text| PhoneNumber::parse(text).ok());
     let legs: Vec<_> = numbers.iter().map(|(number, url)| Leg { number, url: Some(url) }).collect();
     let dial = Dial {
         legs: &legs,

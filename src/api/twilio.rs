@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::Api;
-use crate::api::attempts::{self, OfAttempt};
+use crate::api::attempts::{self, CONNECTED_WITHIN, OfAttempt};
 use crate::api::call_status::{note_callback, note_or_keep};
 use crate::api::error::{self, ApiError, Failures};
 use crate::api::extract::{Path, Query};
@@ -101,9 +101,11 @@ async fn agent_call_incoming(
     Query(named): Query<OfAttempt>,
     webhook: Webhook,
 ) -> Result<Twiml, ApiError> {
-    let call_sid = webhook.call_sid()?;
-    attempts::learn(&api, &named, &call_sid).await;
-    Ok(new_call(&api, &webhook, &call_sid, Some(AgentId(agent))).await)
+    let (call_sid, agent) = (webhook.call_sid()?, AgentId(agent));
+    Ok(match named.id().filter(|_| webhook.is_outbound()) {
+        Some(attempt) => own_call(&api, &webhook, &call_sid, agent, attempt, &named).await,
+        None => new_call(&api, &webhook, &call_sid, Some(agent)).await,
+    })
 }
 
 /// The stream of a call, or the call to the team after it, has ended: says how the call goes on.
@@ -135,7 +137,22 @@ async fn stream_ended(State(api): State<Api>, webhook: Webhook) -> Result<Twiml,
 
 async fn new_call(api: &Api, webhook: &Webhook, call_sid: &CallSid, named: Option<AgentId>) -> Twiml {
     let from_memory = || without_database::answer(api, webhook, call_sid, named);
-    within(api, answer(api, webhook, call_sid, named), from_memory).await
+    within(api, answer(api, webhook, call_sid, named, None), from_memory).await
+}
+
+/// As [`new_call`], of a call that we have made for this try: whoever answers has not called us, and that is never put on
+/// record, whatever the records do.
+async fn own_call(
+    api: &Api,
+    webhook: &Webhook,
+    call_sid: &CallSid,
+    agent: AgentId,
+    attempt: Uuid,
+    named: &OfAttempt,
+) -> Twiml {
+    let answer = answer(api, webhook, call_sid, Some(agent), Some(attempt));
+    let twiml = in_time(patience(api).min(CONNECTED_WITHIN), answer).await;
+    twiml.unwrap_or_else(|| attempts::ask_again(api, webhook, call_sid, agent, named))
 }
 
 /// The answer if it comes in time and without an error, else the one from memory, else an apology.
@@ -144,24 +161,34 @@ pub(super) async fn within(
     answer: impl Future<Output = sqlx::Result<Twiml>>,
     from_memory: impl FnOnce() -> Option<Twiml>,
 ) -> Twiml {
-    match timeout(patience(api), answer).await {
-        Ok(Ok(twiml)) => return twiml,
-        Ok(Err(error)) => error::log(&error),
-        Err(_) => tracing::error!("the records do not answer in time"),
-    }
-    from_memory().unwrap_or_else(|| {
+    in_time(patience(api), answer).await.or_else(from_memory).unwrap_or_else(|| {
         tracing::error!("the caller hears an apology, because the records could not be used");
         Twiml(twiml::say_and_hang_up(APOLOGY))
     })
 }
 
-/// Puts the call on record and offers its stream, or says why not.
+/// The answer, if it comes by then and without an error.
+async fn in_time(limit: Duration, answer: impl Future<Output = sqlx::Result<Twiml>>) -> Option<Twiml> {
+    match timeout(limit, answer).await {
+        Ok(Ok(twiml)) => return Some(twiml),
+        Ok(Err(error)) => error::log(&error),
+        Err(_) => tracing::error!("the records do not answer in time"),
+    }
+    None
+}
+
+/// Puts the call on record and offers its stream, or says why not. `attempt`: the try of ours that it names.
 async fn answer(
     api: &Api,
     webhook: &Webhook,
     call_sid: &CallSid,
     named: Option<AgentId>,
+    attempt: Option<Uuid>,
 ) -> sqlx::Result<Twiml> {
+    if let Some(attempt) = attempt {
+        // Before what is said of the call, so that it is known whose it is.
+        attempts::look_for(api, attempt, call_sid).await?;
+    }
     let Some((agent, phone_number)) = agent_for(api, webhook, named).await? else {
         note_callback(api, webhook, call_sid, None).await?;
         tracing::warn!("a call was turned away: there is no such agent, or no enabled default agent");
@@ -172,11 +199,16 @@ async fn answer(
     let call = CallRef { call_sid: call_sid.clone(), organization: agent.organization_id, agent: agent.id };
     let now = api.clock.now();
     let briefed = attempts::briefed(api, webhook, &agent, call_sid).await?;
-    if briefed.is_none() {
+    if briefed.is_none() && attempt.is_none() {
         let incoming = without_database::incoming(webhook, phone_number, false);
         lifecycle::record(&api.store, &call, now, &incoming).await?;
     }
-    let agent = briefed.unwrap_or(agent);
+    let agent = match briefed {
+        Some(agent) => agent,
+        // A try that has been given up since: at least who has called whom.
+        None if attempt.is_some() => Arc::new(agent.briefed("")),
+        None => agent,
+    };
 
     let people = look_up_people(api, &agent).await?;
     let possible = for_agent(people.is_some(), health(api, &agent));

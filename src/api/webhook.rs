@@ -70,11 +70,16 @@ impl Webhook {
         self.get("CallStatus").is_some_and(is_terminal)
     }
 
+    /// Whether the carrier says that it is a call which was made through it.
+    #[must_use]
+    pub fn is_outbound(&self) -> bool {
+        self.get("Direction").is_some_and(|direction| direction.starts_with("outbound"))
+    }
+
     /// The number of ours that is in the call.
     #[must_use]
     pub fn our_number(&self) -> Option<&str> {
-        let outbound = self.get("Direction").is_some_and(|direction| direction.starts_with("outbound"));
-        self.get(if outbound { "From" } else { "To" })
+        self.get(if self.is_outbound() { "From" } else { "To" })
     }
 
     /// The request as a row of `call_events`.

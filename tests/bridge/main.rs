@@ -12,6 +12,7 @@ mod line;
 mod look;
 mod models;
 mod outages;
+mod outbound;
 mod over_agent;
 mod people;
 mod records;

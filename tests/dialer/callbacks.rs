@@ -24,13 +24,13 @@ use voicebridge::wire::model::AudioFormat;
 use crate::carrier::Behaviour;
 use crate::{OWN, THEIRS, World, noon};
 
-struct Server {
+pub(crate) struct Server {
     router: axum::Router,
     tasks: Tasks,
 }
 
 impl Server {
-    fn of(world: &World) -> Self {
+    pub(crate) fn of(world: &World) -> Self {
         let settings = Settings {
             public_url: PublicUrl::parse("https://voice.example.com").unwrap(),
             twilio_auth_tokens: Vec::new(),
@@ -65,7 +65,7 @@ impl Server {
         Self { router: api::router(api), tasks }
     }
 
-    async fn post(&self, path: &str, params: &[(&str, &str)]) -> (StatusCode, String) {
+    pub(crate) async fn post(&self, path: &str, params: &[(&str, &str)]) -> (StatusCode, String) {
         let mut url: reqwest::Url = "http://localhost".parse().unwrap();
         url.query_pairs_mut().extend_pairs(params);
         let request = Request::builder()
@@ -81,14 +81,14 @@ impl Server {
     }
 
     /// Waits for what the carrier is told in the background.
-    async fn finish(self) {
+    pub(crate) async fn finish(self) {
         self.tasks.force_hang_up();
         assert!(self.tasks.drain(Duration::from_secs(20)).await);
     }
 }
 
 /// A call was asked for, and the answer was lost.
-async fn lost(world: &World) -> (String, Uuid) {
+pub(crate) async fn lost(world: &World) -> (String, Uuid) {
     world.carrier.will([Behaviour::LoseAnswer]);
     world.step("node-1", noon()).await;
     assert_eq!(world.attempts().await, [("dialing".into(), None, None)]);
@@ -96,7 +96,7 @@ async fn lost(world: &World) -> (String, Uuid) {
     (call.sid, call.attempt)
 }
 
-fn status_path(attempt: Uuid) -> String {
+pub(crate) fn status_path(attempt: Uuid) -> String {
     format!("/api/twilio/call-status?attempt={attempt}")
 }
 

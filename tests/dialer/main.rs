@@ -11,6 +11,7 @@ mod placing;
 mod recovery;
 mod rules;
 mod running;
+mod slow;
 mod speakers;
 mod weekends;
 

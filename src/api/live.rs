@@ -18,8 +18,9 @@ use crate::api::Api;
 use crate::api::error::{ApiError, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
 use crate::ids::{CallSid, OrganizationId, PhoneNumber};
+use crate::routing::decide::RingGroup;
 use crate::store::commands::{self, LiveCall, Progress, Whereabouts};
-use crate::store::handoffs;
+use crate::store::teams;
 
 // Longest texts, in characters. What is said takes a minute; what is known costs the model's attention in every answer.
 const SAID: usize = 1_000;
@@ -167,7 +168,7 @@ async fn transfer(
     check_length("summary", &summary, SUMMARY)?;
     let call = live(&api, &call_sid).await?;
     if let Some(team) = team
-        && handoffs::team(&api.store, team, Some(call.0)).await?.is_none()
+        && teams::ring_group(&api.store, team, Some(call.0)).await?.and_then(RingGroup::somebody).is_none()
     {
         return Err(ApiError::invalid(
             "there is no such team, or nobody of it takes calls; enable a member first",

@@ -43,7 +43,7 @@ const DECIDED_WITHIN: Duration = Duration::from_millis(500);
 /// How often it is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long the team's telephones ring: about five rings, before most voice mails.
-pub(super) const RING: Duration = Duration::from_secs(25);
+const RING: Duration = Duration::from_secs(25);
 /// Of a call for which no stream was ever offered. Tokens of offers begin at 1.
 pub(super) const NO_OFFER: FencingToken = FencingToken(0);
 
@@ -375,8 +375,8 @@ async fn go_on(
             let (token, to) = (after.fencing_token, wish.to.as_deref());
             let people =
                 Handoff { call: &call, token, agent: &agent, to, why: "transferred", say: ONE_MOMENT };
-            if let Some(twiml) = handoff::ring_people(api, webhook, people).await? {
-                return Ok(twiml);
+            if let Some(ringing) = handoff::ring_people(api, webhook, people).await? {
+                return Ok(ringing.twiml);
             }
             let after = AfterStream { handed_over: true, ..after };
             let back = if after.ended {
@@ -390,11 +390,11 @@ async fn go_on(
             let sentence = &agent.fallback_sentence;
             let token = after.fencing_token;
             let people = Handoff { call: &call, token, agent: &agent, to: None, why, say: sentence };
-            let Some(twiml) = handoff::ring_people(api, webhook, people).await? else {
+            let Some(ringing) = handoff::ring_people(api, webhook, people).await? else {
                 return Ok(Twiml(twiml::say_and_hang_up(sentence)));
             };
             note_transfer(api, &call, token, agent.transfer_number.as_ref(), why).await;
-            Ok(twiml)
+            Ok(ringing.twiml)
         }
     }
 }
@@ -462,6 +462,6 @@ pub(super) fn alone(number: &PhoneNumber) -> RingGroup {
 /// Calls people; `action` is asked for what follows.
 pub(super) fn dial(api: &Api, group: &RingGroup, action: &str, say: Option<&str>) -> Twiml {
     let action = api.settings.public_url.join(action);
-    let legs: Vec<_> = group.numbers.iter().map(|number| Leg { number, url: None }).collect();
+    let legs: Vec<_> = group.telephones.iter().map(|it| Leg { number: &it.number, url: None }).collect();
     Twiml(Dial { legs: &legs, timeout: group.timeout, action: &action, say, caller_id: None }.document())
 }

@@ -393,7 +393,7 @@ async fn go_on(
             let Some(ringing) = handoff::ring_people(api, webhook, people).await? else {
                 return Ok(Twiml(twiml::say_and_hang_up(sentence)));
             };
-            note_transfer(api, &call, token, agent.transfer_number.as_ref(), why).await;
+            note_transfer(api, &call, token, ringing.group.only_number(), why).await;
             Ok(ringing.twiml)
         }
     }

@@ -33,22 +33,22 @@ async fn put_through(world: &World, sid: &str) -> FencingToken {
     token
 }
 
+/// A team of three for the agent, the last of whom takes no calls.
+const OFFICE: &str = "
+    insert into teams (id, organization_id, name, ring_timeout_s)
+    select '00000000-0000-0000-0000-00000000000a', organization_id, 'Office', 40 from agents;
+    insert into team_members (id, organization_id, team_id, name, number, enabled, created_at)
+    select ('00000000-0000-0000-0000-00000000000' || n)::uuid, organization_id,
+           '00000000-0000-0000-0000-00000000000a', 'Member ' || n, '+1415555019' || n, n < 3,
+           now() + make_interval(secs => n)
+    from agents, generate_series(1, 3) as n;
+    update agents set team_id = '00000000-0000-0000-0000-00000000000a'";
+
 #[tokio::test]
 async fn the_telephones_of_the_agents_team_ring_at_once_and_each_person_is_told_first() {
     let world = World::start(ModelOptions::default(), &[]).await;
-    world
-        .execute(
-            "update agents set transfer_number = '+14155550177';
-             insert into teams (id, organization_id, name, ring_timeout_s)
-             select '00000000-0000-0000-0000-00000000000a', organization_id, 'Office', 40 from agents;
-             insert into team_members (id, organization_id, team_id, name, number, enabled, created_at)
-             select ('00000000-0000-0000-0000-00000000000' || n)::uuid, organization_id,
-                    '00000000-0000-0000-0000-00000000000a', 'Member ' || n, '+1415555019' || n, n < 3,
-                    now() + make_interval(secs => n)
-             from agents, generate_series(1, 3) as n;
-             update agents set team_id = '00000000-0000-0000-0000-00000000000a'",
-        )
-        .await;
+    world.execute("update agents set transfer_number = '+14155550177'").await;
+    world.execute(OFFICE).await;
     put_through(&world, "CA1").await;
     let twiml = world.webhook(ENDED, &[("CallSid", "CA1"), ("CallStatus", "in-progress")]).await;
     let again = world.webhook(ENDED, &[("CallSid", "CA1"), ("CallStatus", "in-progress")]).await;
@@ -83,6 +83,32 @@ async fn the_telephones_of_the_agents_team_ring_at_once_and_each_person_is_told_
         json!({"handoff": 1, "member_id": "00000000-0000-0000-0000-000000000002", "call_sid": "CA7"});
     assert_eq!(world.value::<Value>(answered).await, expected);
     assert_eq!(world.rows("calls").await, 1, "the leg to the person is no call of its own");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_called_for_an_agent_that_cannot_go_on_is_on_record_and_not_somebody_else() {
+    let world = World::start(ModelOptions::default(), &[]).await;
+    world.execute("update agents set transfer_number = '+14155550177'").await;
+    let to = async |sid: &str| {
+        let twiml = world.webhook(TWIML, &[("CallSid", sid)]).await;
+        let claimed = world.claim(&twiml).await.unwrap();
+        let (token, organization, agent) = (claimed.fencing_token, claimed.organization, claimed.agent);
+        let over = CallEvent::after_stream(token, EndReason::ModelLost, Duration::from_secs(9), true);
+        let call_ref = CallRef { call_sid: call(sid), organization, agent };
+        lifecycle::record(&world.running.store, &call_ref, jiff::Timestamp::now(), &over).await.unwrap();
+        let twiml = world.webhook(ENDED, &[("CallSid", sid), ("CallStatus", "in-progress")]).await;
+        let to = "select event->'details'->'to' from calls, jsonb_array_elements(event_sequence) as event
+            where event->>'type' = 'transferred' and call_sid = ";
+        (twiml, world.value::<Value>(&format!("{to}'{sid}'")).await)
+    };
+    let (twiml, told) = to("CA1").await;
+    assert!(twiml.contains(">+14155550177</Number>"), "{twiml}");
+    assert_eq!(told, "+14155550177");
+    world.execute(OFFICE).await;
+    let (twiml, told) = to("CA2").await;
+    assert!(twiml.contains("+14155550191") && !twiml.contains("+14155550177"), "{twiml}");
+    assert_eq!(told, Value::Null, "a team is called, and nobody has answered yet");
     world.stop().await;
 }
 

@@ -224,10 +224,29 @@ impl Bridge {
         !self.0.tasks.hang_up().is_cancelled() && self.live_calls() < self.0.max_calls
     }
 
-    /// False while no endpoint of the model works, as far as is known.
+    /// False while no endpoint of the model works, as far as is known. For calls that come: somebody has to be the first
+    /// to find out that one does again.
     #[must_use]
     pub fn model_may_work(&self) -> bool {
         self.0.endpoints.may_open()
+    }
+
+    /// True while an endpoint of the model is known to work. For calls that we make: nobody is called to find out. So where
+    /// none is known to, whoever asks has one tested that has rested.
+    #[must_use]
+    pub fn model_works(&self) -> bool {
+        let Shared { endpoints, defaults, tasks, .. } = &*self.0;
+        if let Some(test) = endpoints.due() {
+            let (endpoints, hang_up) = (endpoints.clone(), tasks.hang_up().clone());
+            let (model, session) = (defaults.model.clone(), profile::bare_session(defaults));
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = endpoints.make(test, &model, &session) => {}
+                    () = hang_up.cancelled() => {}
+                }
+            });
+        }
+        endpoints.work()
     }
 
     /// Opens the model's session for a call whose stream will come with this token. Returns at once.

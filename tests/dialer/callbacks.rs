@@ -40,26 +40,8 @@ impl Server {
             node: "node-1".to_owned(),
         };
         let (tasks, metrics) = (Tasks::new(), Metrics::new());
-        let bridge = Bridge::new(bridge::Parts {
-            store: world.store.clone(),
-            spool: Spool::off(),
-            metrics: metrics.clone(),
-            tasks: tasks.clone(),
-            // Nobody is there: no test here gets as far as to talk.
-            endpoints: Endpoints::new(
-                ModelEndpoint::new("ws://127.0.0.1:9".parse().unwrap(), None),
-                None,
-                &metrics,
-            ),
-            defaults: Defaults {
-                model: "model".to_owned(),
-                transcription_model: "writer".to_owned(),
-                audio_format: AudioFormat::Pcmu,
-            },
-            http: reqwest::Client::new(),
-            node: settings.node.clone(),
-            max_calls: settings.max_calls,
-        });
+        // Nobody is there: no test here gets as far as to talk.
+        let bridge = bridge(world, "ws://127.0.0.1:9", &tasks, &metrics);
         let api = Api::new(settings, world.store.clone(), bridge, tasks.clone(), metrics);
         let api = api.with_carrier(Some(world.carrier.client()));
         Self { router: api::router(api), tasks }
@@ -85,6 +67,25 @@ impl Server {
         self.tasks.force_hang_up();
         assert!(self.tasks.drain(Duration::from_secs(20)).await);
     }
+}
+
+/// A bridge to the model at `url`.
+pub(crate) fn bridge(world: &World, url: &str, tasks: &Tasks, metrics: &Metrics) -> Bridge {
+    Bridge::new(bridge::Parts {
+        store: world.store.clone(),
+        spool: Spool::off(),
+        metrics: metrics.clone(),
+        tasks: tasks.clone(),
+        endpoints: Endpoints::new(ModelEndpoint::new(url.parse().unwrap(), None), None, metrics),
+        defaults: Defaults {
+            model: "model".to_owned(),
+            transcription_model: "writer".to_owned(),
+            audio_format: AudioFormat::Pcmu,
+        },
+        http: reqwest::Client::new(),
+        node: "node-1".to_owned(),
+        max_calls: 100,
+    })
 }
 
 /// A call was asked for, and the answer was lost.

@@ -1,6 +1,7 @@
 //! Calls of ours while the records are slow or away: who was called is never taken for a caller, and a machine never for
 //! somebody to speak to.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -8,8 +9,12 @@ use sqlx::{PgTransaction, Row as _};
 use tokio::join;
 use tokio::time::sleep;
 use uuid::Uuid;
+use voicebridge::ids::CallSid;
+use voicebridge::shutdown::Tasks;
+use voicebridge::simulate::model::{Faults, ModelOptions, ModelServer};
+use voicebridge::telemetry::Metrics;
 
-use crate::callbacks::{Server, lost, status_path};
+use crate::callbacks::{Server, bridge, lost, status_path};
 use crate::{OWN, THEIRS, World, noon};
 
 /// The records of tries do not answer until this is given back.
@@ -83,8 +88,7 @@ async fn a_call_of_a_try_that_is_not_known_any_more_is_no_call_that_came() {
 #[tokio::test]
 async fn a_machine_is_told_what_it_is_to_be_told_as_soon_as_slow_records_say_what_that_is() {
     let world = World::new().await;
-    let campaign =
-        world.campaign("voicemail_message = 'Call us.', voicemail_policy = 'leave_message'").await;
+    let campaign = world.campaign("voicemail_message = 'Call us.', voicemail_policy = 'leave_message'").await;
     world.enqueue_lead(campaign, THEIRS, Some("Europe/Berlin")).await;
     world.step("node-1", noon()).await;
     let call = world.carrier.calls()[0].clone();
@@ -101,7 +105,10 @@ async fn a_machine_is_told_what_it_is_to_be_told_as_soon_as_slow_records_say_wha
     assert_eq!(status, StatusCode::NO_CONTENT);
     server.finish().await;
     let updates = world.carrier.updates();
-    assert!(matches!(&updates[..], [(_, name, said)] if name == "Twiml" && said.contains("<Say>Call us.</Say>")), "{updates:?}");
+    assert!(
+        matches!(&updates[..], [(_, name, said)] if name == "Twiml" && said.contains("<Say>Call us.</Say>")),
+        "{updates:?}"
+    );
     assert!(events(&world, &call.sid).await.contains(&"voicemail_detected".to_owned()));
 }
 
@@ -119,4 +126,34 @@ async fn a_machine_is_hung_up_on_where_the_records_do_not_come_back() {
     }
     server.finish().await;
     assert_eq!(world.carrier.updates(), [(call.sid, "Status".to_owned(), "completed".to_owned())]);
+}
+
+#[tokio::test]
+async fn nobody_is_called_to_find_out_whether_the_model_works_again_and_yet_it_is_found_out() {
+    let world = World::new().await;
+    let model = ModelServer::on_any_port(ModelOptions::default()).await.unwrap();
+    model.set_faults(Faults { refuse_upgrade: Some(503), ..Faults::default() });
+    let (tasks, metrics) = (Tasks::new(), Metrics::new());
+    let bridge = bridge(&world, &model.url(), &tasks, &metrics);
+    assert!(bridge.model_works(), "nothing is known of it");
+    let agent = Arc::new(world.agent.clone());
+    for n in 0..5 {
+        let call = CallSid::parse(&format!("CA{n}")).unwrap();
+        bridge.prepare(&format!("token-{n}"), &call, &agent);
+    }
+    while bridge.model_works() {
+        sleep(Duration::from_millis(20)).await;
+    }
+    model.set_faults(Faults::default());
+    while !bridge.model_may_work() {
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!bridge.model_works(), "it has rested, and nobody knows more");
+    // As a dialer asks that has calls to make.
+    while !bridge.model_works() {
+        sleep(Duration::from_millis(20)).await;
+    }
+    tasks.force_hang_up();
+    assert!(tasks.drain(Duration::from_secs(20)).await);
+    assert_eq!(model.stop().await.sessions.len(), 1, "one session has shown it");
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -23,10 +23,11 @@ use crate::call::end::{EndReason, NextStep};
 use crate::ids::{CallSid, PhoneNumber};
 use crate::lifecycle::callback::{end_after_people, end_lost_call};
 use crate::lifecycle::{self, CallEvent, CallRef};
-use crate::routing::decide::RingGroup;
+use crate::routing::decide::{Decision, RingGroup, To};
 use crate::store::agents::{self, Agent};
-use crate::store::handoffs::{self, Decision, Wish};
+use crate::store::handoffs::{self, Wish};
 use crate::store::leases::{self, AfterStream, FencingToken};
+use crate::store::routing_decisions::{self, Step};
 use crate::store::{calls, teams};
 use crate::wire::twiml::{self, Dial, Leg};
 
@@ -50,7 +51,7 @@ pub(super) struct Handoff<'a> {
     /// Whom to call, where somebody has said so.
     pub(super) to: Option<&'a str>,
     /// A word for the record.
-    pub(super) why: &'a str,
+    pub(super) why: &'static str,
     /// What the caller hears before it rings.
     pub(super) say: &'a str,
 }
@@ -80,11 +81,11 @@ pub(super) async fn ring_people(
         "kind": group.as_ref().map(|group| group.kind()),
     });
     let Some(group) = group else {
-        decide(api, call, "handoff", "agent", "nobody_to_ring", details).await;
+        decide(api, call, Step::Handoff, To::Agent, "nobody_to_ring", details).await;
         tracing::warn!(call.id = %call.call_sid, "a call is to be put through, and there is nobody to call");
         return Ok(None);
     };
-    decide(api, call, "handoff", "team", why, details).await;
+    decide(api, call, Step::Handoff, To::Team, why, details).await;
     let url = &api.settings.public_url;
     let whisper = |member: Option<Uuid>| {
         let member = member.map(|member| format!("?member={member}")).unwrap_or_default();
@@ -92,7 +93,8 @@ pub(super) async fn ring_people(
     };
     let whispers: Vec<String> = group.telephones.iter().map(|telephone| whisper(telephone.member)).collect();
     let legs = group.telephones.iter().zip(&whispers);
-    let legs: Vec<_> = legs.map(|(telephone, url)| Leg { number: &telephone.number, url: Some(url) }).collect();
+    let legs: Vec<_> =
+        legs.map(|(telephone, url)| Leg { number: &telephone.number, url: Some(url) }).collect();
     let action = url.join(&format!("/twiml/handoff-ended/{number}"));
     // On a call that we make the caller's number, which would be shown, is not the one that called us.
     let own = webhook.our_number().filter(|_| webhook.is_outbound());
@@ -314,10 +316,10 @@ async fn go_on(
     }
     let details = json!({"handoff": number, "dial_status": webhook.get("DialCallStatus")});
     if has_it_still && let Some(twiml) = back_to_agent(api, webhook, call_sid, &after).await? {
-        decide(api, &call, "handoff_fallback", "agent", "team_no_answer", details).await;
+        decide(api, &call, Step::HandoffFallback, To::Agent, "team_no_answer", details).await;
         return Ok(twiml);
     }
-    decide(api, &call, "handoff_fallback", "sentence", "team_no_answer", details).await;
+    decide(api, &call, Step::HandoffFallback, To::Sentence, "team_no_answer", details).await;
     Ok(last_word(webhook))
 }
 
@@ -352,19 +354,13 @@ async fn call_ref(api: &Api, call_sid: &CallSid) -> sqlx::Result<Option<CallRef>
 }
 
 /// Puts on record where a call goes. Without the record it goes there all the same.
-async fn decide(
-    api: &Api,
-    call: &CallRef,
-    step: &'static str,
-    decision: &'static str,
-    reason: &str,
-    details: serde_json::Value,
-) {
-    let (organization, call_sid) = (call.organization, &call.call_sid);
-    let decision = Decision { organization, call_sid, step, decision, reason, details };
-    if let Err(error) = handoffs::note_decision(&api.store, decision).await {
+async fn decide(api: &Api, call: &CallRef, step: Step, to: To, reason: &'static str, details: Value) {
+    let details = if let Value::Object(details) = details { details } else { Map::new() };
+    let (decision, now) = (Decision { to, reason, details }, api.clock.now());
+    let noted = routing_decisions::note(&api.store, call.organization, &call.call_sid, step, &decision, now);
+    if let Err(error) = noted.await {
         error::log(&error);
-        tracing::warn!(call.id = %call_sid, "why a call goes where it goes is not on record");
+        tracing::warn!(call.id = %call.call_sid, "why a call goes where it goes is not on record");
     }
 }
 

@@ -24,7 +24,7 @@ use crate::api::stream_token::StreamToken;
 use crate::api::webhook::{Twiml, Webhook};
 use crate::api::without_database::{self, keep_callback, patience};
 use crate::bridge::Decided;
-use crate::call::end::NextStep;
+use crate::call::end::{EndReason, NextStep};
 use crate::ids::{AgentId, CallSid, PhoneNumber, PhoneNumberId};
 use crate::lifecycle::callback::end_lost_call;
 use crate::lifecycle::{self, CallEvent, CallRef};
@@ -365,7 +365,8 @@ async fn go_on(
         step = NextStep::Apologise;
     }
     let call = CallRef { call_sid: call_sid.clone(), organization: after.organization, agent: after.agent };
-    let why = after.disconnect_reason.as_deref().unwrap_or("stream_lost");
+    let why = after.disconnect_reason.as_deref().and_then(EndReason::from_word);
+    let why = why.unwrap_or(EndReason::StreamLost).as_str();
     match step {
         NextStep::Resume => unreachable!("a call that is not resumed ends with an apology"),
         NextStep::HangUp => Ok(Twiml(twiml::hang_up())),

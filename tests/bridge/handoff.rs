@@ -8,6 +8,7 @@ use voicebridge::simulate::model::script::{Script, When};
 use voicebridge::simulate::scenario::Step;
 
 use crate::look::until;
+use crate::records::Cable;
 use crate::tools::asking;
 use crate::world::World;
 use crate::{brief, listen, rule, say, scenario, tone};
@@ -61,6 +62,41 @@ async fn people_who_answer_are_told_and_have_the_call() {
         "incoming_call stream_started connected transferred stream_ended handoff_answered handoff_ended \
          agent_call_completed"
     );
+    let human = "select concat_ws('|', handoff, status, reason, summary, a.call_sid is not null, duration is not null)
+        from agent_calls a";
+    assert_eq!(
+        world.value::<String>(human).await,
+        "1|completed|Wants a refund.|Order 4711 came broken.|t|t",
+        "what people had of it"
+    );
+    let log = "select concat_ws('|', status, transferred, transfer_reason, transferred_at > started_at, disconnect_reason)
+        from call_logs";
+    assert_eq!(world.value::<String>(log).await, "completed|t|Wants a refund.|t|transferred");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn without_the_database_the_agents_team_is_called_as_well_and_not_somebody_else() {
+    let cable = Cable::plug_in().await;
+    let database = secrecy::ExposeSecret::expose_secret(&cable.url);
+    let model = ModelOptions { script: putting_through(), ..ModelOptions::default() };
+    let world = World::start(model, &[PCMU[0], ("DATABASE_URL", database)]).await;
+    world.change_agent("transfer_number = '+14155550199'").await;
+    let team = "
+        insert into teams (id, organization_id, name)
+        select '00000000-0000-0000-0000-00000000000a', organization_id, 'Office' from agents;
+        insert into team_members (organization_id, team_id, name, number)
+        select organization_id, id, 'Grace', '+14155550191' from teams;
+        update agents set team_id = '00000000-0000-0000-0000-00000000000a'";
+    sqlx::raw_sql(team).execute(world.running.store.pool()).await.unwrap();
+    world.offer("CA-known").await;
+    cable.unplug();
+    let call = run_call(world.call(scenario([listen(), say("person-please"), listen()]))).await;
+    let then = ["Say One moment please, I am connecting you.", "Dial +14155550191", "Hangup"];
+    assert_eq!(call.followed[1..], then);
+    cable.plug_in_again();
+    until("nothing waits any more", async || world.metric("spool_records") == 0).await;
+    world.settled().await;
     world.stop().await;
 }
 
@@ -151,9 +187,16 @@ async fn somebody_in_charge_steers_a_call_on_whichever_server_it_is() {
         .await;
     assert_eq!(taken, 3);
 
-    for (path, status, code) in [("CA1/hang-up", 409, "call_not_live"), ("CA9/hang-up", 404, "not_found")] {
-        let (answered, answer) = other.post(&format!("/api/calls/{path}"), &json!({})).await;
-        assert_eq!((answered, &answer["error"]["code"]), (status, &json!(code)), "{answer}");
+    for (command, body) in [
+        ("hang-up", json!({"now": true})),
+        ("transfer", json!({})),
+        ("say", json!({"text": "Hello."})),
+        ("inject", json!({"text": "A customer."})),
+    ] {
+        for (call, status, code) in [("CA1", 409, "call_not_live"), ("CA9", 404, "not_found")] {
+            let (answered, answer) = other.post(&format!("/api/calls/{call}/{command}"), &body).await;
+            assert_eq!((answered, &answer["error"]["code"]), (status, &json!(code)), "{command}: {answer}");
+        }
     }
     for (path, body) in [
         ("say", json!({"text": "  "})),
@@ -225,6 +268,8 @@ async fn who_does_not_want_to_be_called_again_is_on_record_before_the_call_is_ov
     .await;
     let opted_out = "select count(*) from calls where event_sequence @> '[{\"type\": \"opted_out\", \"details\": {\"source\": \"keypad\"}}]'";
     until("it is on record", async || world.value::<i64>(opted_out).await == 1).await;
+    let number = "select number || ' ' || source from do_not_call";
+    assert_eq!(world.value::<String>(number).await, "+14155550123 keypad", "whom we have called");
     assert_eq!(world.running.metrics.calls_live.get(), 1, "and the call is not over");
     line.stop().await;
     world.reason("CA1").await;

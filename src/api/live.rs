@@ -243,7 +243,9 @@ async fn live(api: &Api, call_sid: &str) -> Result<(OrganizationId, CallSid), Ap
     let organization = api.organization().await?;
     match commands::whereabouts(&api.store, organization, &call_sid).await? {
         Whereabouts::Live => Ok((organization, call_sid)),
-        Whereabouts::Unknown => Err(ApiError::not_found("there is no such call")),
+        Whereabouts::Unknown => Err(ApiError::not_found(
+            "there is no such call; GET /api/calls/live lists those that are going on",
+        )),
         Whereabouts::NotLive => Err(ApiError::conflict(
             "call_not_live",
             "the call is not going on; GET /api/calls/live lists those that are",

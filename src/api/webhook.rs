@@ -58,9 +58,12 @@ impl Webhook {
 
     /// The call it is about.
     pub fn call_sid(&self) -> Result<CallSid, ApiError> {
-        let text = self
-            .get("CallSid")
-            .ok_or_else(|| ApiError::bad_request("invalid_call_sid", "the parameter CallSid is missing"))?;
+        let text = self.get("CallSid").ok_or_else(|| {
+            ApiError::bad_request(
+                "invalid_call_sid",
+                "the parameter CallSid is missing; send it as Twilio does",
+            )
+        })?;
         CallSid::parse(text).map_err(|error| ApiError::bad_request("invalid_call_sid", error.to_string()))
     }
 

@@ -8,6 +8,7 @@ mod support;
 mod world;
 
 mod handoff;
+mod input;
 mod line;
 mod look;
 mod models;

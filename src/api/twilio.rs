@@ -151,7 +151,7 @@ async fn own_call(
     named: &OfAttempt,
 ) -> Twiml {
     let answer = answer(api, webhook, call_sid, Some(agent), Some(attempt));
-    let twiml = in_time(patience(api).min(CONNECTED_WITHIN), answer).await;
+    let twiml = Box::pin(in_time(patience(api).min(CONNECTED_WITHIN), answer)).await;
     twiml.unwrap_or_else(|| attempts::ask_again(api, webhook, call_sid, agent, named))
 }
 
@@ -161,7 +161,7 @@ pub(super) async fn within(
     answer: impl Future<Output = sqlx::Result<Twiml>>,
     from_memory: impl FnOnce() -> Option<Twiml>,
 ) -> Twiml {
-    in_time(patience(api), answer).await.or_else(from_memory).unwrap_or_else(|| {
+    Box::pin(in_time(patience(api), answer)).await.or_else(from_memory).unwrap_or_else(|| {
         tracing::error!("the caller hears an apology, because the records could not be used");
         Twiml(twiml::say_and_hang_up(APOLOGY))
     })

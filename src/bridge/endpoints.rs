@@ -177,7 +177,7 @@ impl Endpoints {
                 }
             }
             Err(error) => {
-                info!(%error, endpoint = self.at(source).name, "the model's endpoint does not work yet")
+                info!(%error, endpoint = self.at(source).name, "the model's endpoint does not work yet");
             }
         }
     }

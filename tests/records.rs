@@ -3,37 +3,27 @@
 #![expect(clippy::unwrap_used, reason = "a test whose helpers cannot do their part has failed")]
 
 mod support;
+#[path = "support/surface.rs"]
+mod surface;
 
+use std::ops::Deref;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::http::{Method, Request, StatusCode};
+use axum::body::Body;
+use axum::http::{Method, StatusCode};
 use jiff::Timestamp;
-use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 use sqlx::AssertSqlSafe;
-use tower::ServiceExt;
 use uuid::Uuid;
-use voicebridge::api::settings::{PublicUrl, Settings};
-use voicebridge::api::{self, Api};
-use voicebridge::app;
-use voicebridge::bridge::endpoints::Endpoints;
-use voicebridge::bridge::model_socket::ModelEndpoint;
-use voicebridge::bridge::profile::Defaults;
-use voicebridge::bridge::spool::Spool;
-use voicebridge::bridge::{self, Bridge};
 use voicebridge::call::end::EndReason;
 use voicebridge::ids::{AgentId, CallSid, OrganizationId, StreamSid};
 use voicebridge::lifecycle::{self, CallEvent, CallRef};
-use voicebridge::shutdown::Tasks;
+use voicebridge::store::agents;
 use voicebridge::store::call_events::CarrierEvent;
 use voicebridge::store::leases::FencingToken;
-use voicebridge::store::{Store, agents};
-use voicebridge::telemetry::Metrics;
-use voicebridge::wire::model::AudioFormat;
 
-const KEY: &str = "0123456789abcdef";
+use crate::surface::Answer;
+
 const TOKEN: FencingToken = FencingToken(1);
 
 // ---- Calls -----------------------------------------------------------------------------------------------------------
@@ -389,15 +379,17 @@ async fn another_organisations_records_do_not_exist() {
 // ---- Helpers ---------------------------------------------------------------------------------------------------------
 
 struct Server {
-    router: Router,
-    store: Store,
+    http: surface::Server,
     organization: OrganizationId,
     agent: AgentId,
 }
 
-struct Answer {
-    status: StatusCode,
-    text: String,
+impl Deref for Server {
+    type Target = surface::Server;
+
+    fn deref(&self) -> &surface::Server {
+        &self.http
+    }
 }
 
 impl Server {
@@ -420,58 +412,9 @@ impl Server {
     }
 
     async fn new() -> Self {
-        let store = support::store(4).await;
-        let agent = agents::default_agent(&store).await.unwrap().unwrap();
-        let settings = Settings {
-            public_url: PublicUrl::parse("https://voice.example.com").unwrap(),
-            twilio_auth_tokens: Vec::new(),
-            admin_key: SecretString::from(KEY),
-            open_metrics: false,
-            max_calls: 100,
-            node: "node-test".to_owned(),
-        };
-        let (tasks, metrics) = (Tasks::new(), Metrics::new());
-        app::install_tls();
-        let nobody = ModelEndpoint::new("ws://127.0.0.1:9".parse().unwrap(), None);
-        let bridge = Bridge::new(bridge::Parts {
-            store: store.clone(),
-            spool: Spool::off(),
-            metrics: metrics.clone(),
-            tasks: tasks.clone(),
-            endpoints: Endpoints::new(nobody, None, &metrics),
-            defaults: Defaults {
-                model: "model".to_owned(),
-                transcription_model: "writer".to_owned(),
-                audio_format: AudioFormat::Pcmu,
-            },
-            http: reqwest::Client::new(),
-            node: settings.node.clone(),
-            max_calls: settings.max_calls,
-        });
-        let api = Api::new(settings, store.clone(), bridge, tasks, metrics);
-        Self { router: api::router(api), store, organization: agent.organization_id, agent: agent.id }
-    }
-
-    async fn raw(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Body) -> Answer {
-        let mut request = Request::builder().method(method).uri(path);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
-        let status = response.status();
-        let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
-        Answer { status, text: String::from_utf8(bytes.to_vec()).unwrap() }
-    }
-
-    /// With the key.
-    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
-        let headers = [("x-api-key", KEY), ("content-type", "application/json")];
-        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
-        self.raw(method, path, &headers, body).await
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        self.send(Method::GET, path, None).await
+        let http = surface::Server::new().await;
+        let agent = agents::default_agent(&http.store).await.unwrap().unwrap();
+        Self { http, organization: agent.organization_id, agent: agent.id }
     }
 
     async fn sids(&self, path: &str) -> Vec<String> {
@@ -515,40 +458,11 @@ impl Server {
         .unwrap();
         CallRef { organization: organization.into(), agent: agent.into(), ..self.reference("CA0") }
     }
-
-    async fn scalar<T>(&self, sql: &'static str) -> T
-    where
-        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
-    {
-        sqlx::query_scalar(sql).fetch_one(self.store.pool()).await.unwrap()
-    }
-
-    async fn execute(&self, sql: &str) {
-        sqlx::query(AssertSqlSafe(sql.to_owned())).execute(self.store.pool()).await.unwrap();
-    }
 }
 
 impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
-    }
-
     fn ok(&self) -> Value {
         assert_eq!(self.status, StatusCode::OK, "{}", self.text);
         self.json()
-    }
-
-    /// The error has this status and code, and says something.
-    fn is_error(&self, status: StatusCode, code: &str) -> Value {
-        assert_eq!(self.status, status, "{}", self.text);
-        let body = self.json();
-        assert_eq!(
-            (&body["success"], &body["error"]["code"]),
-            (&json!(false), &json!(code)),
-            "{}",
-            self.text
-        );
-        assert!(body["error"]["message"].as_str().is_some_and(|message| !message.is_empty()));
-        body["error"].clone()
     }
 }

@@ -8,7 +8,7 @@ use crate::server::{NOBODY, Server};
 
 #[tokio::test]
 async fn leads_are_enqueued_once_however_often_that_is_asked() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = campaign_with_two_leads(&server).await;
     let rows = server.get(&format!("{path}/queue")).await.data();
     let leads: Vec<Value> = rows.as_array().unwrap().iter().map(|row| row["lead_id"].clone()).collect();
@@ -30,7 +30,7 @@ async fn leads_are_enqueued_once_however_often_that_is_asked() {
 
 #[tokio::test]
 async fn leads_that_a_campaign_would_never_call_are_skipped_with_the_reason() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = format!("/api/campaigns/{}/leads", server.campaign().await);
     let nowhere = server.lead("+14155550101", None).await;
     let refused = server.lead("+14155550102", Some("Europe/Berlin")).await;
@@ -68,7 +68,7 @@ async fn leads_that_a_campaign_would_never_call_are_skipped_with_the_reason() {
 
 #[tokio::test]
 async fn a_filter_means_the_leads_to_whom_all_of_it_applies() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     // More than are taken at a time.
     server
         .execute(
@@ -94,7 +94,7 @@ async fn a_filter_means_the_leads_to_whom_all_of_it_applies() {
 
 #[tokio::test]
 async fn a_number_that_is_not_to_be_called_stops_what_waits_at_once() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = campaign_with_two_leads(&server).await;
     let single = server.queued("+14155550101").await;
     server.queued("+14155550103").await;
@@ -130,7 +130,7 @@ async fn a_number_that_is_not_to_be_called_stops_what_waits_at_once() {
 
 #[tokio::test]
 async fn a_call_that_is_being_made_is_not_stopped_by_the_list() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     server.queued("+14155550101").await;
     server.execute("update call_queue set status = 'processing'").await;
     let report = server.post("/api/do-not-call", json!({"number": "+14155550101"})).await.data();
@@ -140,7 +140,7 @@ async fn a_call_that_is_being_made_is_not_stopped_by_the_list() {
 
 #[tokio::test]
 async fn projects_are_created_and_listed_by_name() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     for name in ["West", "East"] {
         let project = server.post("/api/projects", json!({"name": name, "description": "d"})).await;
         assert_eq!(project.ok(StatusCode::CREATED)["name"], name);
@@ -156,7 +156,7 @@ async fn projects_are_created_and_listed_by_name() {
 
 #[tokio::test]
 async fn a_lead_is_somewhere_that_has_a_clock_or_nowhere() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let lead = server.lead("+14155550101", Some("europe/berlin")).await;
     let path = format!("/api/leads/{lead}");
     assert_eq!(

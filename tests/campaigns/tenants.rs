@@ -9,7 +9,7 @@ const THEIRS: &str = "11111111-1111-4111-8111-111111111111";
 
 /// Another organisation with one of everything. All its ids that are uuids are the same.
 async fn with_others() -> Server {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     server
         .execute(
             "insert into organisations (id, slug, name) values ('11111111-1111-4111-8111-111111111111', 'other', 'Other');
@@ -47,7 +47,7 @@ async fn another_organisation_sees_and_changes_nothing() {
         (select jsonb_agg(to_jsonb(t) order by t.id) from call_queue t), (select jsonb_agg(to_jsonb(t)) from campaigns t),
         (select jsonb_agg(to_jsonb(t)) from do_not_call t), (select jsonb_agg(to_jsonb(t)) from leads t),
         (select jsonb_agg(to_jsonb(t)) from interactions t)])";
-    let before = server.value(everything).await;
+    let before = server.scalar::<Value>(everything).await;
     let campaign = format!("/api/campaigns/{THEIRS}");
     let queue = format!("/api/queue/{THEIRS}");
     for (method, path, body) in [
@@ -70,13 +70,13 @@ async fn another_organisation_sees_and_changes_nothing() {
         server.send(method, &path, Some(body)).await.is_error(404, "not_found");
     }
     server.csv(&format!("{campaign}/leads.csv"), "phone\n+14155550102\n").await.is_error(404, "not_found");
-    assert_eq!(server.value(everything).await, before);
+    assert_eq!(server.scalar::<Value>(everything).await, before);
 }
 
 #[tokio::test]
 async fn what_belongs_to_others_can_be_used_by_nobody_else() {
     let server = with_others().await;
-    let lead = server.value("select to_jsonb(id) from leads").await;
+    let lead = server.scalar::<Value>("select to_jsonb(id) from leads").await;
     let to = "+14155550101";
     for (body, code) in [
         (json!({"to": to, "lead_id": lead}), "unknown_lead"),

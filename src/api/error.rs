@@ -53,7 +53,7 @@ struct Rule {
     message: &'static str,
 }
 
-const RULES: [Rule; 10] = [
+const RULES: [Rule; 12] = [
     Rule {
         constraint: "leads_call_sid",
         status: StatusCode::CONFLICT,
@@ -65,6 +65,18 @@ const RULES: [Rule; 10] = [
         status: StatusCode::CONFLICT,
         code: "project_exists",
         message: "there is a project of this name",
+    },
+    Rule {
+        constraint: "campaigns_project",
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        code: "unknown_reference",
+        message: "there is no such project any more",
+    },
+    Rule {
+        constraint: "organisations_slug",
+        status: StatusCode::CONFLICT,
+        code: "organisation_exists",
+        message: "there is an organisation of this slug; choose another",
     },
     Rule {
         constraint: "leads_phone_e164",

@@ -155,6 +155,62 @@ async fn projects_are_created_and_listed_by_name() {
 }
 
 #[tokio::test]
+async fn a_project_is_read_changed_and_removed() {
+    let server = Server::with_number().await;
+    let answer = server.post("/api/projects", json!({"name": " East ", "description": "d"})).await;
+    let project = answer.ok(StatusCode::CREATED);
+    let path = format!("/api/projects/{}", project["id"].as_str().unwrap());
+    assert_eq!(answer.headers["location"], path);
+    assert_eq!(server.get(&path).await.data(), project);
+    server.post("/api/projects", json!({"name": "West"})).await.ok(StatusCode::CREATED);
+
+    let changed = server.patch(&path, json!({"name": " North ", "description": ""})).await.data();
+    assert_eq!((&changed["name"], &changed["description"]), (&json!("North"), &json!("")));
+    assert_eq!(server.patch(&path, json!({})).await.data(), changed, "what is not named stays");
+    server.patch(&path, json!({"name": "West"})).await.is_error(409, "project_exists");
+    let bad = json!({"name": "\t", "description": "x".repeat(20_001)});
+    assert_eq!(server.patch(&path, bad).await.bad_members(), ["name", "description"]);
+    server.patch(&path, json!({"id": "x"})).await.is_error(422, "invalid_body");
+    assert_eq!(server.get(&path).await.data(), changed);
+
+    assert_eq!(server.delete(&path).await.status, StatusCode::NO_CONTENT);
+    for path in [path, format!("/api/projects/{NOBODY}")] {
+        server.get(&path).await.is_error(404, "not_found");
+        server.patch(&path, json!({"name": "x"})).await.is_error(404, "not_found");
+        server.delete(&path).await.is_error(404, "not_found");
+    }
+    server.delete("/api/projects/7").await.is_error(400, "invalid_path");
+    assert_eq!(server.get("/api/projects").await.total(), 1);
+}
+
+#[tokio::test]
+async fn a_project_stays_while_a_campaign_is_of_it_and_its_calls_outlive_it() {
+    let server = Server::with_number().await;
+    let project = server.post("/api/projects", json!({"name": "East"})).await.ok(StatusCode::CREATED);
+    let path = format!("/api/projects/{}", project["id"].as_str().unwrap());
+    let campaign = json!({"name": "Renewals", "project_id": project["id"]});
+    let campaign = server.post("/api/campaigns", campaign).await.ok(StatusCode::CREATED);
+    server
+        .execute(
+            "insert into call_logs (organization_id, project_id, call_sid, direction)
+             select organization_id, id, 'CA1', 'outbound' from projects",
+        )
+        .await;
+    server.delete(&path).await.is_error(409, "in_use");
+    assert_eq!(server.get(&path).await.data(), project);
+
+    let campaign = format!("/api/campaigns/{}", campaign["id"].as_str().unwrap());
+    server.patch(&campaign, json!({"project_id": null})).await.data();
+    assert_eq!(server.delete(&path).await.status, StatusCode::NO_CONTENT);
+    let calls = server
+        .scalar::<Value>("select jsonb_agg(jsonb_build_array(call_sid, project_id)) from call_logs")
+        .await;
+    assert_eq!(calls, json!([["CA1", null]]));
+    let again = server.patch(&campaign, json!({"project_id": project["id"]})).await;
+    again.is_error(422, "unknown_reference");
+}
+
+#[tokio::test]
 async fn a_lead_is_somewhere_that_has_a_clock_or_nowhere() {
     let server = Server::with_number().await;
     let lead = server.lead("+14155550101", Some("europe/berlin")).await;

@@ -46,10 +46,11 @@ async fn another_organisation_sees_and_changes_nothing() {
     let everything = "select to_jsonb(array[
         (select jsonb_agg(to_jsonb(t) order by t.id) from call_queue t), (select jsonb_agg(to_jsonb(t)) from campaigns t),
         (select jsonb_agg(to_jsonb(t)) from do_not_call t), (select jsonb_agg(to_jsonb(t)) from leads t),
-        (select jsonb_agg(to_jsonb(t)) from interactions t)])";
+        (select jsonb_agg(to_jsonb(t)) from interactions t), (select jsonb_agg(to_jsonb(t)) from projects t)])";
     let before = server.scalar::<Value>(everything).await;
     let campaign = format!("/api/campaigns/{THEIRS}");
     let queue = format!("/api/queue/{THEIRS}");
+    let project = format!("/api/projects/{THEIRS}");
     for (method, path, body) in [
         (Method::GET, queue.clone(), Value::Null),
         (Method::DELETE, queue.clone(), Value::Null),
@@ -65,6 +66,9 @@ async fn another_organisation_sees_and_changes_nothing() {
         (Method::GET, format!("{campaign}/queue"), Value::Null),
         (Method::GET, format!("{campaign}/attempts"), Value::Null),
         (Method::POST, format!("{campaign}/leads"), json!({"filter": {}})),
+        (Method::GET, project.clone(), Value::Null),
+        (Method::PATCH, project.clone(), json!({"name": "Ours"})),
+        (Method::DELETE, project, Value::Null),
         (Method::DELETE, "/api/do-not-call/+14155550109".to_owned(), Value::Null),
     ] {
         server.send(method, &path, Some(body)).await.is_error(404, "not_found");

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test whose helpers cannot do their part has failed")]
 
+#[path = "api/document.rs"]
+mod document;
 mod support;
 #[path = "support/surface.rs"]
 mod surface;

@@ -135,6 +135,7 @@ async fn has_anything(transaction: &mut sqlx::PgTransaction<'_>, id: Uuid) -> sq
             or exists (select from calls where organization_id = $1)
             or exists (select from call_events where organization_id = $1)
             or exists (select from call_leases where organization_id = $1)
+            or exists (select from call_streams where organization_id = $1)
             or exists (select from call_commands where organization_id = $1)
             or exists (select from call_logs where organization_id = $1)
             or exists (select from agent_calls where organization_id = $1)

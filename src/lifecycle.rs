@@ -125,11 +125,11 @@ pub enum CallEvent {
         /// What has been said so far, in the agent's words.
         summary: String,
     },
-    /// Somebody in charge has steered the call.
+    /// Somebody in charge has steered the call. What was refused has not: that is in `call_commands` only.
     Operator {
         /// The right to say so.
         token: FencingToken,
-        /// What was wanted, `call_commands.id`.
+        /// What was done, `call_commands.id`.
         command: Uuid,
         /// Of which kind it is: `hang_up`, `transfer`, `say`, `inject`.
         kind: String,

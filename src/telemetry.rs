@@ -28,6 +28,8 @@ pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.
 
 // Set-up of a model session and waits of a caller: below 0.2 s nobody notices, above 10 s the call is given up.
 const WAITING_S: [f64; 12] = [0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0];
+// Calls that are due wait for the pace of the carrier, or for others to end: seconds on a quiet day, hours in a large campaign.
+const DUE_S: [f64; 12] = [0.5, 1.0, 2.0, 5.0, 15.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
 // A turn has to be durable within a second.
 const SAVING_S: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0];
 
@@ -91,6 +93,47 @@ pub enum ToolOutcome {
     Cancelled,
 }
 
+/// What came of asking the carrier for a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DialOutcome {
+    /// It has taken it.
+    Placed,
+    /// It did not hear us, or has no time; the try does not count.
+    NotNow,
+    /// Account, token or address are not good; the try does not count.
+    Account,
+    /// It does not let us call from that number; the try does not count.
+    OwnNumber,
+    /// It will never place it.
+    Refused,
+    /// Nobody knows: the call is looked for.
+    Unknown,
+    /// It was not asked: the server was held up for too long.
+    NotAsked,
+}
+
+impl DialOutcome {
+    /// The label's value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Placed => "placed",
+            Self::NotNow => "not_now",
+            Self::Account => "account",
+            Self::OwnNumber => "own_number",
+            Self::Refused => "refused",
+            Self::Unknown => "unknown",
+            Self::NotAsked => "not_asked",
+        }
+    }
+}
+
+impl EncodeLabelValue for DialOutcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> std::fmt::Result {
+        encoder.write_str(self.as_str())
+    }
+}
+
 impl FrameDrop {
     /// The label's value.
     #[must_use]
@@ -138,6 +181,16 @@ struct WhyLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: ToolOutcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DialLabel {
+    outcome: DialOutcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusLabel {
+    status: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -223,6 +276,16 @@ pub struct Counters {
     pub spool_refused: Counter,
     /// Records that could not be kept on disk.
     pub spool_unkept: Counter,
+    /// Seconds from the moment a call of the queue was due to the one at which it was taken to be asked for.
+    pub dial_wait_seconds: Histogram,
+    /// Requests for calls that the carrier has not answered yet.
+    pub dial_requests_open: Gauge,
+    /// Calls of the queue that go on, on all servers together, when this one last looked.
+    pub dial_calls: Gauge,
+    /// 1 while no server asks for calls, because the carrier had no time or the account is not good.
+    pub dial_backing_off: Gauge,
+    dial_requests: Family<DialLabel, Counter>,
+    dial_errors: Family<StatusLabel, Counter>,
     calls_ended: Family<ReasonLabel, Counter>,
     frames_dropped: Family<WhyLabel, Counter>,
     tool_calls: Family<OutcomeLabel, Counter>,
@@ -345,6 +408,37 @@ impl Metrics {
             ),
             spool_refused: counter(&mut registry, "spool_refused", "Records the database will never take"),
             spool_unkept: counter(&mut registry, "spool_unkept", "Records that could not be kept on disk"),
+            dial_wait_seconds: seconds(
+                &mut registry,
+                "dial_wait",
+                "Time from when a call of the queue was due to when it was taken",
+                &DUE_S,
+            ),
+            dial_requests_open: gauge(
+                &mut registry,
+                "dial_requests_open",
+                "Requests for calls that the carrier has not answered yet",
+            ),
+            dial_calls: gauge(
+                &mut registry,
+                "dial_calls",
+                "Calls of the queue that go on, on all servers together",
+            ),
+            dial_backing_off: gauge(
+                &mut registry,
+                "dial_backing_off",
+                "1 while no server asks for calls, because the carrier had no time or the account is not good",
+            ),
+            dial_requests: family(
+                &mut registry,
+                "dial_requests",
+                "Tries to have the carrier place a call, by outcome",
+            ),
+            dial_errors: family(
+                &mut registry,
+                "dial_carrier_errors",
+                "Requests for calls that failed, by status: `429`, `4xx`, `5xx`, `none` without an answer, `other`",
+            ),
             calls_ended: family(&mut registry, "calls_ended", "Calls that ended, by their one reason"),
             frames_dropped: family(&mut registry, "frames_dropped", "Frames of audio not passed on, and why"),
             tool_calls: family(&mut registry, "tool_calls", "Functions the model called, by outcome"),
@@ -371,6 +465,23 @@ impl Metrics {
     /// Counts a call that ended. `reason` is one of the closed list of stored words.
     pub fn call_ended(&self, reason: &'static str) {
         self.calls_ended.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Counts a try to have the carrier place a call.
+    pub fn dialed(&self, outcome: DialOutcome) {
+        self.dial_requests.get_or_create(&DialLabel { outcome }).inc();
+    }
+
+    /// Counts a request for a call that failed with this HTTP status, or without one.
+    pub fn dial_failed(&self, status: Option<u16>) {
+        let status = match status {
+            None => "none",
+            Some(429) => "429",
+            Some(400..=499) => "4xx",
+            Some(500..=599) => "5xx",
+            Some(_) => "other",
+        };
+        self.dial_errors.get_or_create(&StatusLabel { status }).inc();
     }
 
     /// Counts a frame that was not passed on.
@@ -537,6 +648,10 @@ mod tests {
         metrics.added_latency.agent.observe(Duration::from_micros(300), 1);
         metrics.frame_dropped(FrameDrop::NotAudio);
         metrics.tool_called(ToolOutcome::TimedOut);
+        metrics.dialed(DialOutcome::OwnNumber);
+        for status in [Some(429), Some(503), Some(500), None] {
+            metrics.dial_failed(status);
+        }
         let text = metrics.encode();
         for expected in [
             "voicebridge_calls_started_total 1",
@@ -546,6 +661,10 @@ mod tests {
             "voicebridge_frames_total{direction=\"agent\"} 1",
             "voicebridge_frames_dropped_total{why=\"not_audio\"} 1",
             "voicebridge_tool_calls_total{outcome=\"timed_out\"} 1",
+            "voicebridge_dial_requests_total{outcome=\"own_number\"} 1",
+            "voicebridge_dial_carrier_errors_total{status=\"429\"} 1",
+            "voicebridge_dial_carrier_errors_total{status=\"5xx\"} 2",
+            "voicebridge_dial_carrier_errors_total{status=\"none\"} 1",
         ] {
             assert_eq!(line(&text, expected), expected);
         }
@@ -582,6 +701,10 @@ mod tests {
             "model_ready_seconds_count 0",
             "turn_response_seconds_count 0",
             "transcript_save_seconds_count 0",
+            "dial_wait_seconds_count 0",
+            "dial_requests_open 0",
+            "dial_calls 0",
+            "dial_backing_off 0",
         ] {
             line(&text, &format!("voicebridge_{name}"));
         }

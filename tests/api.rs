@@ -2,40 +2,32 @@
 
 #![expect(clippy::unwrap_used, reason = "a test whose helpers cannot do their part has failed")]
 
+#[path = "api/document.rs"]
+mod document;
 mod support;
+#[path = "support/surface.rs"]
+mod surface;
 
-use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::http::{HeaderMap, Method, Request, StatusCode};
+use axum::body::Body;
+use axum::http::{Method, StatusCode};
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tower::ServiceExt;
 use uuid::Uuid;
-use voicebridge::api::settings::{PublicUrl, Settings};
-use voicebridge::api::{self, Api};
-use voicebridge::app;
-use voicebridge::bridge::endpoints::Endpoints;
-use voicebridge::bridge::model_socket::ModelEndpoint;
-use voicebridge::bridge::profile::Defaults;
-use voicebridge::bridge::spool::Spool;
-use voicebridge::bridge::{self, Bridge};
+use voicebridge::api;
 use voicebridge::call::end::{EndReason, NextStep};
 use voicebridge::call::transcript::{Entry, Role, Status};
 use voicebridge::clock::CallTime;
 use voicebridge::ids::{CallSid, ItemId, OrganizationId, PhoneNumber};
-use voicebridge::shutdown::Tasks;
 use voicebridge::store::agents::{self, Agent};
 use voicebridge::store::cluster::PrivateCluster;
 use voicebridge::store::leases::FencingToken;
 use voicebridge::store::transcripts::Turns;
 use voicebridge::store::{Store, calls, leases, organisations, phone_numbers, transcripts};
-use voicebridge::telemetry::Metrics;
-use voicebridge::wire::model::AudioFormat;
 use voicebridge::wire::signature::sign;
 
-const KEY: &str = "0123456789abcdef";
+use crate::surface::{KEY, PUBLIC, Server};
+
 const TOKEN: &str = "12345";
-const PUBLIC: &str = "https://voice.example.com";
 const SID: &str = "CA00000000000000000000000000000001";
 const TWIML: &str = "/media-stream-twiml";
 const ENDED: &str = "/twiml/stream-ended";
@@ -378,13 +370,13 @@ async fn a_call_is_put_on_record_and_offered_a_stream() {
     assert_eq!(record.agent_id, agent.id);
     assert_eq!(record.event_sequence[0]["type"], "incoming_call");
     assert_eq!(record.event_sequence[0]["details"], json!({"from": "+14155550123", "to": "+14155550199"}));
-    let event = server.row("select to_jsonb(call_events) from call_events").await;
+    let event = server.scalar::<Value>("select to_jsonb(call_events) from call_events").await;
     assert_eq!(
         (&event["from_number"], &event["to_number"]),
         (&json!("+14155550123"), &json!("+14155550199"))
     );
     assert_eq!((&event["direction"], &event["call_status"]), (&json!("inbound"), &json!("ringing")));
-    let lease = server.row("select to_jsonb(call_leases) from call_leases").await;
+    let lease = server.scalar::<Value>("select to_jsonb(call_leases) from call_leases").await;
     assert!(!lease.to_string().contains(&token), "only the digest is stored");
 
     let claimed = server.claim(&token).await.unwrap();
@@ -584,7 +576,7 @@ async fn a_status_callback_is_one_row_however_often_it_comes() {
         assert_eq!((answer.status, answer.text.as_str()), (StatusCode::NO_CONTENT, ""));
     }
     assert_eq!(server.count("call_events").await, 1);
-    let event = server.row("select to_jsonb(call_events) from call_events").await;
+    let event = server.scalar::<Value>("select to_jsonb(call_events) from call_events").await;
     assert_eq!((&event["sequence_number"], &event["payload"]["From"]), (&json!(1), &json!("+14155550123")));
     assert!(event["event_time"].as_str().unwrap().starts_with("2025-11-23T10:30:00"));
     let answered_by = [("CallSid", SID), ("AnsweredBy", "human")];
@@ -697,103 +689,7 @@ async fn every_documented_route_is_served_and_every_served_route_is_documented()
 
 // ---- Helpers ---------------------------------------------------------------------------------------------------------
 
-struct Server {
-    router: Router,
-    store: Store,
-    tasks: Tasks,
-    metrics: Metrics,
-}
-
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    text: String,
-}
-
 impl Server {
-    async fn new() -> Self {
-        Self::with(|_| {}).await
-    }
-
-    async fn with(change: impl FnOnce(&mut Settings)) -> Self {
-        Self::on(support::store(4).await, change)
-    }
-
-    fn on(store: Store, change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = Settings {
-            public_url: PublicUrl::parse(PUBLIC).unwrap(),
-            twilio_auth_tokens: Vec::new(),
-            admin_key: SecretString::from(KEY),
-            open_metrics: false,
-            max_calls: 100,
-            node: "node-test".to_owned(),
-        };
-        change(&mut settings);
-        let (tasks, metrics) = (Tasks::new(), Metrics::new());
-        app::install_tls();
-        let bridge = Bridge::new(bridge::Parts {
-            store: store.clone(),
-            spool: Spool::off(),
-            metrics: metrics.clone(),
-            tasks: tasks.clone(),
-            // Nobody is there: no test here gets as far as to talk.
-            endpoints: Endpoints::new(
-                ModelEndpoint::new("ws://127.0.0.1:9".parse().unwrap(), None),
-                None,
-                &metrics,
-            ),
-            defaults: Defaults {
-                model: "model".to_owned(),
-                transcription_model: "writer".to_owned(),
-                audio_format: AudioFormat::Pcmu,
-            },
-            http: reqwest::Client::new(),
-            node: settings.node.clone(),
-            max_calls: settings.max_calls,
-        });
-        let api = Api::new(settings, store.clone(), bridge, tasks.clone(), metrics.clone());
-        Self { router: api::router(api), store, tasks, metrics }
-    }
-
-    async fn raw(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Body) -> Answer {
-        let mut request = Request::builder().method(method).uri(path);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let bytes = to_bytes(body, 1 << 20).await.unwrap();
-        Answer {
-            status: parts.status,
-            headers: parts.headers,
-            text: String::from_utf8(bytes.to_vec()).unwrap(),
-        }
-    }
-
-    /// With the key.
-    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
-        let headers = [("x-api-key", KEY), ("content-type", "application/json")];
-        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
-        self.raw(method, path, &headers, body).await
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        self.send(Method::GET, path, None).await
-    }
-
-    async fn form(&self, path: &str, params: &[(&str, &str)], signature: Option<&str>) -> Answer {
-        let mut headers = vec![("content-type", "application/x-www-form-urlencoded")];
-        headers.extend(signature.map(|signature| ("x-twilio-signature", signature)));
-        let mut url: reqwest::Url = "http://localhost".parse().unwrap();
-        url.query_pairs_mut().extend_pairs(params);
-        self.raw(Method::POST, path, &headers, Body::from(url.query().unwrap_or_default().to_owned())).await
-    }
-
-    /// As Twilio posts to a server that checks no signatures.
-    async fn twilio(&self, path: &str, params: &[(&str, &str)]) -> Answer {
-        self.form(path, params, None).await
-    }
-
     async fn organization(&self) -> OrganizationId {
         organisations::default_organization(&self.store).await.unwrap()
     }
@@ -826,53 +722,6 @@ impl Server {
         let record = calls::by_call_sid(&self.store, &call(sid)).await.unwrap().unwrap();
         let events = record.event_sequence.as_array().unwrap().iter();
         events.map(|event| event["type"].as_str().unwrap().to_owned()).collect()
-    }
-
-    async fn count(&self, table: &str) -> i64 {
-        let sql = sqlx::AssertSqlSafe(format!("select count(*) from {table}"));
-        sqlx::query_scalar(sql).fetch_one(self.store.pool()).await.unwrap()
-    }
-
-    async fn row(&self, sql: &'static str) -> Value {
-        sqlx::query_scalar(sql).fetch_one(self.store.pool()).await.unwrap()
-    }
-
-    async fn execute(&self, sql: &'static str) {
-        sqlx::query(sql).execute(self.store.pool()).await.unwrap();
-    }
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
-    }
-
-    /// The error has this status and code, and the envelope that all errors have.
-    fn is_error(&self, status: StatusCode, code: &str) -> Value {
-        assert_eq!(self.status, status, "{}", self.text);
-        assert_eq!(self.headers["content-type"], "application/json");
-        let body = self.json();
-        let members: Vec<_> = body.as_object().unwrap().keys().cloned().collect();
-        assert_eq!(members, ["error", "success"]);
-        assert_eq!(body["success"], false);
-        assert_eq!(body["error"]["code"], code, "{}", self.text);
-        assert!(body["error"]["message"].as_str().is_some_and(|message| !message.is_empty()));
-        assert!(body["error"].as_object().unwrap().contains_key("details"));
-        body["error"].clone()
-    }
-
-    /// The caller hears a sentence that begins so, and the call is over.
-    fn speaks(&self, sentence: &str) {
-        assert_eq!(self.status, StatusCode::OK, "{}", self.text);
-        assert_eq!(self.headers["content-type"], "text/xml; charset=utf-8");
-        assert!(self.text.contains(&format!("<Say>{sentence}")), "{}", self.text);
-        assert!(self.text.ends_with("</Say><Hangup/></Response>"), "{}", self.text);
-    }
-
-    fn stream_token(&self) -> String {
-        let (_, rest) =
-            self.text.split_once("/media-stream/").unwrap_or_else(|| panic!("no stream: {}", self.text));
-        rest.split('"').next().unwrap().to_owned()
     }
 }
 

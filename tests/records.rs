@@ -3,37 +3,29 @@
 #![expect(clippy::unwrap_used, reason = "a test whose helpers cannot do their part has failed")]
 
 mod support;
+#[path = "support/surface.rs"]
+mod surface;
 
+use std::ops::Deref;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::http::{Method, Request, StatusCode};
+use axum::body::Body;
+use axum::http::{Method, StatusCode};
 use jiff::Timestamp;
-use secrecy::SecretString;
 use serde_json::{Map, Value, json};
-use sqlx::AssertSqlSafe;
-use tower::ServiceExt;
 use uuid::Uuid;
-use voicebridge::api::settings::{PublicUrl, Settings};
-use voicebridge::api::{self, Api};
-use voicebridge::app;
-use voicebridge::bridge::endpoints::Endpoints;
-use voicebridge::bridge::model_socket::ModelEndpoint;
-use voicebridge::bridge::profile::Defaults;
-use voicebridge::bridge::spool::Spool;
-use voicebridge::bridge::{self, Bridge};
 use voicebridge::call::end::EndReason;
-use voicebridge::ids::{AgentId, CallSid, OrganizationId, StreamSid};
-use voicebridge::lifecycle::{self, CallEvent, CallRef};
-use voicebridge::shutdown::Tasks;
+use voicebridge::ids::{AgentId, CallSid, OrganizationId, PhoneNumber, StreamSid};
+use voicebridge::lifecycle::{self, CallEvent, CallRef, OptOutSource};
+use voicebridge::outreach::campaign::Command;
 use voicebridge::store::call_events::CarrierEvent;
+use voicebridge::store::dialing::{self, Limits, attempts};
 use voicebridge::store::leases::FencingToken;
-use voicebridge::store::{Store, agents};
-use voicebridge::telemetry::Metrics;
-use voicebridge::wire::model::AudioFormat;
+use voicebridge::store::{agents, campaigns, phone_numbers};
 
-const KEY: &str = "0123456789abcdef";
+use crate::surface::Answer;
+
+const OWN: &str = "+15005550000";
 const TOKEN: FencingToken = FencingToken(1);
 
 // ---- Calls -----------------------------------------------------------------------------------------------------------
@@ -71,54 +63,6 @@ async fn calls_are_listed_newest_first_and_filtered() {
     for bad in ["status=over", "routing_status=lost", "from=yesterday", "agent_id=7", "limit=0"] {
         server.get(&format!("/api/calls?{bad}")).await.is_error(StatusCode::BAD_REQUEST, "invalid_query");
     }
-}
-
-#[tokio::test]
-async fn every_documented_query_of_calls_says_what_it_promises() {
-    let server = Server::new().await;
-    server.call("CA1", Some(EndReason::AgentEnded), 30, "2024-01-01T00:00:00Z").await;
-    server.call("CA2", Some(EndReason::AgentEnded), 90, "2024-01-31T23:59:59Z").await;
-    server.call("CA3", Some(EndReason::ModelLost), 120, "2024-02-01T00:00:00Z").await;
-    server.call("CA4", None, 0, "2024-02-02T00:00:00Z").await;
-    server.execute("update agents set vapi_assistant_id = 'asst_1'").await;
-    let (organization, agent) = (server.organization.0, server.agent.0);
-    for (query, expected) in [
-        (format!("SELECT * FROM calls WHERE organization_id = '{organization}' ORDER BY created_at DESC"), vec!["CA4", "CA3", "CA2", "CA1"]),
-        (format!("SELECT * FROM calls WHERE organization_id = '{}' ORDER BY created_at DESC", Uuid::nil()), vec![]),
-        (format!("SELECT * FROM calls WHERE agent_id = '{agent}' ORDER BY created_at DESC"), vec!["CA4", "CA3", "CA2", "CA1"]),
-        (
-            format!(
-                "SELECT c.*, a.vapi_assistant_id, o.slug as organization_slug FROM calls c JOIN agents a ON c.agent_id = a.id
-                 JOIN organisations o ON c.organization_id = o.id WHERE c.organization_id = '{organization}'
-                   AND a.vapi_assistant_id = 'asst_1' AND o.slug = 'default' ORDER BY c.created_at DESC LIMIT 100"
-            ),
-            vec!["CA4", "CA3", "CA2", "CA1"],
-        ),
-        (
-            format!(
-                "SELECT * FROM calls WHERE organization_id = '{organization}' AND created_at >= '2024-01-01'
-                 AND created_at < '2024-02-01' ORDER BY created_at DESC"
-            ),
-            vec!["CA2", "CA1"],
-        ),
-        ("SELECT * FROM calls WHERE (data->'call'->>'duration')::int > 60 ORDER BY created_at DESC".into(), vec!["CA3", "CA2"]),
-        ("SELECT * FROM calls WHERE data->'call'->>'status' = 'completed' ORDER BY created_at DESC".into(), vec!["CA2", "CA1"]),
-    ] {
-        let sids: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!("select call_sid from ({query}) as seen")))
-            .fetch_all(server.store.pool())
-            .await
-            .unwrap();
-        assert_eq!(sids, expected, "{query}");
-    }
-    let counted: (Option<String>, i64) = sqlx::query_as(
-        "SELECT a.vapi_assistant_id, COUNT(*) as call_count FROM calls c JOIN agents a ON c.agent_id = a.id
-         WHERE c.organization_id = $1 GROUP BY a.id, a.vapi_assistant_id ORDER BY call_count DESC",
-    )
-    .bind(organization)
-    .fetch_one(server.store.pool())
-    .await
-    .unwrap();
-    assert_eq!(counted, (Some("asst_1".to_owned()), 4));
 }
 
 #[tokio::test]
@@ -287,6 +231,165 @@ async fn an_interaction_is_created_dispatched_and_changed_by_its_call() {
 }
 
 #[tokio::test]
+async fn the_agent_that_an_interaction_names_speaks_where_it_is_one_of_ours_and_no_other_is_named() {
+    let server = Server::new().await;
+    let second: Uuid = server
+        .scalar(
+            "insert into agents (organization_id, name, instructions)
+             select id, 'Second', 'Speak.' from organisations returning id",
+        )
+        .await;
+    let agent = Some(server.agent.0);
+    for (id, named, asked, speaks) in [
+        ("one", Some(second.to_string()), None, Some(second)),
+        ("two", Some(second.to_string()), agent, agent),
+        ("three", Some("test_agent_001".to_owned()), None, None),
+        ("four", None, None, None),
+    ] {
+        let new = json!({"id": id, "agentId": named});
+        server.send(Method::POST, "/api/interactions", Some(new)).await;
+        let body = json!({"to": "+14155550123", "agent_id": asked});
+        let answer = server.send(Method::POST, &format!("/api/interactions/{id}/dispatch"), Some(body)).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text);
+        let row: Option<Uuid> =
+            sqlx::query_scalar("select agent_id from call_queue where interaction_id = $1")
+                .bind(id)
+                .fetch_one(server.store.pool())
+                .await
+                .unwrap();
+        assert_eq!(row, speaks, "{id}");
+    }
+}
+
+/// How a row of the queue ends without a call.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Canceled,
+    NumberForbidden,
+    OptedOutOnAnotherCall,
+    CampaignCompleted,
+    CampaignCompletedDuringATry,
+    LastDayOver,
+    RefusedByRule,
+    RefusedByCarrier,
+    NeverPlaced,
+}
+
+#[tokio::test]
+async fn an_interaction_whose_call_will_not_be_made_has_failed_for_a_reason_that_people_understand() {
+    let over = "the campaign is over";
+    let forbidden = "the number is on the do-not-call list";
+    for (end, disposition, reason) in [
+        (End::Canceled, "CANCELED", "the call was canceled before it was made"),
+        (End::NumberForbidden, "BLOCKED_BY_RULE", forbidden),
+        (End::OptedOutOnAnotherCall, "BLOCKED_BY_RULE", forbidden),
+        (End::CampaignCompleted, "BLOCKED_BY_RULE", over),
+        (End::CampaignCompletedDuringATry, "BLOCKED_BY_RULE", over),
+        (End::LastDayOver, "BLOCKED_BY_RULE", over),
+        (End::RefusedByRule, "BLOCKED_BY_RULE", forbidden),
+        (End::RefusedByCarrier, "NOT_PLACED", "that is no telephone"),
+        (End::NeverPlaced, "NOT_PLACED", "there is no such call; so it was 5 times in a row"),
+    ] {
+        let server = Server::new().await;
+        let queue = server.dispatched("one").await;
+        end.happen(&server, queue).await;
+        let status: String =
+            server.scalar("select status from call_queue where interaction_id = 'one'").await;
+        assert_eq!(status, "failed", "{end:?}");
+        let data = server.get("/api/interactions/one").await.ok()["data"].clone();
+        assert_eq!((&data["status"], &data["outcome"]), (&json!("FAILED"), &json!("FAILED")), "{end:?}");
+        let said =
+            json!({"disposition": disposition, "connection_status": "NOT_CONNECTED", "reason": reason});
+        assert_eq!(data["callDisposition"], said, "{end:?}");
+        assert!(data["endTime"].is_string(), "{end:?}: {data}");
+        let followed: i64 = server
+            .scalar("select count(*) from call_attempts where will_retry and outcome <> 'not_placed'")
+            .await;
+        assert_eq!(followed, 0, "{end:?}: no other try follows");
+        // What the platform was told stands: another call is another interaction.
+        let again = json!({"to": "+14155550124"});
+        let answer = server.send(Method::POST, "/api/interactions/one/dispatch", Some(again)).await;
+        answer.is_error(StatusCode::CONFLICT, "interaction_not_initiated");
+        server.execute("delete from do_not_call; update campaigns set status = 'active'").await;
+        let answer = server.send(Method::POST, &format!("/api/queue/{queue}/retry"), None).await;
+        let error = answer.is_error(StatusCode::CONFLICT, "interaction_over");
+        assert_eq!(error["details"]["status"], "FAILED", "{end:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_its_interaction_can_be_tried_at_once() {
+    let server = Server::new().await;
+    let queue = server.dispatched("one").await;
+    server.execute("update call_queue set next_retry_at = now() + interval '1 day'").await;
+    server.send(Method::POST, &format!("/api/queue/{queue}/retry"), None).await.ok();
+    assert!(server.scalar::<bool>("select next_retry_at <= now() from call_queue").await);
+}
+
+impl End {
+    async fn happen(self, server: &Server, queue: Uuid) {
+        let store = &server.store;
+        let now = Timestamp::now();
+        match self {
+            Self::Canceled => {
+                server.send(Method::DELETE, &format!("/api/queue/{queue}"), None).await.ok();
+            }
+            Self::NumberForbidden => {
+                let entry = json!({"number": "+14155550123"});
+                server.send(Method::POST, "/api/do-not-call", Some(entry)).await;
+            }
+            Self::OptedOutOnAnotherCall => {
+                let opted_out =
+                    CallEvent::OptedOut { number: "+14155550123".into(), source: OptOutSource::Call };
+                lifecycle::record(store, &server.reference("CA7"), now, &opted_out).await.unwrap();
+            }
+            Self::CampaignCompleted | Self::CampaignCompletedDuringATry | Self::LastDayOver => {
+                let campaign = server.campaign_of(queue).await;
+                if matches!(self, Self::CampaignCompletedDuringATry) {
+                    server.try_of(queue, 1).await;
+                }
+                if matches!(self, Self::LastDayOver) {
+                    server.execute("update campaigns set end_date = '2020-01-01'").await;
+                } else {
+                    campaigns::step(store, server.organization, campaign, Command::Complete).await.unwrap();
+                }
+                if matches!(self, Self::CampaignCompletedDuringATry) {
+                    // Nobody answered, and it would be tried again.
+                    server
+                        .execute(
+                            "update call_attempts set status = 'ended', outcome = 'no_answer', will_retry = true,
+                                 next_retry_at = now(), retry_reason = 'no_answer';
+                             update call_queue set status = 'queued'",
+                        )
+                        .await;
+                }
+                campaigns::complete_over(store, now).await.unwrap();
+            }
+            Self::RefusedByRule => {
+                // By somebody who knows nothing of the queue.
+                server
+                    .execute("insert into do_not_call (organization_id, number) select id, '+14155550123' from organisations")
+                    .await;
+                let limits = Limits { interval: Duration::ZERO, max_calls: 1, room: 1 };
+                dialing::claim(store, "AC1", "node", Some(now), &limits).await.unwrap();
+            }
+            Self::RefusedByCarrier => {
+                let attempt = server.try_of(queue, 1).await;
+                assert!(attempts::refuse(store, attempt, "that is no telephone", now).await.unwrap());
+            }
+            Self::NeverPlaced => {
+                for number in 1..=5 {
+                    let attempt = server.try_of(queue, number).await;
+                    assert!(
+                        attempts::not_placed(store, attempt, "there is no such call", now).await.unwrap()
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_interaction_is_dispatched_once_and_only_while_it_is_initiated() {
     let server = Server::new().await;
     let dispatch = async |id: &str, body: Value| {
@@ -298,13 +401,19 @@ async fn an_interaction_is_dispatched_once_and_only_while_it_is_initiated() {
         let created = server.send(Method::POST, "/api/interactions", Some(json!({"id": id}))).await;
         assert_eq!(created.status, StatusCode::CREATED);
     }
-    for bad in [
-        json!({"to": "anonymous"}),
-        json!({"to": "+14155550123", "lead_id": 7}),
-        json!({"to": "+14155550123", "agent_id": Uuid::nil()}),
+    for (bad, code) in [
+        (json!({"to": "anonymous"}), "invalid_value"),
+        (json!({"to": "+14155550123", "lead_id": 7}), "unknown_lead"),
+        (json!({"to": "+14155550123", "agent_id": Uuid::nil()}), "unknown_agent"),
     ] {
-        dispatch("a", bad).await.is_error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value");
+        dispatch("a", bad).await.is_error(StatusCode::UNPROCESSABLE_ENTITY, code);
     }
+    server.send(Method::POST, "/api/do-not-call", Some(json!({"number": "+14155550199"}))).await;
+    let forbidden = json!({"to": "+14155550199"});
+    dispatch("a", forbidden).await.is_error(StatusCode::CONFLICT, "do_not_call");
+    let noted =
+        "select count(*) from interactions where \"dispatchedAt\" is not null or \"phoneNumber\" is not null";
+    assert_eq!(server.scalar::<i64>(noted).await, 0);
     assert_eq!(server.scalar::<i64>("select count(*) from call_queue").await, 0);
     assert_eq!(dispatch("a", call()).await.status, StatusCode::ACCEPTED, "what was refused changed nothing");
     dispatch("a", call()).await.is_error(StatusCode::CONFLICT, "interaction_dispatched");
@@ -389,15 +498,17 @@ async fn another_organisations_records_do_not_exist() {
 // ---- Helpers ---------------------------------------------------------------------------------------------------------
 
 struct Server {
-    router: Router,
-    store: Store,
+    http: surface::Server,
     organization: OrganizationId,
     agent: AgentId,
 }
 
-struct Answer {
-    status: StatusCode,
-    text: String,
+impl Deref for Server {
+    type Target = surface::Server;
+
+    fn deref(&self) -> &surface::Server {
+        &self.http
+    }
 }
 
 impl Server {
@@ -420,58 +531,56 @@ impl Server {
     }
 
     async fn new() -> Self {
-        let store = support::store(4).await;
-        let agent = agents::default_agent(&store).await.unwrap().unwrap();
-        let settings = Settings {
-            public_url: PublicUrl::parse("https://voice.example.com").unwrap(),
-            twilio_auth_tokens: Vec::new(),
-            admin_key: SecretString::from(KEY),
-            open_metrics: false,
-            max_calls: 100,
-            node: "node-test".to_owned(),
-        };
-        let (tasks, metrics) = (Tasks::new(), Metrics::new());
-        app::install_tls();
-        let nobody = ModelEndpoint::new("ws://127.0.0.1:9".parse().unwrap(), None);
-        let bridge = Bridge::new(bridge::Parts {
-            store: store.clone(),
-            spool: Spool::off(),
-            metrics: metrics.clone(),
-            tasks: tasks.clone(),
-            endpoints: Endpoints::new(nobody, None, &metrics),
-            defaults: Defaults {
-                model: "model".to_owned(),
-                transcription_model: "writer".to_owned(),
-                audio_format: AudioFormat::Pcmu,
-            },
-            http: reqwest::Client::new(),
-            node: settings.node.clone(),
-            max_calls: settings.max_calls,
-        });
-        let api = Api::new(settings, store.clone(), bridge, tasks, metrics);
-        Self { router: api::router(api), store, organization: agent.organization_id, agent: agent.id }
+        let http = surface::Server::new().await;
+        let agent = agents::default_agent(&http.store).await.unwrap().unwrap();
+        let own = PhoneNumber::parse(OWN).unwrap();
+        phone_numbers::create(&http.store, agent.organization_id, agent.id, &own, "").await.unwrap();
+        Self { http, organization: agent.organization_id, agent: agent.id }
     }
 
-    async fn raw(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Body) -> Answer {
-        let mut request = Request::builder().method(method).uri(path);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
-        let status = response.status();
-        let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
-        Answer { status, text: String::from_utf8(bytes.to_vec()).unwrap() }
+    /// A new interaction whose call waits in the queue, which is returned.
+    async fn dispatched(&self, id: &str) -> Uuid {
+        let created = self.send(Method::POST, "/api/interactions", Some(json!({"id": id}))).await;
+        assert_eq!(created.status, StatusCode::CREATED, "{}", created.text);
+        let path = format!("/api/interactions/{id}/dispatch");
+        let queued = self.send(Method::POST, &path, Some(json!({"to": "+14155550123"}))).await;
+        assert_eq!(queued.status, StatusCode::ACCEPTED, "{}", queued.text);
+        queued.json()["data"]["queue_id"].as_str().unwrap().parse().unwrap()
     }
 
-    /// With the key.
-    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
-        let headers = [("x-api-key", KEY), ("content-type", "application/json")];
-        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
-        self.raw(method, path, &headers, body).await
+    /// Makes the row one of an active campaign.
+    async fn campaign_of(&self, queue: Uuid) -> Uuid {
+        sqlx::query_scalar(
+            "with campaign as (
+                 insert into campaigns (organization_id, name, status)
+                 select organization_id, 'May', 'active' from call_queue where id = $1 returning id
+             )
+             update call_queue set campaign_id = campaign.id from campaign where call_queue.id = $1
+             returning campaign_id",
+        )
+        .bind(queue)
+        .fetch_one(self.store.pool())
+        .await
+        .unwrap()
     }
 
-    async fn get(&self, path: &str) -> Answer {
-        self.send(Method::GET, path, None).await
+    /// A try of the row that the carrier is being asked for.
+    async fn try_of(&self, queue: Uuid, number: i32) -> Uuid {
+        sqlx::query_scalar(
+            "with row as (
+                 update call_queue set status = 'processing', attempt_count = $2 where id = $1 returning *
+             )
+             insert into call_attempts (organization_id, queue_id, agent_id, attempt_number, to_number, from_number, node,
+                                        requested_at)
+             select organization_id, id, $3, $2, to_number, $4, 'node', now() from row returning id",
+        )
+        .bind(queue)
+        .bind(number)
+        .bind(self.agent.0)
+        .bind(OWN)
+        .fetch_one(self.store.pool())
+        .await
+        .unwrap()
     }
 
     async fn sids(&self, path: &str) -> Vec<String> {
@@ -515,40 +624,11 @@ impl Server {
         .unwrap();
         CallRef { organization: organization.into(), agent: agent.into(), ..self.reference("CA0") }
     }
-
-    async fn scalar<T>(&self, sql: &'static str) -> T
-    where
-        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
-    {
-        sqlx::query_scalar(sql).fetch_one(self.store.pool()).await.unwrap()
-    }
-
-    async fn execute(&self, sql: &str) {
-        sqlx::query(AssertSqlSafe(sql.to_owned())).execute(self.store.pool()).await.unwrap();
-    }
 }
 
 impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
-    }
-
     fn ok(&self) -> Value {
         assert_eq!(self.status, StatusCode::OK, "{}", self.text);
         self.json()
-    }
-
-    /// The error has this status and code, and says something.
-    fn is_error(&self, status: StatusCode, code: &str) -> Value {
-        assert_eq!(self.status, status, "{}", self.text);
-        let body = self.json();
-        assert_eq!(
-            (&body["success"], &body["error"]["code"]),
-            (&json!(false), &json!(code)),
-            "{}",
-            self.text
-        );
-        assert!(body["error"]["message"].as_str().is_some_and(|message| !message.is_empty()));
-        body["error"].clone()
     }
 }

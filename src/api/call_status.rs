@@ -41,11 +41,11 @@ async fn call_status(
 ) -> Result<StatusCode, ApiError> {
     let call_sid = webhook.call_sid()?;
     // Before what is said of the call, so that it is known whose it is.
-    let attempt = attempts::learn(&api, &named, &call_sid).await;
-    note_or_keep(&api, &webhook, &call_sid).await?;
-    if let Some(attempt) = attempt.filter(|_| named.is_verdict()) {
-        attempts::judge(&api, &attempt, &webhook, &call_sid).await?;
+    let learned = attempts::learn(&api, &named, &call_sid).await;
+    if named.is_verdict() {
+        attempts::judge(&api, learned, &webhook, &call_sid).await;
     }
+    note_or_keep(&api, &webhook, &call_sid).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

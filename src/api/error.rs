@@ -53,7 +53,7 @@ struct Rule {
     message: &'static str,
 }
 
-const RULES: [Rule; 10] = [
+const RULES: [Rule; 12] = [
     Rule {
         constraint: "leads_call_sid",
         status: StatusCode::CONFLICT,
@@ -65,6 +65,18 @@ const RULES: [Rule; 10] = [
         status: StatusCode::CONFLICT,
         code: "project_exists",
         message: "there is a project of this name",
+    },
+    Rule {
+        constraint: "campaigns_project",
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        code: "unknown_reference",
+        message: "there is no such project any more",
+    },
+    Rule {
+        constraint: "organisations_slug",
+        status: StatusCode::CONFLICT,
+        code: "organisation_exists",
+        message: "there is an organisation of this slug; choose another",
     },
     Rule {
         constraint: "leads_phone_e164",
@@ -250,6 +262,12 @@ impl From<sqlx::Error> for ApiError {
         if let Some(rule) = RULES.iter().find(|rule| Some(rule.constraint) == constraint) {
             return Self::new(rule.status, rule.code, rule.message);
         }
+        if cannot_be_stored(&error) {
+            return Self::invalid(
+                "a text with a NUL character, or a number or moment out of range, can neither be stored nor looked for; \
+                 send another",
+            );
+        }
         log(&error);
         if is_unreachable(&error) {
             return Self::unavailable("database_unavailable", "the database cannot be reached; try again");
@@ -333,6 +351,17 @@ pub(crate) fn is_unreachable(error: &sqlx::Error) -> bool {
         sqlx::Error::Database(error) => error
             .code()
             .is_some_and(|code| ["57", "53", "08", "55P03"].iter().any(|class| code.starts_with(class))),
+        _ => false,
+    }
+}
+
+/// True when a value of the request is one that no column takes.
+fn cannot_be_stored(error: &sqlx::Error) -> bool {
+    // PostgreSQL, appendix A: numeric value out of range, datetime field overflow, character not in repertoire.
+    match error {
+        sqlx::Error::Database(error) => {
+            error.code().is_some_and(|code| ["22003", "22008", "22021"].contains(&&*code))
+        }
         _ => false,
     }
 }

@@ -1,12 +1,12 @@
 //! People take a call over from the agent: their telephones ring, whoever answers is told what it is about before the caller
 //! is connected, and if nobody does the call goes back to the agent.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::extract::State;
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -16,17 +16,19 @@ use crate::api::Api;
 use crate::api::call_status::note_callback;
 use crate::api::error::{self, ApiError, Failures};
 use crate::api::extract::{Path, Query};
-use crate::api::twilio::{NO_ANSWER, RING, connect, offer_again, within};
+use crate::api::twilio::{NO_ANSWER, alone, connect, look_up_people, offer_again, within};
 use crate::api::webhook::{Twiml, Webhook};
 use crate::api::without_database::{keep_callback, keep_event};
 use crate::call::end::{EndReason, NextStep};
 use crate::ids::{CallSid, PhoneNumber};
 use crate::lifecycle::callback::{end_after_people, end_lost_call};
 use crate::lifecycle::{self, CallEvent, CallRef};
+use crate::routing::decide::{Decision, RingGroup, To};
 use crate::store::agents::{self, Agent};
-use crate::store::calls;
-use crate::store::handoffs::{self, Decision, Wish};
+use crate::store::handoffs::{self, Wish};
 use crate::store::leases::{self, AfterStream, FencingToken};
+use crate::store::routing_decisions::{self, Step};
+use crate::store::{calls, teams};
 use crate::wire::twiml::{self, Dial, Leg};
 
 /// Longest text that is said to a person before the caller is connected, in characters: about half a minute, for which the
@@ -49,17 +51,17 @@ pub(super) struct Handoff<'a> {
     /// Whom to call, where somebody has said so.
     pub(super) to: Option<&'a str>,
     /// A word for the record.
-    pub(super) why: &'a str,
+    pub(super) why: &'static str,
     /// What the caller hears before it rings.
     pub(super) say: &'a str,
 }
 
-/// People whose telephones are to ring.
-struct People {
-    numbers: Vec<(PhoneNumber, Option<Uuid>)>,
-    ring: Duration,
-    /// A word for the record.
-    kind: &'static str,
+/// Telephones that ring for a caller.
+pub(super) struct Ringing {
+    /// Has them ring.
+    pub(super) twiml: Twiml,
+    /// Whose they are.
+    pub(super) group: Arc<RingGroup>,
 }
 
 /// Rings people for a call. `None`: there is nobody to call; that, too, is one of the handoffs of the call.
@@ -67,43 +69,45 @@ pub(super) async fn ring_people(
     api: &Api,
     webhook: &Webhook,
     handoff: Handoff<'_>,
-) -> sqlx::Result<Option<Twiml>> {
+) -> sqlx::Result<Option<Ringing>> {
     let Handoff { call, token, agent, to, why, say } = handoff;
-    let people = people(api, call, agent, to).await?;
+    let group = people(api, call, agent, to).await?;
     // A call for which no stream was ever offered has no lease, and no second handoff.
     let number = leases::hand_over(&api.store, &call.call_sid, token).await?.unwrap_or(1);
     api.known.learn_handoff(call, number);
     let details = json!({
         "handoff": number,
-        "people": people.as_ref().map_or(0, |people| people.numbers.len()),
-        "kind": people.as_ref().map(|people| people.kind),
+        "people": group.as_ref().map_or(0, |group| group.telephones.len()),
+        "kind": group.as_ref().map(|group| group.kind()),
     });
-    let Some(people) = people else {
-        decide(api, call, "handoff", "agent", "nobody_to_ring", details).await;
+    let Some(group) = group else {
+        decide(api, call, Step::Handoff, To::Agent, "nobody_to_ring", details).await;
         tracing::warn!(call.id = %call.call_sid, "a call is to be put through, and there is nobody to call");
         return Ok(None);
     };
-    decide(api, call, "handoff", "team", why, details).await;
+    decide(api, call, Step::Handoff, To::Team, why, details).await;
     let url = &api.settings.public_url;
     let whisper = |member: Option<Uuid>| {
         let member = member.map(|member| format!("?member={member}")).unwrap_or_default();
         url.join(&format!("/twiml/whisper/{}/{number}{member}", call.call_sid))
     };
-    let numbers: Vec<(PhoneNumber, String)> =
-        people.numbers.into_iter().map(|(telephone, member)| (telephone, whisper(member))).collect();
+    let whispers: Vec<String> = group.telephones.iter().map(|telephone| whisper(telephone.member)).collect();
+    let legs = group.telephones.iter().zip(&whispers);
+    let legs: Vec<_> =
+        legs.map(|(telephone, url)| Leg { number: &telephone.number, url: Some(url) }).collect();
     let action = url.join(&format!("/twiml/handoff-ended/{number}"));
     // On a call that we make the caller's number, which would be shown, is not the one that called us.
-    let outbound = webhook.get("Direction").is_some_and(|direction| direction.starts_with("outbound"));
-    let own = webhook.our_number().filter(|_| outbound).and_then(|text| PhoneNumber::parse(text).ok());
-    let legs: Vec<_> = numbers.iter().map(|(number, url)| Leg { number, url: Some(url) }).collect();
+    let own = webhook.our_number().filter(|_| webhook.is_outbound());
+    let own = own.and_then(|text| PhoneNumber::parse(text).ok());
     let dial = Dial {
         legs: &legs,
-        timeout: people.ring,
+        timeout: group.timeout,
         action: &action,
         say: Some(say).filter(|say| !say.is_empty()),
         caller_id: own.as_ref(),
     };
-    Ok(Some(Twiml(dial.document())))
+    let twiml = Twiml(dial.document());
+    Ok(Some(Ringing { twiml, group }))
 }
 
 /// Whoever is named, a telephone or a team, else the agent's team, else its transfer number.
@@ -112,28 +116,17 @@ async fn people(
     call: &CallRef,
     agent: &Agent,
     named: Option<&str>,
-) -> sqlx::Result<Option<People>> {
-    let alone = |number: PhoneNumber| People { numbers: vec![(number, None)], ring: RING, kind: "number" };
+) -> sqlx::Result<Option<Arc<RingGroup>>> {
     if let Some(number) = named.and_then(|to| PhoneNumber::parse(to).ok()) {
-        return Ok(Some(alone(number)));
+        return Ok(Some(Arc::new(alone(&number))));
     }
-    let named = named.and_then(|to| Uuid::parse_str(to).ok());
-    let mut team = match named {
-        Some(team) => handoffs::team(&api.store, team, Some(call.organization)).await?,
-        None => None,
-    };
-    if team.is_none() {
-        team = handoffs::team_of_agent(&api.store, agent.id).await?;
+    if let Some(team) = named.and_then(|to| Uuid::parse_str(to).ok()) {
+        let named = teams::ring_group(&api.store, team, Some(call.organization)).await?;
+        if let Some(group) = named.and_then(RingGroup::somebody) {
+            return Ok(Some(Arc::new(group)));
+        }
     }
-    Ok(match (team, &agent.transfer_number) {
-        (Some(team), _) => Some(People {
-            numbers: team.members.into_iter().map(|member| (member.number, Some(member.id))).collect(),
-            ring: Duration::from_secs(team.ring_timeout_s.into()),
-            kind: "team",
-        }),
-        (None, Some(number)) => Some(alone(number.clone())),
-        (None, None) => None,
-    })
+    look_up_people(api, agent).await
 }
 
 /// Who of the team answers.
@@ -323,10 +316,10 @@ async fn go_on(
     }
     let details = json!({"handoff": number, "dial_status": webhook.get("DialCallStatus")});
     if has_it_still && let Some(twiml) = back_to_agent(api, webhook, call_sid, &after).await? {
-        decide(api, &call, "handoff_fallback", "agent", "team_no_answer", details).await;
+        decide(api, &call, Step::HandoffFallback, To::Agent, "team_no_answer", details).await;
         return Ok(twiml);
     }
-    decide(api, &call, "handoff_fallback", "sentence", "team_no_answer", details).await;
+    decide(api, &call, Step::HandoffFallback, To::Sentence, "team_no_answer", details).await;
     Ok(last_word(webhook))
 }
 
@@ -338,10 +331,10 @@ pub(super) async fn back_to_agent(
     call_sid: &CallSid,
     after: &AfterStream,
 ) -> sqlx::Result<Option<Twiml>> {
-    if let Some(agent) = agents::on_call(&api.store, after.agent, call_sid).await?
+    if let Some(agent) = agents::briefed_for_call(&api.store, after.agent, call_sid).await?
         && let Some(token) = offer_again(api, call_sid, after).await?
     {
-        let agent = std::sync::Arc::new(agent).on_call(webhook.get("Direction"));
+        let agent = Arc::new(agent).on_call(webhook.get("Direction"));
         if api.bridge.has_place() {
             api.bridge.prepare(token.expose(), call_sid, &agent);
         }
@@ -361,19 +354,13 @@ async fn call_ref(api: &Api, call_sid: &CallSid) -> sqlx::Result<Option<CallRef>
 }
 
 /// Puts on record where a call goes. Without the record it goes there all the same.
-async fn decide(
-    api: &Api,
-    call: &CallRef,
-    step: &'static str,
-    decision: &'static str,
-    reason: &str,
-    details: serde_json::Value,
-) {
-    let (organization, call_sid) = (call.organization, &call.call_sid);
-    let decision = Decision { organization, call_sid, step, decision, reason, details };
-    if let Err(error) = handoffs::note_decision(&api.store, decision).await {
+async fn decide(api: &Api, call: &CallRef, step: Step, to: To, reason: &'static str, details: Value) {
+    let details = if let Value::Object(details) = details { details } else { Map::new() };
+    let (decision, now) = (Decision { to, reason, details }, api.clock.now());
+    let noted = routing_decisions::note(&api.store, call.organization, &call.call_sid, step, &decision, now);
+    if let Err(error) = noted.await {
         error::log(&error);
-        tracing::warn!(call.id = %call_sid, "why a call goes where it goes is not on record");
+        tracing::warn!(call.id = %call.call_sid, "why a call goes where it goes is not on record");
     }
 }
 

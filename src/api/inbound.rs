@@ -132,7 +132,9 @@ async fn read_line(api: &Api, id: PhoneNumberId) -> sqlx::Result<Option<Line>> {
         }
     }
     let by_schedule = match route.team {
-        Some(team) => teams::ring_group(&api.store, team).await?.and_then(RingGroup::somebody).map(Arc::new),
+        Some(team) => {
+            teams::ring_group(&api.store, team, None).await?.and_then(RingGroup::somebody).map(Arc::new)
+        }
         None => None,
     };
     let of_agent = look_up_people(api, &agent).await?;

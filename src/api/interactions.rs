@@ -5,7 +5,6 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -16,10 +15,9 @@ use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{
     Json, Listing, PageQuery, Pagination, Path, Query, Success, check_lengths, one_of,
 };
-use crate::ids::PhoneNumber;
-use crate::store::interactions::{
-    self, Dispatch, Dispatched, Interaction, InteractionFilter, NewInteraction,
-};
+use crate::ids::{AgentId, PhoneNumber};
+use crate::store::call_queue::{self, NewCall, Priority, ScheduleError};
+use crate::store::interactions::{self, Interaction, InteractionFilter, NewInteraction};
 
 const STATUSES: [&str; 4] = ["INITIATED", "IN_PROGRESS", "COMPLETED", "FAILED"];
 const DIRECTIONS: [&str; 2] = ["OUTBOUND", "INBOUND"];
@@ -185,28 +183,23 @@ async fn dispatch_interaction(
     Path(id): Path<String>,
     Json(body): Json<DispatchInteraction>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let dispatch = body.checked()?;
-    let conflict = |code, message: String| Err(ApiError::conflict(code, message));
-    match interactions::dispatch(&api.store, api.organization().await?, &id, &dispatch).await? {
-        Dispatched::Queued { queue } => {
-            let queued = QueuedCall { interaction_id: id, queue_id: queue };
-            Ok((StatusCode::ACCEPTED, Success::new(queued)))
-        }
-        Dispatched::Unknown => conflict(
+    let new = body.checked(id.clone())?;
+    let row = call_queue::schedule(&api.store, api.organization().await?, &new).await.map_err(refusal)?;
+    Ok((StatusCode::ACCEPTED, Success::new(QueuedCall { interaction_id: id, queue_id: row.id })))
+}
+
+/// Where an interaction is part of the address it is what is in the way; all else is as for any call that is scheduled.
+fn refusal(error: ScheduleError) -> ApiError {
+    match error {
+        ScheduleError::InteractionNotFound => ApiError::conflict(
             "interaction_unknown",
-            "there is no such interaction; create it with POST /api/interactions first".to_owned(),
+            "there is no such interaction; create it with POST /api/interactions first",
         ),
-        Dispatched::NotInitiated { status } => Err(ApiError::conflict(
-            "interaction_not_initiated",
-            format!("the interaction is {status}, and only one that is INITIATED can be dispatched; create another one"),
-        )
-        .with_details(json!({"status": status}))),
-        Dispatched::Before => conflict(
+        ScheduleError::InteractionQueued => ApiError::conflict(
             "interaction_dispatched",
-            "the interaction was dispatched before, and its call is on its way; create another one".to_owned(),
+            "the interaction was dispatched before, and its call is on its way; create another one",
         ),
-        Dispatched::UnknownLead => Err(ApiError::invalid("lead_id: there is no such lead")),
-        Dispatched::UnknownAgent => Err(ApiError::invalid("agent_id: there is no such agent")),
+        error => error.into(),
     }
 }
 
@@ -241,10 +234,20 @@ impl CreateInteraction {
 }
 
 impl DispatchInteraction {
-    fn checked(self) -> Result<Dispatch, ApiError> {
+    /// One try: whether to try again is the platform's to decide, which creates another interaction then.
+    fn checked(self, interaction: String) -> Result<NewCall, ApiError> {
         check_lengths(&[("message", self.message.as_deref(), MESSAGE)])?;
-        let to = phone("to", &self.to)?;
-        Ok(Dispatch { to, lead_id: self.lead_id, agent_id: self.agent_id, message: self.message })
+        Ok(NewCall {
+            to: Some(phone("to", &self.to)?),
+            message: self.message,
+            lead_id: self.lead_id,
+            priority: Priority::Normal,
+            schedule_at: None,
+            agent_id: self.agent_id.map(AgentId),
+            interaction_id: Some(interaction),
+            phone_number_id: None,
+            max_attempts: 1,
+        })
     }
 }
 

@@ -18,8 +18,9 @@ use crate::api::Api;
 use crate::api::error::{ApiError, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
 use crate::ids::{CallSid, OrganizationId, PhoneNumber};
+use crate::routing::decide::RingGroup;
 use crate::store::commands::{self, LiveCall, Progress, Whereabouts};
-use crate::store::handoffs;
+use crate::store::teams;
 
 // Longest texts, in characters. What is said takes a minute; what is known costs the model's attention in every answer.
 const SAID: usize = 1_000;
@@ -167,7 +168,7 @@ async fn transfer(
     check_length("summary", &summary, SUMMARY)?;
     let call = live(&api, &call_sid).await?;
     if let Some(team) = team
-        && handoffs::team(&api.store, team, Some(call.0)).await?.is_none()
+        && teams::ring_group(&api.store, team, Some(call.0)).await?.and_then(RingGroup::somebody).is_none()
     {
         return Err(ApiError::invalid(
             "there is no such team, or nobody of it takes calls; enable a member first",
@@ -242,7 +243,9 @@ async fn live(api: &Api, call_sid: &str) -> Result<(OrganizationId, CallSid), Ap
     let organization = api.organization().await?;
     match commands::whereabouts(&api.store, organization, &call_sid).await? {
         Whereabouts::Live => Ok((organization, call_sid)),
-        Whereabouts::Unknown => Err(ApiError::not_found("there is no such call")),
+        Whereabouts::Unknown => Err(ApiError::not_found(
+            "there is no such call; GET /api/calls/live lists those that are going on",
+        )),
         Whereabouts::NotLive => Err(ApiError::conflict(
             "call_not_live",
             "the call is not going on; GET /api/calls/live lists those that are",

@@ -14,6 +14,7 @@ pub mod campaign_settings;
 pub mod campaigns;
 pub mod do_not_call;
 pub mod error;
+mod examples;
 pub mod extract;
 pub mod interactions;
 pub mod handoff;
@@ -207,6 +208,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     components.add_security_scheme("api_key", SecurityScheme::ApiKey(api_key));
     let signature = ApiKey::Header(ApiKeyValue::new("X-Twilio-Signature"));
     components.add_security_scheme("twilio", SecurityScheme::ApiKey(signature));
+    examples::add(&mut document);
     document
 }
 

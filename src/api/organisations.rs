@@ -1,6 +1,11 @@
 //! Tenants.
+//!
+//! The key is the administrator's: it manages every organisation. All other records that it shows are the default
+//! organisation's.
 
 use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -8,19 +13,38 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::Api;
-use crate::api::body::Problems;
-use crate::api::error::{ApiError, Failures};
-use crate::api::extract::{Json, Path, Success};
+use crate::api::body::{NAME, Problems};
+use crate::api::error::{ApiError, Failure, Failures};
+use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
+use crate::store::Deleted;
 use crate::store::organisations::{self, Organisation};
+
+/// Longest slug, in characters.
+const SLUG: usize = 63;
 
 /// Routes of organisations.
 pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(list_organisations))
-        .routes(routes!(organisation, update_organisation))
+    OpenApiRouter::new().routes(routes!(list_organisations, create_organisation)).routes(routes!(
+        organisation,
+        update_organisation,
+        delete_organisation
+    ))
 }
 
-/// What to change.
+/// An organisation to add.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateOrganisation {
+    /// Short name, 1 to 63 of a to z, 0 to 9 and -, beginning with a letter or digit; no two share one, and it does not
+    /// change.
+    #[schema(example = "kanzlei-weber")]
+    pub slug: String,
+    /// For people.
+    #[schema(example = "Kanzlei Weber")]
+    pub name: String,
+}
+
+/// What to change. A member that is absent stays.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateOrganisation {
@@ -29,15 +53,45 @@ pub struct UpdateOrganisation {
     pub name: Option<String>,
 }
 
-/// The organisations that the key is good for.
+/// Organisations, by name.
 #[utoipa::path(
-    get, path = "/api/organisations", tag = "organisations",
-    responses((status = 200, description = "All of them", body = Success<Vec<Organisation>>), Failures),
+    get, path = "/api/organisations", tag = "organisations", params(PageQuery),
+    responses((status = 200, description = "Part of the list", body = Listing<Organisation>), Failures),
     security(("bearer" = []), ("api_key" = [])),
 )]
-async fn list_organisations(State(api): State<Api>) -> Result<Success<Vec<Organisation>>, ApiError> {
-    let own = organisations::organisation(&api.store, api.organization().await?).await?;
-    Ok(Success::new(own.into_iter().collect()))
+async fn list_organisations(
+    State(api): State<Api>,
+    Query(page): Query<PageQuery>,
+) -> Result<Listing<Organisation>, ApiError> {
+    let PageQuery { limit, offset } = page.checked()?;
+    let (data, total) = organisations::list(&api.store, limit, offset).await?;
+    Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
+}
+
+/// Adds an organisation, which has nothing yet.
+#[utoipa::path(
+    post, path = "/api/organisations", tag = "organisations", request_body = CreateOrganisation,
+    responses(
+        (status = 201, description = "The new organisation", body = Success<Organisation>, headers(("Location" = String, description = "The organisation"))),
+        (status = 409, description = "`organisation_exists`", body = Failure),
+        Failures,
+    ),
+    security(("bearer" = []), ("api_key" = [])),
+)]
+async fn create_organisation(
+    State(api): State<Api>,
+    Json(body): Json<CreateOrganisation>,
+) -> Result<impl IntoResponse, ApiError> {
+    let CreateOrganisation { slug, name } = body;
+    let mut problems = Problems::default();
+    if !is_slug(&slug) {
+        problems.note("slug", "must have 1 to 63 of a to z, 0 to 9 and -, and begin with a letter or digit");
+    }
+    problems.length("name", &name, 1, NAME);
+    problems.none()?;
+    let record = organisations::create(&api.store, &slug, &name).await?;
+    let location = format!("/api/organisations/{}", record.id);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Success::new(record)))
 }
 
 /// An organisation.
@@ -51,7 +105,7 @@ async fn organisation(
     State(api): State<Api>,
     Path(id): Path<Uuid>,
 ) -> Result<Success<Organisation>, ApiError> {
-    found(&api, id).await
+    found(organisations::organisation(&api.store, id).await?)
 }
 
 /// Gives an organisation another name.
@@ -66,18 +120,51 @@ async fn update_organisation(
     Path(id): Path<Uuid>,
     Json(body): Json<UpdateOrganisation>,
 ) -> Result<Success<Organisation>, ApiError> {
-    let own = api.organization().await?;
-    if let Some(name) = body.name.as_deref().filter(|_| own.0 == id) {
-        let mut problems = Problems::default();
-        problems.length("name", name, 1, 200);
-        problems.none()?;
-        organisations::rename(&api.store, own, name).await?;
+    let mut problems = Problems::default();
+    if let Some(name) = &body.name {
+        problems.length("name", name, 1, NAME);
     }
-    found(&api, id).await
+    problems.none()?;
+    found(organisations::update(&api.store, id, body.name.as_deref()).await?)
 }
 
-async fn found(api: &Api, id: Uuid) -> Result<Success<Organisation>, ApiError> {
-    let own = api.organization().await?;
-    let found = if own.0 == id { organisations::organisation(&api.store, own).await? } else { None };
-    found.map(Success::new).ok_or_else(|| ApiError::not_found("there is no such organisation"))
+/// Removes an organisation that has nothing and is not the default.
+#[utoipa::path(
+    delete, path = "/api/organisations/{id}", tag = "organisations",
+    params(("id" = Uuid, Path, description = "The organisation")),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 409, description = "`default_organisation`, or `in_use`: agents, numbers, people or calls belong to it", body = Failure),
+        Failures,
+    ),
+    security(("bearer" = []), ("api_key" = [])),
+)]
+async fn delete_organisation(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<StatusCode, ApiError> {
+    if api.organization().await?.0 == id {
+        let message =
+            "this is the default organisation, which everything belongs to that names no other; it stays";
+        return Err(ApiError::conflict("default_organisation", message));
+    }
+    match organisations::delete(&api.store, id).await? {
+        Deleted::Done => Ok(StatusCode::NO_CONTENT),
+        Deleted::NotFound => Err(gone()),
+        Deleted::InUse => Err(ApiError::conflict(
+            "in_use",
+            "agents, numbers, people or calls belong to this organisation; remove them first, or keep it",
+        )),
+    }
+}
+
+fn found(record: Option<Organisation>) -> Result<Success<Organisation>, ApiError> {
+    record.map(Success::new).ok_or_else(gone)
+}
+
+fn gone() -> ApiError {
+    ApiError::not_found("there is no such organisation")
+}
+
+/// As the constraint `organisations_slug_form` has it.
+fn is_slug(text: &str) -> bool {
+    let in_it = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=SLUG).contains(&text.len()) && text.bytes().all(in_it) && !text.starts_with('-')
 }

@@ -250,6 +250,9 @@ impl From<ChangeError> for ApiError {
             ChangeError::Finished => Self::conflict("call_finished", message),
             ChangeError::CampaignOver => Self::conflict("campaign_completed", message),
             ChangeError::DoNotCall => Self::conflict("do_not_call", message),
+            ChangeError::InteractionOver { status } => {
+                Self::conflict("interaction_over", message).with_details(json!({ "status": status }))
+            }
             ChangeError::NoTryLeft => Self::conflict("no_try_left", message),
             ChangeError::Database(error) => error.into(),
         }

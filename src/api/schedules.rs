@@ -21,6 +21,8 @@ use crate::store::schedules::{self, HolidayHours, NewSchedule, SchedulePatch, Sc
 // More are mistakes, and would be slow to look through.
 const MOST_SPANS: usize = 200;
 const MOST_HOLIDAYS: usize = 1000;
+/// Days before are mistakes, and PostgreSQL reads none of those before our era as they are written elsewhere.
+const FIRST_YEAR: i16 = 1970;
 
 /// Routes of schedules.
 pub fn router() -> OpenApiRouter<Api> {
@@ -234,6 +236,9 @@ fn check_holidays(problems: &mut Problems, holidays: &[HolidayHours]) {
     let mut days = std::collections::BTreeMap::new();
     for (index, holiday) in holidays.iter().enumerate().take(MOST_HOLIDAYS) {
         let field = format!("holidays[{index}]");
+        if holiday.day.year() < FIRST_YEAR {
+            problems.note(&format!("{field}.day"), "must be in 1970 or later");
+        }
         problems.length(&format!("{field}.name"), &holiday.name, 0, 200);
         match (holiday.opens, holiday.closes) {
             (None, None) => {}

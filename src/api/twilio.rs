@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::Api;
-use crate::api::attempts::{self, OfAttempt};
+use crate::api::attempts::{self, CONNECTED_WITHIN, OfAttempt};
 use crate::api::call_status::{note_callback, note_or_keep};
 use crate::api::error::{self, ApiError, Failures};
 use crate::api::extract::{Path, Query};
@@ -24,7 +24,7 @@ use crate::api::stream_token::StreamToken;
 use crate::api::webhook::{Twiml, Webhook};
 use crate::api::without_database::{self, keep_callback, patience};
 use crate::bridge::Decided;
-use crate::call::end::NextStep;
+use crate::call::end::{EndReason, NextStep};
 use crate::ids::{AgentId, CallSid, PhoneNumber, PhoneNumberId};
 use crate::lifecycle::callback::end_lost_call;
 use crate::lifecycle::{self, CallEvent, CallRef};
@@ -43,7 +43,7 @@ const DECIDED_WITHIN: Duration = Duration::from_millis(500);
 /// How often it is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long the team's telephones ring: about five rings, before most voice mails.
-pub(super) const RING: Duration = Duration::from_secs(25);
+const RING: Duration = Duration::from_secs(25);
 /// Of a call for which no stream was ever offered. Tokens of offers begin at 1.
 pub(super) const NO_OFFER: FencingToken = FencingToken(0);
 
@@ -101,9 +101,11 @@ async fn agent_call_incoming(
     Query(named): Query<OfAttempt>,
     webhook: Webhook,
 ) -> Result<Twiml, ApiError> {
-    let call_sid = webhook.call_sid()?;
-    attempts::learn(&api, &named, &call_sid).await;
-    Ok(new_call(&api, &webhook, &call_sid, Some(AgentId(agent))).await)
+    let (call_sid, agent) = (webhook.call_sid()?, AgentId(agent));
+    Ok(match named.id().filter(|_| webhook.is_outbound()) {
+        Some(attempt) => own_call(&api, &webhook, &call_sid, agent, attempt, &named).await,
+        None => new_call(&api, &webhook, &call_sid, Some(agent)).await,
+    })
 }
 
 /// The stream of a call, or the call to the team after it, has ended: says how the call goes on.
@@ -135,7 +137,22 @@ async fn stream_ended(State(api): State<Api>, webhook: Webhook) -> Result<Twiml,
 
 async fn new_call(api: &Api, webhook: &Webhook, call_sid: &CallSid, named: Option<AgentId>) -> Twiml {
     let from_memory = || without_database::answer(api, webhook, call_sid, named);
-    within(api, answer(api, webhook, call_sid, named), from_memory).await
+    within(api, answer(api, webhook, call_sid, named, None), from_memory).await
+}
+
+/// As [`new_call`], of a call that we have made for this try: whoever answers has not called us, and that is never put on
+/// record, whatever the records do.
+async fn own_call(
+    api: &Api,
+    webhook: &Webhook,
+    call_sid: &CallSid,
+    agent: AgentId,
+    attempt: Uuid,
+    named: &OfAttempt,
+) -> Twiml {
+    let answer = answer(api, webhook, call_sid, Some(agent), Some(attempt));
+    let twiml = Box::pin(in_time(patience(api).min(CONNECTED_WITHIN), answer)).await;
+    twiml.unwrap_or_else(|| attempts::ask_again(api, webhook, call_sid, agent, named))
 }
 
 /// The answer if it comes in time and without an error, else the one from memory, else an apology.
@@ -144,24 +161,34 @@ pub(super) async fn within(
     answer: impl Future<Output = sqlx::Result<Twiml>>,
     from_memory: impl FnOnce() -> Option<Twiml>,
 ) -> Twiml {
-    match timeout(patience(api), answer).await {
-        Ok(Ok(twiml)) => return twiml,
-        Ok(Err(error)) => error::log(&error),
-        Err(_) => tracing::error!("the records do not answer in time"),
-    }
-    from_memory().unwrap_or_else(|| {
+    Box::pin(in_time(patience(api), answer)).await.or_else(from_memory).unwrap_or_else(|| {
         tracing::error!("the caller hears an apology, because the records could not be used");
         Twiml(twiml::say_and_hang_up(APOLOGY))
     })
 }
 
-/// Puts the call on record and offers its stream, or says why not.
+/// The answer, if it comes by then and without an error.
+async fn in_time(limit: Duration, answer: impl Future<Output = sqlx::Result<Twiml>>) -> Option<Twiml> {
+    match timeout(limit, answer).await {
+        Ok(Ok(twiml)) => return Some(twiml),
+        Ok(Err(error)) => error::log(&error),
+        Err(_) => tracing::error!("the records do not answer in time"),
+    }
+    None
+}
+
+/// Puts the call on record and offers its stream, or says why not. `attempt`: the try of ours that it names.
 async fn answer(
     api: &Api,
     webhook: &Webhook,
     call_sid: &CallSid,
     named: Option<AgentId>,
+    attempt: Option<Uuid>,
 ) -> sqlx::Result<Twiml> {
+    if let Some(attempt) = attempt {
+        // Before what is said of the call, so that it is known whose it is.
+        attempts::look_for(api, attempt, call_sid).await?;
+    }
     let Some((agent, phone_number)) = agent_for(api, webhook, named).await? else {
         note_callback(api, webhook, call_sid, None).await?;
         tracing::warn!("a call was turned away: there is no such agent, or no enabled default agent");
@@ -172,11 +199,16 @@ async fn answer(
     let call = CallRef { call_sid: call_sid.clone(), organization: agent.organization_id, agent: agent.id };
     let now = api.clock.now();
     let briefed = attempts::briefed(api, webhook, &agent, call_sid).await?;
-    if briefed.is_none() {
+    if briefed.is_none() && attempt.is_none() {
         let incoming = without_database::incoming(webhook, phone_number, false);
         lifecycle::record(&api.store, &call, now, &incoming).await?;
     }
-    let agent = briefed.unwrap_or(agent);
+    let agent = match briefed {
+        Some(agent) => agent,
+        // A try that has been given up since: at least who has called whom.
+        None if attempt.is_some() => Arc::new(agent.briefed("")),
+        None => agent,
+    };
 
     let people = look_up_people(api, &agent).await?;
     let possible = for_agent(people.is_some(), health(api, &agent));
@@ -314,7 +346,7 @@ async fn go_on(
             "the stream of a call never came: can Twilio reach PUBLIC_URL with WebSockets over TLS?"
         );
     }
-    let Some(agent) = agents::on_call(&api.store, after.agent, call_sid).await?.map(Arc::new) else {
+    let Some(agent) = agents::briefed_for_call(&api.store, after.agent, call_sid).await?.map(Arc::new) else {
         return Ok(Twiml(twiml::say_and_hang_up(APOLOGY)));
     };
     let agent = agent.on_call(webhook.get("Direction"));
@@ -333,7 +365,8 @@ async fn go_on(
         step = NextStep::Apologise;
     }
     let call = CallRef { call_sid: call_sid.clone(), organization: after.organization, agent: after.agent };
-    let why = after.disconnect_reason.as_deref().unwrap_or("stream_lost");
+    let why = after.disconnect_reason.as_deref().and_then(EndReason::from_word);
+    let why = why.unwrap_or(EndReason::StreamLost).as_str();
     match step {
         NextStep::Resume => unreachable!("a call that is not resumed ends with an apology"),
         NextStep::HangUp => Ok(Twiml(twiml::hang_up())),
@@ -343,8 +376,8 @@ async fn go_on(
             let (token, to) = (after.fencing_token, wish.to.as_deref());
             let people =
                 Handoff { call: &call, token, agent: &agent, to, why: "transferred", say: ONE_MOMENT };
-            if let Some(twiml) = handoff::ring_people(api, webhook, people).await? {
-                return Ok(twiml);
+            if let Some(ringing) = handoff::ring_people(api, webhook, people).await? {
+                return Ok(ringing.twiml);
             }
             let after = AfterStream { handed_over: true, ..after };
             let back = if after.ended {
@@ -358,11 +391,11 @@ async fn go_on(
             let sentence = &agent.fallback_sentence;
             let token = after.fencing_token;
             let people = Handoff { call: &call, token, agent: &agent, to: None, why, say: sentence };
-            let Some(twiml) = handoff::ring_people(api, webhook, people).await? else {
+            let Some(ringing) = handoff::ring_people(api, webhook, people).await? else {
                 return Ok(Twiml(twiml::say_and_hang_up(sentence)));
             };
-            note_transfer(api, &call, token, agent.transfer_number.as_ref(), why).await;
-            Ok(twiml)
+            note_transfer(api, &call, token, ringing.group.only_number(), why).await;
+            Ok(ringing.twiml)
         }
     }
 }
@@ -430,6 +463,6 @@ pub(super) fn alone(number: &PhoneNumber) -> RingGroup {
 /// Calls people; `action` is asked for what follows.
 pub(super) fn dial(api: &Api, group: &RingGroup, action: &str, say: Option<&str>) -> Twiml {
     let action = api.settings.public_url.join(action);
-    let legs: Vec<_> = group.numbers.iter().map(|number| Leg { number, url: None }).collect();
+    let legs: Vec<_> = group.telephones.iter().map(|it| Leg { number: &it.number, url: None }).collect();
     Twiml(Dial { legs: &legs, timeout: group.timeout, action: &action, say, caller_id: None }.document())
 }

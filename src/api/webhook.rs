@@ -58,9 +58,12 @@ impl Webhook {
 
     /// The call it is about.
     pub fn call_sid(&self) -> Result<CallSid, ApiError> {
-        let text = self
-            .get("CallSid")
-            .ok_or_else(|| ApiError::bad_request("invalid_call_sid", "the parameter CallSid is missing"))?;
+        let text = self.get("CallSid").ok_or_else(|| {
+            ApiError::bad_request(
+                "invalid_call_sid",
+                "the parameter CallSid is missing; send it as Twilio does",
+            )
+        })?;
         CallSid::parse(text).map_err(|error| ApiError::bad_request("invalid_call_sid", error.to_string()))
     }
 
@@ -70,11 +73,16 @@ impl Webhook {
         self.get("CallStatus").is_some_and(is_terminal)
     }
 
+    /// Whether the carrier says that it is a call which was made through it.
+    #[must_use]
+    pub fn is_outbound(&self) -> bool {
+        self.get("Direction").is_some_and(|direction| direction.starts_with("outbound"))
+    }
+
     /// The number of ours that is in the call.
     #[must_use]
     pub fn our_number(&self) -> Option<&str> {
-        let outbound = self.get("Direction").is_some_and(|direction| direction.starts_with("outbound"));
-        self.get(if outbound { "From" } else { "To" })
+        self.get(if self.is_outbound() { "From" } else { "To" })
     }
 
     /// The request as a row of `call_events`.

@@ -135,12 +135,14 @@ pub(super) fn promised(api: &Api, token: &str) -> Option<Promised> {
 /// A stream that was lost cannot be offered again, since nobody could say who has the call then.
 pub(super) fn go_on(api: &Api, decided: Decided) -> Option<Twiml> {
     let agent = api.known.agent(decided.agent)?;
-    Some(match (decided.reason.next_step(), &agent.transfer_number) {
+    let alone = || agent.transfer_number.as_ref().map(|number| Arc::new(alone(number)));
+    let people = api.known.people(agent.id).or_else(alone);
+    Some(match (decided.reason.next_step(), people) {
         (NextStep::HangUp, _) => Twiml(twiml::hang_up()),
-        (NextStep::Transfer, Some(number)) => dial(api, &alone(number), STREAM_ENDED, Some(ONE_MOMENT)),
+        (NextStep::Transfer, Some(group)) => dial(api, &group, STREAM_ENDED, Some(ONE_MOMENT)),
         (NextStep::Transfer, None) => Twiml(twiml::say_and_hang_up(NO_ANSWER)),
-        (NextStep::Apologise | NextStep::Resume, Some(number)) => {
-            dial(api, &alone(number), STREAM_ENDED, Some(&agent.fallback_sentence))
+        (NextStep::Apologise | NextStep::Resume, Some(group)) => {
+            dial(api, &group, STREAM_ENDED, Some(&agent.fallback_sentence))
         }
         (NextStep::Apologise | NextStep::Resume, None) => {
             Twiml(twiml::say_and_hang_up(&agent.fallback_sentence))

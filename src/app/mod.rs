@@ -98,7 +98,7 @@ impl App {
             None => PublicUrl::parse(&format!("http://{addr}")).context("no public URL of this address")?,
         };
         let carrier = outbound::carrier(&config.twilio)?;
-        outbound::start(&config, &public_url, carrier.as_ref(), &store, &bridge, &tasks);
+        outbound::start(&config, &public_url, carrier.as_ref(), &store, &bridge, &tasks, &metrics);
         let admin_key_is_new = config.admin_key.is_none();
         let admin_key = config.admin_key.unwrap_or_else(random_key);
         let settings = Settings {

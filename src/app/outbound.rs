@@ -11,6 +11,7 @@ use crate::config::{Config, Dial, Twilio};
 use crate::dialer::{self, Dialer, Settings};
 use crate::shutdown::Tasks;
 use crate::store::Store;
+use crate::telemetry::Metrics;
 
 /// The account that calls are made and steered with; `None` without its name and token.
 pub(super) fn carrier(configured: &Twilio) -> anyhow::Result<Option<twilio::Twilio>> {
@@ -29,6 +30,7 @@ pub(super) fn start(
     store: &Store,
     bridge: &Bridge,
     tasks: &Tasks,
+    metrics: &Metrics,
 ) {
     let Some(carrier) = carrier.filter(|_| config.dial.max_calls > 0) else {
         tracing::info!(
@@ -44,14 +46,14 @@ pub(super) fn start(
     };
     let (dial, max_calls, bridge) = (config.dial, config.max_calls, bridge.clone());
     // Whoever is called shall not hear that nobody can talk.
-    let room = Box::new(move || room(&dial, max_calls, bridge.live_calls(), bridge.model_may_work()));
-    let dialer = Arc::new(Dialer::new(store.clone(), carrier.clone(), settings, room));
+    let room = Box::new(move || room(&dial, max_calls, bridge.live_calls(), bridge.model_works()));
+    let dialer = Arc::new(Dialer::new(store.clone(), carrier.clone(), settings, room, metrics.clone()));
     tasks.spawn(dialer::run(dialer, tasks.clone()));
 }
 
-/// Calls that this server may make beside those it carries: none while no model answers.
-fn room(dial: &Dial, max_calls: usize, live_calls: usize, model_may_work: bool) -> u32 {
-    if model_may_work { dial.room(max_calls, live_calls) } else { 0 }
+/// Calls that this server may make beside those it carries: none while no model is known to answer.
+fn room(dial: &Dial, max_calls: usize, live_calls: usize, model_works: bool) -> u32 {
+    if model_works { dial.room(max_calls, live_calls) } else { 0 }
 }
 
 #[cfg(test)]

@@ -138,7 +138,8 @@ async fn reap(store: &Store) {
 
 /// Ends campaigns whose last day is over everywhere.
 async fn complete_campaigns(store: &Store) {
-    match in_time(campaigns::complete_over(store, Timestamp::now())).await {
+    let completing = async { campaigns::complete_over(store, store.now().await?).await };
+    match in_time(completing).await {
         Ok(0) => {}
         Ok(count) => info!(count, "campaigns are completed: their last day is over everywhere"),
         Err(why) => warn!(why, "campaigns whose last day is over cannot be looked for"),

@@ -80,8 +80,8 @@ pub(super) struct Driver<S> {
     pub(super) orders: Option<mpsc::Receiver<Order>>,
     /// Where what comes of the last of it goes.
     pub(super) answer: Option<oneshot::Sender<Outcome>>,
-    /// Whom we speak with on a call that we make, where that is a telephone number.
-    pub(super) called: Option<PhoneNumber>,
+    /// Whom we speak with, where that is a telephone number.
+    pub(super) other_party: Option<PhoneNumber>,
     pub(super) move_away: CancellationToken,
     pub(super) hang_up: CancellationToken,
     pub(super) started: Instant,
@@ -330,14 +330,16 @@ where
                     Ok(())
                 }
                 Output::Answered(answer) => {
-                    self.scribe.commanded(answer.id, answer.kind);
+                    if matches!(answer.outcome, Outcome::Done(_)) {
+                        self.scribe.commanded(answer.id, answer.kind);
+                    }
                     if let Some(waiting) = self.answer.take() {
                         let _ = waiting.send(answer.outcome); // Whoever waited may have given up.
                     }
                     Ok(())
                 }
                 Output::OptedOut(how) => {
-                    if let Some(number) = &self.called {
+                    if let Some(number) = &self.other_party {
                         self.scribe.opted_out(number, how);
                     } else {
                         warn!("somebody whose number is not known does not want to be called again");
@@ -359,15 +361,7 @@ where
                     Ok(())
                 }
                 Output::Note(note) => {
-                    count(&self.metrics, note);
-                    match note {
-                        Note::ModelLost => self.lost_at = Some(Instant::now()),
-                        Note::ModelBack => {
-                            let without = self.lost_at.take().map_or(Duration::ZERO, |at| at.elapsed());
-                            self.metrics.model_gap_seconds.observe_duration(without);
-                        }
-                        _ => {}
-                    }
+                    self.note(note);
                     Ok(())
                 }
                 Output::EndStream(reason) => {
@@ -380,6 +374,18 @@ where
                 let now = CallTime::from(self.started.elapsed());
                 self.call.handle_input(now, Input::HangUp(EndReason::SlowPeer));
             }
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        count(&self.metrics, note);
+        match note {
+            Note::ModelLost => self.lost_at = Some(Instant::now()),
+            Note::ModelBack => {
+                let without = self.lost_at.take().map_or(Duration::ZERO, |at| at.elapsed());
+                self.metrics.model_gap_seconds.observe_duration(without);
+            }
+            _ => {}
         }
     }
 

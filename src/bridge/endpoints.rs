@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::breaker::{Breaker, Health, Permit};
 use super::model_socket::{Agreed, ModelEndpoint, ModelSocket, OpenError};
+use super::socket::Received;
 use crate::telemetry::{EndpointMetrics, Metrics};
 use crate::wire::model::SessionConfig;
 
@@ -15,6 +16,12 @@ use crate::wire::model::SessionConfig;
 const OPEN_WITHIN: Duration = Duration::from_secs(4);
 /// The same while there is another endpoint to go to: a caller is waiting.
 const OPEN_WITHIN_OR_ELSEWHERE: Duration = Duration::from_secs(2);
+
+/// A session that only shows whether its endpoint works has shown it when it has lasted so long: those that break their
+/// sessions do so at once.
+const TEST_FOR: Duration = Duration::from_secs(2);
+/// An endpoint that does not take our goodbye is left without it.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
 /// The endpoints, in the order in which they are asked. Clones share what is known of them.
 #[derive(Clone)]
@@ -30,6 +37,9 @@ struct Endpoint {
 /// Which of the endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Source(usize);
+
+/// A test of an endpoint that has rested, which nobody else makes meanwhile. Dropped before its end it says nothing.
+pub(super) struct Test(Trial);
 
 /// A session that is agreed on.
 pub(super) struct ModelSession {
@@ -78,7 +88,7 @@ impl Endpoints {
                 resting.push(*source);
                 continue;
             };
-            let elsewhere = sources[index + 1..].iter().any(|source| self.at(*source).may_work());
+            let elsewhere = sources[index + 1..].iter().any(|source| self.at(*source).works());
             match self.ask(*source, permit, model, config, elsewhere).await {
                 Ok(session) => return Ok(session),
                 Err(error) => keep_hopeful(&mut found, error),
@@ -138,8 +148,53 @@ impl Endpoints {
         self.0.iter().any(|endpoint| endpoint.lock().may_permit(now))
     }
 
+    /// Whether an endpoint is known to work. One that is being tested is not.
+    pub(super) fn work(&self) -> bool {
+        self.0.iter().any(Endpoint::works)
+    }
+
+    /// A test, where no endpoint is known to work, and one has rested for long enough that nobody tests.
+    pub(super) fn due(&self) -> Option<Test> {
+        if self.work() {
+            return None;
+        }
+        (0..self.0.len()).map(Source).find_map(|source| {
+            let permit = self.at(source).change(|breaker| breaker.permit(Instant::now()))?;
+            Some(Test(Trial { endpoints: self.clone(), source, permit: Some(permit) }))
+        })
+    }
+
+    /// Opens a session and sees whether it stays.
+    pub(super) async fn make(&self, Test(mut test): Test, model: &str, config: &SessionConfig) {
+        let (source, Some(permit)) = (test.source, test.permit.take()) else { return };
+        match self.ask(source, permit, model, config, false).await {
+            Ok(ModelSession { mut socket, mut trial, .. }) => {
+                if timeout(TEST_FOR, ended(&mut socket)).await.is_ok() {
+                    trial.lost_early();
+                } else {
+                    trial.served();
+                    let _ = timeout(GOODBYE_WITHIN, socket.close()).await;
+                }
+            }
+            Err(error) => {
+                info!(%error, endpoint = self.at(source).name, "the model's endpoint does not work yet");
+            }
+        }
+    }
+
     fn at(&self, source: Source) -> &Endpoint {
         &self.0[source.0]
+    }
+}
+
+/// Until the session is over, whatever is said in it.
+async fn ended(socket: &mut ModelSocket) {
+    loop {
+        match socket.next() {
+            Some(Received::Closed { .. }) => return,
+            Some(_) => {}
+            None => socket.readable().await,
+        }
     }
 }
 
@@ -187,7 +242,7 @@ impl Drop for Trial {
 }
 
 impl Endpoint {
-    fn may_work(&self) -> bool {
+    fn works(&self) -> bool {
         self.lock().health() == Health::Closed
     }
 
@@ -218,5 +273,68 @@ impl Endpoint {
             Health::Open => 2,
         });
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audio::AudioFormat;
+    use crate::bridge::profile::{self, Defaults};
+    use crate::simulate::model::{Faults, ModelOptions, ModelServer};
+
+    /// An endpoint that has failed too often, and can be reached again.
+    async fn rested(model: &ModelServer, config: &SessionConfig) -> Endpoints {
+        let at = ModelEndpoint::new(model.url().parse().unwrap(), None);
+        let endpoints = Endpoints::new(at, None, &Metrics::new());
+        model.set_faults(Faults { refuse_upgrade: Some(503), ..Faults::default() });
+        while endpoints.work() {
+            assert!(endpoints.open("model", config, None).await.is_err());
+        }
+        assert!(endpoints.due().is_none(), "it has to rest first");
+        while !endpoints.may_open() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        endpoints
+    }
+
+    fn config() -> SessionConfig {
+        profile::bare_session(&Defaults {
+            model: "model".to_owned(),
+            transcription_model: "writer".to_owned(),
+            audio_format: AudioFormat::Pcmu,
+        })
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_has_rested_is_not_known_to_work_before_a_session_of_it_has_stayed() {
+        let (model, config) = (ModelServer::on_any_port(ModelOptions::default()).await.unwrap(), config());
+        let endpoints = rested(&model, &config).await;
+        assert!(!endpoints.work(), "though a caller would be answered by a session of it");
+        let test = endpoints.due().expect("nobody calls who would find out");
+        assert!(endpoints.due().is_none(), "one is enough");
+        model.set_faults(Faults::default());
+        let making = endpoints.make(test, "model", &config);
+        let meanwhile = async {
+            while !endpoints.may_open() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            assert!(!endpoints.work(), "the session is there, and has not lasted yet");
+        };
+        tokio::join!(making, meanwhile);
+        assert!(endpoints.work() && endpoints.due().is_none());
+        model.stop().await;
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_whose_test_breaks_off_or_is_given_up_does_not_work_yet() {
+        let (model, config) = (ModelServer::on_any_port(ModelOptions::default()).await.unwrap(), config());
+        let endpoints = rested(&model, &config).await;
+        drop(endpoints.due().expect("a test"));
+        model.set_faults(Faults { drop_after_ms: Some(300), ..Faults::default() });
+        let test = endpoints.due().expect("the one before was given up");
+        endpoints.make(test, "model", &config).await;
+        assert!(!endpoints.work() && endpoints.due().is_none(), "it rests again, and longer");
+        model.stop().await;
     }
 }

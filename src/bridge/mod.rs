@@ -224,10 +224,29 @@ impl Bridge {
         !self.0.tasks.hang_up().is_cancelled() && self.live_calls() < self.0.max_calls
     }
 
-    /// False while no endpoint of the model works, as far as is known.
+    /// False while no endpoint of the model works, as far as is known. For calls that come: somebody has to be the first
+    /// to find out that one does again.
     #[must_use]
     pub fn model_may_work(&self) -> bool {
         self.0.endpoints.may_open()
+    }
+
+    /// True while an endpoint of the model is known to work. For calls that we make: nobody is called to find out. So where
+    /// none is known to, whoever asks has one tested that has rested.
+    #[must_use]
+    pub fn model_works(&self) -> bool {
+        let Shared { endpoints, defaults, tasks, .. } = &*self.0;
+        if let Some(test) = endpoints.due() {
+            let (endpoints, hang_up) = (endpoints.clone(), tasks.hang_up().clone());
+            let (model, session) = (defaults.model.clone(), profile::bare_session(defaults));
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = endpoints.make(test, &model, &session) => {}
+                    () = hang_up.cancelled() => {}
+                }
+            });
+        }
+        endpoints.work()
     }
 
     /// Opens the model's session for a call whose stream will come with this token. Returns at once.
@@ -463,7 +482,7 @@ impl Bridge {
             let agent = if let Some(agent) = prepared {
                 agent
             } else {
-                let agent = agents::on_call(store, claimed.agent, &claimed.call_sid).await?;
+                let agent = agents::briefed_for_call(store, claimed.agent, &claimed.call_sid).await?;
                 Arc::new(agent.ok_or(Unidentified::NoAgent)?)
             };
             return Ok((claimed, agent));
@@ -495,8 +514,8 @@ impl Bridge {
     ) {
         let shared = &self.0;
         let agent = agent.on_call(claimed.direction.as_deref());
-        let called = claimed.to.as_deref().filter(|_| agent.calls_out);
-        let called = called.and_then(|text| PhoneNumber::parse(text).ok());
+        let other_party = if agent.calls_out { &claimed.to } else { &claimed.from };
+        let other_party = other_party.as_deref().and_then(|text| PhoneNumber::parse(text).ok());
         let (opening, lane) = prepared.unwrap_or_else(|| {
             let lane = shared.lanes.choose();
             (self.start_opening(&agent, &lane, None), lane)
@@ -511,6 +530,7 @@ impl Bridge {
         let (_, mut settings) = profile::settings(&agent, &shared.defaults);
         settings.stream = claimed.fencing_token.0.unsigned_abs();
         settings.seed = rand::random();
+        settings.can_opt_out = other_party.is_some();
         settings.history = self.history(&claimed).await;
         settings.moved = claimed.resumed_after == Some(EndReason::Moved);
         settings.handed_back = claimed.resumed_after == Some(EndReason::Transferred);
@@ -563,7 +583,7 @@ impl Bridge {
             sounds: Sounds::default(),
             orders: Some(orders),
             answer: None,
-            called,
+            other_party,
             metrics: shared.metrics.clone(),
             // Twilio would not ask us how a call of somebody else's TwiML goes on.
             move_away: if claimed.offered { shared.tasks.moving().clone() } else { CancellationToken::new() },

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::http_tools;
 use crate::audio::AudioFormat;
 use crate::call::settings::Settings;
-use crate::call::tools::{built_in, opt_out};
+use crate::call::tools::built_in;
 use crate::store::agents::Agent;
 use crate::wire::model::{Capabilities, SessionConfig, ToolSpec, Transcription, TurnDetection, TurnTaking};
 use crate::wire::openai;
@@ -52,7 +52,6 @@ pub fn settings(agent: &Agent, defaults: &Defaults) -> (String, Settings) {
     let model = agent.model.clone().unwrap_or_else(|| defaults.model.clone());
     let usable: Vec<_> = agent.tools.iter().filter(|tool| http_tools::check(tool).is_ok()).collect();
     let mut tools = built_in();
-    tools.extend(agent.calls_out.then(opt_out));
     tools.extend(usable.iter().map(|tool| ToolSpec {
         name: tool.name.clone(),
         description: tool.description.clone(),
@@ -82,8 +81,8 @@ pub fn settings(agent: &Agent, defaults: &Defaults) -> (String, Settings) {
         max_duration: agent.max_duration,
         nudge_after: agent.nudge_after,
         max_nudges: agent.max_nudges,
-        calls_out: agent.calls_out,
-        opt_out_digit: agent.opt_out_digit,
+        // Who calls us has not been told of the key, and may mean something else by it.
+        opt_out_digit: agent.opt_out_digit.filter(|_| agent.calls_out),
         ..Settings::new(session)
     };
     (model, settings)

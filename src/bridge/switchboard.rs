@@ -1,6 +1,7 @@
 //! Brings what people in charge want to the calls of this node, and what came of it back.
 //!
-//! The database rings when something is wanted. While nobody can ring, every call of this node is asked about.
+//! The database rings when something is wanted. Every call of this node is asked about now and then as well, by one statement
+//! for all of them: a connection may fall silent without a word, and nobody hears that it does not ring.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,13 +18,13 @@ use crate::call::operator::{Command, Outcome, Wish};
 use crate::call::tools::Transfer;
 use crate::ids::{CallSid, CommandId};
 use crate::shutdown::Tasks;
-use crate::store::Store;
-use crate::store::commands::{self, Bell, CommandResult, Taken};
+use crate::store::commands::{self, CommandResult, Taken};
 use crate::store::leases::FencingToken;
+use crate::store::{Store, Wakeup};
 
 /// Commands that wait for one call. A call takes one at once; a further one is told that there are too many.
 const WAITING: usize = 16;
-/// How often calls are asked about while nobody can ring.
+/// How often calls are asked about that nobody has rung for. Whoever wants something waits for some seconds.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// A call answers at once; this is for a machine that is too busy to.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -69,40 +70,42 @@ impl Switchboard {
     pub(super) async fn run(self, store: Store, node: String, tasks: Tasks, stop: CancellationToken) {
         let mut due = interval(LOOK_EVERY);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut bell: Option<Bell> = None;
+        let mut bell = Wakeup::listen(&store, commands::CHANNEL);
         loop {
-            if bell.is_none() {
-                bell = timely(Bell::hang(&store)).await.ok();
-                if bell.is_some() {
-                    // What was rung before was not heard.
-                    self.take(&store, &node, &tasks, |_| true).await;
-                }
-            }
             let rung = tokio::select! {
                 () = stop.cancelled() => return,
-                rung = next_ring(&mut bell) => Some(rung),
-                _ = due.tick(), if bell.is_none() => None,
+                rung = bell.next() => Some(rung),
+                _ = due.tick() => None,
             };
-            match rung {
-                Some(Ok(Some(call_sid))) => {
+            match rung.map(|rung| rung.map(CallSid::try_from)) {
+                Some(Some(Ok(call_sid))) => {
                     self.take(&store, &node, &tasks, |other| *other == call_sid).await;
                 }
-                Some(Ok(None)) | None => self.take(&store, &node, &tasks, |_| true).await,
-                Some(Err(error)) => {
-                    debug!(%error, "commands for calls are looked for instead of waited for");
-                    bell = None;
+                // What was rung before was not heard.
+                Some(_) => {
+                    self.take(&store, &node, &tasks, |_| true).await;
+                }
+                None => {
+                    if self.take(&store, &node, &tasks, |_| true).await > 0 {
+                        debug!("something was wanted of a call that nobody was heard to ring for");
+                        bell.mistrust(); // At worst it was about to ring.
+                    }
                 }
             }
         }
     }
 
-    /// Takes what is wanted of these calls and hands it to them.
-    async fn take(&self, store: &Store, node: &str, tasks: &Tasks, of: impl Fn(&CallSid) -> bool) {
+    /// Takes what is wanted of these calls and hands it to them. Returns how much that was.
+    async fn take(&self, store: &Store, node: &str, tasks: &Tasks, of: impl Fn(&CallSid) -> bool) -> usize {
         let calls: Vec<Lease> = self.lock().keys().filter(|(call_sid, _)| of(call_sid)).cloned().collect();
         let taken = match timely(commands::take(store, node, &calls)).await {
             Ok(taken) => taken,
-            Err(error) => return debug!(%error, "commands for calls cannot be looked for"),
+            Err(error) => {
+                debug!(%error, "commands for calls cannot be looked for");
+                return 0;
+            }
         };
+        let count = taken.len();
         for taken in taken {
             info!(call.id = %taken.call_sid, kind = taken.kind, "somebody in charge wants something of a call");
             let answer = self.hand_over(&taken);
@@ -117,14 +120,14 @@ impl Switchboard {
                 }
             });
         }
+        count
     }
 
     /// The answer comes out of the receiver; the error is why it will not.
     fn hand_over(&self, taken: &Taken) -> Result<oneshot::Receiver<Outcome>, &'static str> {
         let wish = wish(taken).ok_or("the server that carries the call does not know this command")?;
         let calls = self.lock();
-        let call = calls.iter().find(|((call_sid, _), _)| *call_sid == taken.call_sid);
-        let (_, orders) = call.ok_or(CALL_IS_OVER)?;
+        let orders = calls.get(&(taken.call_sid.clone(), taken.token)).ok_or(CALL_IS_OVER)?;
         let (answer, answered) = oneshot::channel();
         let order = Order { command: Command { id: CommandId(taken.id), wish }, answer };
         match orders.try_send(order) {
@@ -154,13 +157,6 @@ fn refused(why: &str) -> CommandResult {
     CommandResult { outcome: "refused".into(), message: why.into() }
 }
 
-async fn next_ring(bell: &mut Option<Bell>) -> sqlx::Result<Option<CallSid>> {
-    match bell {
-        Some(bell) => bell.rings().await,
-        None => std::future::pending().await,
-    }
-}
-
 /// What a row says, by the names of the request. `None`: a later version has written it.
 fn wish(taken: &Taken) -> Option<Wish> {
     let text = |name: &str| taken.payload.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -185,7 +181,7 @@ mod tests {
 
     fn taken(kind: &str, payload: Value) -> Taken {
         let call_sid = CallSid::parse("CA1").unwrap();
-        Taken { id: Uuid::from_u128(7), call_sid, kind: kind.into(), payload }
+        Taken { id: Uuid::from_u128(7), call_sid, token: FencingToken(1), kind: kind.into(), payload }
     }
 
     #[test]
@@ -217,6 +213,19 @@ mod tests {
         assert_eq!(switchboard.hand_over(&say).err(), Some("too many commands wait for this call"));
         drop(connected);
         assert_eq!(switchboard.hand_over(&say).err(), Some(CALL_IS_OVER));
+    }
+
+    #[tokio::test]
+    async fn a_command_goes_to_the_stream_that_carries_the_call_and_not_to_one_that_was_replaced() {
+        let switchboard = Switchboard::default();
+        let sid = CallSid::parse("CA1").unwrap();
+        // Both are here, as when the caller's stream comes again before the old one has noticed.
+        let streams: Vec<_> = (1..=8).map(|token| switchboard.connect(&sid, FencingToken(token))).collect();
+        for (token, (_, mut orders)) in (1..=8).zip(streams) {
+            let say = Taken { token: FencingToken(token), ..taken("say", json!({"text": "Hello."})) };
+            switchboard.hand_over(&say).unwrap();
+            assert!(orders.try_recv().is_ok(), "{token}");
+        }
     }
 
     #[tokio::test]

@@ -32,6 +32,9 @@ const MAX_HANDOFFS: u32 = 2;
 /// What the function answers then.
 const NOBODY_IS_THERE: &str =
     "nobody of the team is there; offer to take a message or to have somebody call back";
+/// Whoever withholds their number cannot be told from others who do.
+const NO_NUMBER: &str = "the number of this person is not known, so nothing was put on record; say so, and that they can tell \
+                         us from their own telephone";
 
 /// What a response failed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -427,8 +430,8 @@ impl Call {
                 let reason = EndReason::Transferred;
                 self.want_to_leave(now, Leaving { tool, transfer, ..Leaving::because(reason) });
             }
-            Asked::OptOut if self.settings.calls_out => self.on_opt_out_by_function(now, call),
-            Asked::OptOut => self.answer_tool(now, call, super::tools::error(super::tools::UNKNOWN)),
+            Asked::OptOut if self.settings.can_opt_out => self.on_opt_out_by_function(now, call),
+            Asked::OptOut => self.answer_tool(now, call, super::tools::error(NO_NUMBER)),
         }
     }
 

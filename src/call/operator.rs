@@ -189,7 +189,7 @@ impl Call {
         let entry = self.keys.strip_suffix('#').filter(|entry| !entry.is_empty()).unwrap_or(&self.keys);
         let mut entry = entry.chars();
         let alone = entry.next().filter(|_| entry.next().is_none());
-        alone.is_some() && self.settings.calls_out && self.settings.opt_out_digit == alone
+        alone.is_some() && self.settings.can_opt_out && self.settings.opt_out_digit == alone
     }
 
     /// Somebody who presses the key and hangs up has said so.

@@ -35,9 +35,9 @@ pub struct Settings {
     pub handed_back: bool,
     /// How often that has happened on this call.
     pub handoffs_failed: u32,
-    /// It is a call that we make.
-    pub calls_out: bool,
-    /// The key with which the other party of such a call says that they do not want to be called again.
+    /// The other party's number is known, so that it can be put on record when they do not want to be called again.
+    pub can_opt_out: bool,
+    /// The key with which the other party says so.
     pub opt_out_digit: Option<char>,
     /// How to greet, as an instruction; `None` waits for the caller to speak.
     pub greeting: Option<String>,
@@ -82,7 +82,7 @@ impl Settings {
             moved: false,
             handed_back: false,
             handoffs_failed: 0,
-            calls_out: false,
+            can_opt_out: false,
             opt_out_digit: None,
             greeting: None,
             tools: BTreeMap::new(),

@@ -18,7 +18,7 @@ const MAX_ARGUMENTS_BYTES: usize = 64 * 1024;
 const RUNNER_GRACE: Duration = Duration::from_secs(2);
 
 /// What a function answers that is not on offer.
-pub(super) const UNKNOWN: &str = "there is no such function";
+const UNKNOWN: &str = "there is no such function";
 
 /// A function to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,19 +73,14 @@ pub fn built_in() -> Vec<ToolSpec> {
                 &["reason"],
             ),
         },
+        ToolSpec {
+            name: DO_NOT_CALL_AGAIN.into(),
+            description: "The person does not want to be called again, in whatever words. Use it at once and before you \
+                          say anything: it takes effect immediately, and you are told what to say."
+                .into(),
+            parameters: object(serde_json::json!({}), &[]),
+        },
     ]
-}
-
-/// The built-in function for calls that we make.
-#[must_use]
-pub fn opt_out() -> ToolSpec {
-    ToolSpec {
-        name: DO_NOT_CALL_AGAIN.into(),
-        description: "The person does not want to be called again, in whatever words. Use it at once and before you say \
-                      anything: it takes effect immediately, and you are told what to say."
-            .into(),
-        parameters: serde_json::json!({ "type": "object", "properties": {}, "required": [] }),
-    }
 }
 
 /// What a function call asks of the call.
@@ -93,7 +88,7 @@ pub fn opt_out() -> ToolSpec {
 pub(super) enum Asked {
     EndCall,
     Transfer(Transfer),
-    /// Whether it is on offer is for the call to say.
+    /// Whether it can be is for the call to say.
     OptOut,
     Run(ToolRequest),
     /// It was asked before.

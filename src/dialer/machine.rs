@@ -2,12 +2,13 @@
 
 use jiff::Timestamp;
 
-use crate::clients::twilio::{RestError, Twilio, Update, say_and_hang_up};
+use crate::clients::twilio::{RestError, Twilio, Update, short_document};
 use crate::ids::CallSid;
 use crate::lifecycle::{self, CallEvent, CallRef};
 use crate::outreach::retry::VoicemailPolicy;
 use crate::store::Store;
 use crate::store::dialing::attempts::Attempt;
+use crate::wire::twiml::say_and_hang_up;
 
 /// Who has answered, as far as it changes anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +57,7 @@ pub fn answer(attempt: &Attempt, answerer: Answerer) -> Answer {
             Answer::GoOn
         }
         (Answerer::MachineListening, VoicemailPolicy::LeaveMessage, Some(message)) => {
-            Answer::Say(say_and_hang_up(message))
+            Answer::Say(short_document(message, say_and_hang_up))
         }
         (Answerer::Fax | Answerer::MachineSpeaking | Answerer::MachineListening, ..) => Answer::HangUp,
     }

@@ -23,7 +23,8 @@ use crate::lifecycle::{self, CallEvent, CallRef, callback};
 use crate::outreach::retry::VoicemailPolicy;
 use crate::store::Store;
 use crate::store::dialing::attempts::{self, Attempt};
-use crate::store::dialing::{self, Claim, Claimed, Lacking, Limits};
+use crate::store::dialing::{self, Claim, Claimed, Lacking, Limits, Turn};
+use crate::telemetry::{DialOutcome, Metrics, ObserveDuration as _};
 
 use back_off::{BackOff, Pause};
 
@@ -41,7 +42,7 @@ const ROW_BACK_OFF: Duration = Duration::from_secs(5);
 /// When a row is tried again whose own number is not one: somebody has to put that right.
 const OWN_NUMBER_BACK_OFF: SignedDuration = SignedDuration::from_mins(5);
 /// What an organisation has to put right is told again after this.
-const REMIND_AFTER: SignedDuration = SignedDuration::from_hours(1);
+const REMIND_AFTER: Duration = Duration::from_hours(1);
 
 /// What a dialer is told.
 #[derive(Debug, Clone)]
@@ -65,12 +66,13 @@ pub struct Dialer {
     carrier: Twilio,
     settings: Settings,
     room: Room,
+    metrics: Metrics,
     /// When the carrier is asked again that had no time for us.
     turned_away: Mutex<BackOff>,
     /// What is told once, not each second.
     told: Mutex<Option<String>>,
     /// The same of what single organisations have to put right, and when it was told.
-    reminded: Mutex<HashMap<(OrganizationId, String), Timestamp>>,
+    reminded: Mutex<HashMap<(OrganizationId, String), Instant>>,
 }
 
 /// What a step has done.
@@ -80,8 +82,13 @@ pub enum Step {
     Asked,
     /// There may be more to do at once, or it is another server's turn.
     Again,
-    /// Not before this.
-    Later(Timestamp),
+    /// The carrier wants no call before this.
+    Later {
+        /// When, by the clock that decides.
+        at: Timestamp,
+        /// How long that is from now.
+        wait: Duration,
+    },
     /// Nothing is due, or as many calls go on as may.
     Idle,
 }
@@ -89,12 +96,13 @@ pub enum Step {
 impl Dialer {
     /// Puts the parts together.
     #[must_use]
-    pub fn new(store: Store, carrier: Twilio, settings: Settings, room: Room) -> Self {
+    pub fn new(store: Store, carrier: Twilio, settings: Settings, room: Room, metrics: Metrics) -> Self {
         Self {
             store,
             carrier,
             settings,
             room,
+            metrics,
             turned_away: Mutex::new(BackOff::new()),
             told: Mutex::new(None),
             reminded: Mutex::default(),
@@ -103,17 +111,19 @@ impl Dialer {
 
     /// One turn at the time `now`: takes a try if one is due, asks for it, and writes down what came of it.
     pub async fn step(&self, now: Timestamp) -> sqlx::Result<Step> {
-        match self.claim(now).await? {
+        let taken_at = Instant::now();
+        match self.claim(Some(now)).await? {
             Ok(claimed) => {
-                self.place(&claimed, now).await?;
+                self.place(&claimed, taken_at).await?;
                 Ok(Step::Asked)
             }
             Err(step) => Ok(step),
         }
     }
 
-    /// Takes a try, if one is due. Whoever has it must [`place`](Self::place) it at once. `Err`: there is none.
-    pub async fn claim(&self, now: Timestamp) -> sqlx::Result<Result<Box<Claimed>, Step>> {
+    /// Takes a try, if one is due at `now`, or else by the database's clock. Whoever has it must [`place`](Self::place) it at
+    /// once. `Err`: there is none.
+    pub async fn claim(&self, now: Option<Timestamp>) -> sqlx::Result<Result<Box<Claimed>, Step>> {
         let limits = Limits {
             interval: Duration::from_secs(1) / self.settings.per_second.max(1),
             max_calls: self.settings.max_calls,
@@ -121,39 +131,68 @@ impl Dialer {
         };
         for _ in 0..MOST_TURNS {
             let (account, node) = (self.carrier.account_sid(), &*self.settings.node);
-            let (claim, lacking) = dialing::claim(&self.store, account, node, now, &limits).await?;
-            for Lacking { organization, what } in lacking {
-                self.remind(organization, what, now);
+            let turn = dialing::claim(&self.store, account, node, now, &limits).await?;
+            self.note(&turn, limits.interval);
+            for Lacking { organization, what } in turn.lacking {
+                self.remind(organization, what);
             }
-            return Ok(match claim {
+            return Ok(match turn.claim {
                 Claim::Dial(claimed) => Ok(claimed),
                 Claim::Again => continue,
                 Claim::Busy => Err(Step::Again),
-                Claim::Later(at) => Err(Step::Later(at)),
+                Claim::Later { at, wait } => Err(Step::Later { at, wait }),
                 Claim::Full | Claim::Nothing => Err(Step::Idle),
             });
         }
         Ok(Err(Step::Again))
     }
 
-    /// Asks the carrier for a try that was taken at `now`, once, and writes down what came of it.
-    pub async fn place(&self, claimed: &Claimed, now: Timestamp) -> sqlx::Result<()> {
-        let asked_at = Instant::now();
-        let result = self.ask(claimed).await;
-        let now = now + SignedDuration::try_from(asked_at.elapsed()).unwrap_or_default();
+    /// Counts what a turn has shown.
+    fn note(&self, turn: &Turn, interval: Duration) {
+        let is_backing_off = match &turn.claim {
+            // Of itself the pace keeps nobody longer than that.
+            Claim::Later { wait, .. } => *wait > interval,
+            Claim::Busy => return,
+            Claim::Dial(claimed) => {
+                let waited = claimed.requested_at.duration_since(claimed.due_at);
+                self.metrics.dial_wait_seconds.observe_duration(waited.try_into().unwrap_or_default());
+                false
+            }
+            Claim::Again | Claim::Full | Claim::Nothing => false,
+        };
+        self.metrics.dial_backing_off.set(is_backing_off.into());
+        if let Some(going_on) = turn.going_on {
+            self.metrics.dial_calls.set(going_on + i64::from(matches!(turn.claim, Claim::Dial(_))));
+        }
+    }
+
+    /// Asks the carrier for a try, once, and writes down what came of it. It was begun to take the try at `taken_at`; a
+    /// server that was held up since leaves it to the others to look for.
+    pub async fn place(&self, claimed: &Claimed, taken_at: Instant) -> sqlx::Result<()> {
         let attempt = claimed.attempt;
+        if taken_at.elapsed() > ASK_WITHIN {
+            tracing::warn!(%attempt, "this server was held up, and does not ask for a call any more");
+            self.metrics.dialed(DialOutcome::NotAsked);
+            return Ok(());
+        }
+        let open = Open::new(&self.metrics);
+        let result = self.ask(claimed).await;
+        drop(open);
+        self.count(&result);
+        // By the clock that decided about the try, whatever this server's own one says.
+        let now = claimed.requested_at + SignedDuration::try_from(taken_at.elapsed()).unwrap_or_default();
         match result {
             Ok(call_sid) => {
                 self.turned_away().answered(claimed.requested_at);
                 tracing::info!(call.id = %call_sid, %attempt, "a call is placed");
                 placed(&self.store, &claimed.into(), &call_sid, now).await
             }
-            Err(RestError::NotProcessed { what, about_account }) => {
+            Err(RestError::NotProcessed { what, about_account, .. }) => {
                 self.wait_for_carrier(claimed, &what, about_account, now).await
             }
             Err(RestError::OwnNumber { what }) => {
                 self.turned_away().answered(claimed.requested_at);
-                self.remind(claimed.organization, &what, now);
+                self.remind(claimed.organization, &what);
                 attempts::undo(&self.store, attempt, now + OWN_NUMBER_BACK_OFF, &what, now).await?;
                 Ok(())
             }
@@ -163,13 +202,28 @@ impl Dialer {
                 attempts::refuse(&self.store, attempt, &error.explanation(), now).await?;
                 Ok(())
             }
-            Err(RestError::Unknown { what }) => {
+            Err(RestError::Unknown { what, .. }) => {
                 tracing::warn!(%attempt, why = what, "a call may have been placed, and is looked for");
                 // Whatever ails it, more requests do it no good, and each is a try whose call has to be looked for.
                 let until = self.pause(claimed, &what, false, now);
                 dialing::slow_down(&self.store, self.carrier.account_sid(), until).await
             }
         }
+    }
+
+    fn count(&self, result: &Result<CallSid, RestError>) {
+        let (outcome, status) = match result {
+            Ok(_) => return self.metrics.dialed(DialOutcome::Placed),
+            Err(RestError::NotProcessed { status, about_account: true, .. }) => {
+                (DialOutcome::Account, *status)
+            }
+            Err(RestError::NotProcessed { status, .. }) => (DialOutcome::NotNow, *status),
+            Err(RestError::OwnNumber { .. }) => (DialOutcome::OwnNumber, Some(400)),
+            Err(RestError::Refused { status, .. }) => (DialOutcome::Refused, Some(*status)),
+            Err(RestError::Unknown { status, .. }) => (DialOutcome::Unknown, *status),
+        };
+        self.metrics.dialed(outcome);
+        self.metrics.dial_failed(status);
     }
 
     async fn ask(&self, claimed: &Claimed) -> Result<CallSid, RestError> {
@@ -183,6 +237,8 @@ impl Dialer {
             to: &claimed.to,
             from: &claimed.from,
             url: &url,
+            // Once more, that is: of several servers behind one address another one may answer.
+            fallback_url: &url,
             status_callback: &status_callback,
             ring_timeout: claimed.ring_timeout,
             detection: Some(Detection { callback: &verdict_callback, until_the_beep }),
@@ -227,12 +283,12 @@ impl Dialer {
     }
 
     /// Says what an organisation has to put right, but not for each of its rows.
-    fn remind(&self, organization: OrganizationId, what: &str, now: Timestamp) {
+    fn remind(&self, organization: OrganizationId, what: &str) {
         let mut reminded = self.reminded.lock().unwrap_or_else(PoisonError::into_inner);
-        reminded.retain(|_, told_at| now < *told_at + REMIND_AFTER);
+        reminded.retain(|_, told_at| told_at.elapsed() < REMIND_AFTER);
         let key = (organization, what.to_owned());
         if let Entry::Vacant(entry) = reminded.entry(key) {
-            entry.insert(now);
+            entry.insert(Instant::now());
             tracing::error!(organization = %organization.0, what, "calls of an organisation wait for somebody to put something right");
         }
     }
@@ -249,6 +305,22 @@ impl Dialer {
 impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Dialer").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Counts one request for as long as it is not answered, however it is given up.
+struct Open<'a>(&'a Metrics);
+
+impl<'a> Open<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.dial_requests_open.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.dial_requests_open.dec();
     }
 }
 
@@ -324,7 +396,6 @@ pub async fn placed(
         to: dispatch.to.clone(),
     };
     lifecycle::record(store, &call, now, &dispatched).await?;
-    attempts::note_placed(store, dispatch.attempt, call_sid, now).await?;
     // The carrier may have said that it is over before anybody knew whose call it is.
     callback::catch_up(store, call_sid).await
 }

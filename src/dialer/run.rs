@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
+use super::reconcile::Found;
 use super::{Dialer, Step};
 use crate::shutdown::Tasks;
 use crate::store::Wakeup;
@@ -33,7 +33,7 @@ pub async fn run(dialer: Arc<Dialer>, tasks: Tasks) {
         let wait = turn(&dialer, &tasks, &in_flight).await;
         tokio::select! {
             () = sleep(wait) => {}
-            () = wakeup.next(), if wait > AGAIN_AFTER => {}
+            _ = wakeup.next(), if wait > AGAIN_AFTER => {}
             () = tasks.stopping().cancelled() => {}
         }
     }
@@ -42,10 +42,9 @@ pub async fn run(dialer: Arc<Dialer>, tasks: Tasks) {
 /// Takes a try and has it asked for in the background. Returns how long nothing will be due, as far as is known.
 async fn turn(dialer: &Arc<Dialer>, tasks: &Tasks, in_flight: &Arc<Semaphore>) -> Duration {
     let Ok(permit) = Arc::clone(in_flight).try_acquire_owned() else { return AGAIN_AFTER };
-    let now = Timestamp::now();
     let taken_at = Instant::now();
     // Not a matter of time for whoever waits: what was begun in the database is undone when it is given up.
-    let claim = match timeout(ANSWER_WITHIN, dialer.claim(now)).await {
+    let claim = match timeout(ANSWER_WITHIN, dialer.claim(None)).await {
         Ok(Ok(claim)) => claim,
         Ok(Err(error)) => return trouble(dialer, &error.to_string()),
         Err(_) => return trouble(dialer, "the database does not answer"),
@@ -56,9 +55,7 @@ async fn turn(dialer: &Arc<Dialer>, tasks: &Tasks, in_flight: &Arc<Semaphore>) -
             let dialer = Arc::clone(dialer);
             tasks.spawn(async move {
                 let _permit = permit;
-                if taken_at.elapsed() > super::ASK_WITHIN {
-                    warn!(attempt = %claimed.attempt, "this server was held up, and does not ask for a call any more");
-                } else if let Err(error) = dialer.place(&claimed, now).await {
+                if let Err(error) = dialer.place(&claimed, taken_at).await {
                     // Whoever looks for it will find it.
                     warn!(attempt = %claimed.attempt, %error, "what came of a call's request is not on record yet");
                 }
@@ -66,9 +63,7 @@ async fn turn(dialer: &Arc<Dialer>, tasks: &Tasks, in_flight: &Arc<Semaphore>) -
             Duration::ZERO
         }
         Err(Step::Asked | Step::Again) => AGAIN_AFTER,
-        Err(Step::Later(at)) => {
-            Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default().min(LOOK_EVERY)
-        }
+        Err(Step::Later { wait, .. }) => wait.min(LOOK_EVERY),
         Err(Step::Idle) => LOOK_EVERY,
     }
 }
@@ -79,7 +74,7 @@ async fn look_for_the_lost(dialer: Arc<Dialer>, tasks: Tasks) {
     let mut is_told = false;
     let looking = async {
         loop {
-            match dialer.reconcile(Timestamp::now()).await {
+            match look(&dialer).await {
                 Ok(_) => is_told = false,
                 Err(error) => {
                     if !is_told {
@@ -92,6 +87,12 @@ async fn look_for_the_lost(dialer: Arc<Dialer>, tasks: Tasks) {
         }
     };
     tasks.stopping().run_until_cancelled(looking).await;
+}
+
+/// By the clock by which the tries were taken: one that is ahead would take a try for lost that has only just begun.
+async fn look(dialer: &Dialer) -> sqlx::Result<Found> {
+    let now = dialer.store.now().await?;
+    dialer.reconcile(now).await
 }
 
 fn trouble(dialer: &Dialer, why: &str) -> Duration {

@@ -3,14 +3,11 @@
 //! A pure function of a set: whatever came late, twice or in another order, the same facts make the same records. Times
 //! are those of the facts, never those of their arrival.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::story::{End, Handoff, Happening, Story};
-use crate::outreach::retry::{Next, Outcome, RetryPolicy};
+use crate::outreach::retry::{Next, Outcome};
 use crate::store::agent_calls::HandoffRow;
 use crate::store::call_attempts::{AttemptEnd, AttemptRow};
 use crate::store::call_facts::{Attempt, CallFacts, Said};
@@ -208,7 +205,7 @@ fn attempt_end(story: Story<'_>, attempt: &Attempt) -> Option<AttemptEnd> {
     let was_taken = word.status == "completed";
     let own = || story.end().and_then(|end| end.duration_s);
     let duration_s = if was_taken { word.duration_s.or_else(own) } else { Some(0) };
-    let next = retry_policy(story, attempt).after(outcome, attempt.attempt_number, ended_at);
+    let next = attempt.retry_policy().after(outcome, attempt.attempt_number, ended_at);
     let sip = word.sip;
     Some(AttemptEnd {
         outcome,
@@ -231,21 +228,6 @@ fn why_not_reached(story: Story<'_>, outcome: Outcome, sip: Option<i32>) -> Stri
         _ => "the carrier could not connect the call",
     };
     sip.map_or_else(|| why.to_owned(), |sip| format!("{why} (SIP {sip})"))
-}
-
-fn retry_policy(story: Story<'_>, attempt: &Attempt) -> RetryPolicy {
-    let default = RetryPolicy::default();
-    let delays = attempt.retry_delays_s.as_ref().and_then(Value::as_object).map(|delays| {
-        let known = delays.iter().filter_map(|(word, seconds)| {
-            Some((Outcome::from_word(word)?, Duration::from_secs(seconds.as_u64()?)))
-        });
-        known.collect::<BTreeMap<_, _>>()
-    });
-    RetryPolicy {
-        max_attempts: attempt.max_attempts,
-        delays: delays.unwrap_or(default.delays),
-        voicemail: story.voicemail_policy(),
-    }
 }
 
 fn handoff_row(story: Story<'_>, handoff: &Handoff<'_>) -> HandoffRow {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{COMPLETED, FAILED};
-use crate::outreach::retry::{Outcome, VoicemailPolicy};
+use crate::outreach::retry::Outcome;
 use crate::store::call_facts::{CallFacts, Callback};
 
 /// One call, looked at.
@@ -273,11 +273,6 @@ impl<'a> Story<'a> {
     /// Nobody can be spoken with there.
     pub(super) fn is_fax(self) -> bool {
         self.answered_by() == Some(FAX)
-    }
-
-    pub(super) fn voicemail_policy(self) -> VoicemailPolicy {
-        let word = self.facts.attempt.as_ref().and_then(|attempt| attempt.voicemail_policy.as_deref());
-        word.and_then(VoicemailPolicy::from_word).unwrap_or_default()
     }
 }
 

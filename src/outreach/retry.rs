@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// What came of one try. Stored as `call_attempts.outcome`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -88,6 +89,12 @@ impl VoicemailPolicy {
     pub fn from_word(word: &str) -> Option<Self> {
         [Self::HangUp, Self::LeaveMessage, Self::Retry].into_iter().find(|policy| policy.as_str() == word)
     }
+
+    /// What a campaign says; what is usual where there is none, or it says what nobody knows.
+    #[must_use]
+    pub fn stored(word: Option<&str>) -> Self {
+        word.and_then(Self::from_word).unwrap_or_default()
+    }
 }
 
 /// When somebody who was not reached is called again.
@@ -100,6 +107,9 @@ pub struct RetryPolicy {
     /// What a machine means.
     pub voicemail: VoicemailPolicy,
 }
+
+/// How long a row waits after a try that came to nothing on the way to the carrier, where nobody says otherwise.
+const NOT_PLACED: SignedDuration = SignedDuration::from_mins(5);
 
 /// What follows a try.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,7 +125,39 @@ pub enum Next {
     GiveUp,
 }
 
+/// The delays of a campaign as they are stored, `{"busy": 900}`. What cannot be read is left out: whoever filled the table may
+/// have written other words.
+#[must_use]
+pub fn stored_delays(value: &Value) -> BTreeMap<Outcome, Duration> {
+    let entries = value.as_object().into_iter().flatten();
+    entries
+        .filter_map(|(word, seconds)| {
+            Some((Outcome::from_word(word)?, Duration::from_secs(seconds.as_u64()?)))
+        })
+        .collect()
+}
+
 impl RetryPolicy {
+    /// What a row of the queue and its campaign say, as they are stored: `delays_s` has seconds by outcome. Without a campaign
+    /// it is what is usual. An outcome whose delay is missing or none is not tried again.
+    #[must_use]
+    pub fn stored(max_attempts: u32, delays_s: Option<&Value>, voicemail: Option<&str>) -> Self {
+        let usual = Self::default();
+        Self {
+            max_attempts,
+            delays: delays_s.map_or(usual.delays, stored_delays),
+            voicemail: VoicemailPolicy::stored(voicemail),
+        }
+    }
+
+    /// How long to wait after a try that came to nothing on the way to the carrier. It costs nobody a try, so a campaign
+    /// that does not speak of it waits as is usual.
+    #[must_use]
+    pub fn after_not_placed(&self) -> SignedDuration {
+        let own = self.delays.get(&Outcome::NotPlaced).copied();
+        own.and_then(|delay| SignedDuration::try_from(delay).ok()).unwrap_or(NOT_PLACED)
+    }
+
     /// What follows try `attempt_number` (from 1), which ended so at `ended_at`.
     #[must_use]
     pub fn after(&self, outcome: Outcome, attempt_number: u32, ended_at: Timestamp) -> Next {
@@ -148,7 +190,7 @@ impl Default for RetryPolicy {
                 (Outcome::Failed, minutes(60)),
                 (Outcome::NotPlaced, minutes(5)),
             ]),
-            voicemail: VoicemailPolicy::HangUp,
+            voicemail: VoicemailPolicy::default(),
         }
     }
 }
@@ -182,6 +224,34 @@ mod tests {
             assert_eq!(policy.after(Outcome::Voicemail, 1, now), next);
             assert_eq!(policy.after(Outcome::Answered, 1, now), Next::Done);
         }
+    }
+
+    #[test]
+    fn what_is_stored_is_read_and_what_is_not_is_usual() {
+        let stored = |delays: &str| {
+            RetryPolicy::stored(4, Some(&serde_json::from_str(delays).unwrap()), Some("retry"))
+        };
+        let policy = stored(r#"{"busy": 60, "not_placed": 7, "maybe": 1, "no_answer": "soon"}"#);
+        let seconds = |seconds| Duration::from_secs(seconds);
+        let delays = [(Outcome::Busy, seconds(60)), (Outcome::NotPlaced, seconds(7))].into();
+        assert_eq!(policy, RetryPolicy { max_attempts: 4, delays, voicemail: VoicemailPolicy::Retry });
+        assert_eq!(policy.after_not_placed(), SignedDuration::from_secs(7));
+        // A campaign that gives no delay does not try again; what never rang is no try.
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!(stored("{}").after(Outcome::Busy, 1, now), Next::GiveUp);
+        assert_eq!(stored("{}").after_not_placed(), SignedDuration::from_mins(5));
+        // Without a campaign.
+        let usual = RetryPolicy::stored(3, None, None);
+        assert_eq!(usual, RetryPolicy::default());
+        assert_eq!(usual.after_not_placed(), SignedDuration::from_mins(5));
+        assert_eq!(VoicemailPolicy::stored(Some("shout")), VoicemailPolicy::HangUp);
+    }
+
+    #[test]
+    fn stored_delays_are_read_as_far_as_they_can_be() {
+        let stored = serde_json::json!({"busy": 900, "maybe": 1, "failed": "soon", "no_answer": -1});
+        assert_eq!(stored_delays(&stored), BTreeMap::from([(Outcome::Busy, Duration::from_secs(900))]));
+        assert_eq!(stored_delays(&serde_json::json!([7])), BTreeMap::new());
     }
 
     #[test]

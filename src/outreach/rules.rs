@@ -3,10 +3,14 @@
 //! Asked inside the transaction that claims the try, with what that transaction reads: what this says is then true at the
 //! moment of dialing. That transaction holds the row of the campaign `for share`, so that nobody changes it in between.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::outreach::campaign::CampaignStatus;
 use crate::outreach::window::{Window, zone};
+
+/// Longest from the decision to call until the telephone rings: a server may be held up before it asks, and the carrier dials
+/// what it was asked for one after the other. Whoever is called must be within the hours then as well.
+const RINGS_WITHIN: SignedDuration = SignedDuration::from_secs(30);
 
 /// A row of the queue whose turn it may be, and all that the rules ask about it.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +77,7 @@ pub enum Verdict {
 pub enum Wait {
     /// It was asked for at that time, or the delay after the last try is not over.
     NotDue,
-    /// It is not a day or an hour of the campaign where the lead is.
+    /// It is not a day or an hour of the campaign where the lead is, or will not be when the telephone rings.
     OutsideWindow,
     /// The lead has had the calls of its day.
     EnoughForToday,
@@ -146,7 +150,7 @@ impl Candidate<'_> {
         let most_a_day = campaign.max_attempts_per_day.max(1) as usize;
         let due = now.max(self.not_before);
         loop {
-            let at = window.next_opening(&zone, due).ok_or(Refusal::CampaignOver)?;
+            let at = window.next_opening_for(RINGS_WITHIN, &zone, due).ok_or(Refusal::CampaignOver)?;
             let day = day_of(at);
             let calls = self.recent_attempts.iter().filter(|attempt| day_of(**attempt) == day).count();
             if calls < most_a_day {

@@ -212,6 +212,35 @@ fn a_delay_that_ends_outside_the_hours_is_prolonged_to_the_next_ones() {
     assert_eq!(outside.verdict(at(NOW)), wait("2026-07-02T07:00:00Z", Wait::OutsideWindow));
 }
 
+#[test]
+fn nobody_is_called_so_late_that_the_telephone_rings_after_the_hours() {
+    let verdict_at = |window: Window, now: &str| {
+        let mut candidate = candidate();
+        candidate.campaign.as_mut().unwrap().window = window;
+        candidate.verdict(at(now))
+    };
+    let day = hours("09:00", "20:00");
+    assert_eq!(verdict_at(day, "2026-07-01T17:59:29Z"), Verdict::Dial);
+    let tomorrow = wait("2026-07-02T07:00:00Z", Wait::OutsideWindow);
+    assert_eq!(verdict_at(day, "2026-07-01T17:59:30Z"), tomorrow);
+    assert_eq!(verdict_at(day, "2026-07-01T17:59:59Z"), tomorrow);
+    // Where the next day is one of calling as well, midnight ends nothing.
+    let all_day = hours("00:00", "24:00");
+    assert_eq!(verdict_at(all_day, "2026-07-01T21:59:59Z"), Verdict::Dial);
+    let last = Window { last_day: Some(date(2026, 7, 1)), ..all_day };
+    assert_eq!(verdict_at(last, "2026-07-01T21:59:29Z"), Verdict::Dial);
+    assert_eq!(verdict_at(last, "2026-07-01T21:59:30Z"), Verdict::Never { why: Refusal::CampaignOver });
+    // At 01:59:45 the clock is about to be set forward by an hour.
+    let night = hours("01:30", "02:30");
+    assert_eq!(verdict_at(night, "2026-03-29T00:59:29Z"), Verdict::Dial);
+    assert_eq!(verdict_at(night, "2026-03-29T00:59:45Z"), wait("2026-03-29T23:30:00Z", Wait::OutsideWindow));
+    // Hours that are hardly any are none too short to call in.
+    let short = hours("09:00:00", "09:00:40");
+    assert_eq!(verdict_at(short, "2026-07-01T07:00:19Z"), Verdict::Dial);
+    assert_eq!(verdict_at(short, "2026-07-01T07:00:20Z"), tomorrow);
+    assert_eq!(verdict_at(hours("20:00", "09:00"), NOW), Verdict::Never { why: Refusal::CampaignOver });
+}
+
 // ---- Against a walk ---------------------------------------------------------------------------------------------------
 
 /// What the clock of each place shows, minute by minute.
@@ -309,6 +338,30 @@ proptest! {
             }
             (verdict, walked) => prop_assert!(false, "{:?}, but the walk found {:?}", verdict, walked),
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    #[test]
+    fn whoever_is_called_is_within_the_hours_while_the_telephone_begins_to_ring(
+        (index, window) in (0..CHANGES.len()).prop_flat_map(|index| (Just(index), any_window(CHANGES[index].1))),
+        minute in 0..WALK_DAYS * MINUTES_A_DAY,
+        second in 0..60_i64,
+    ) {
+        let place = CHANGES[index].0;
+        let Walk { zone, start, .. } = &WALKS[index];
+        let campaign = Campaign { window, ..campaign() };
+        let candidate = Candidate { zone: Some(place), campaign: Some(campaign), ..candidate() };
+        let open_at = |moment: Timestamp| is_open(&window, zone.to_datetime(moment));
+        let now = *start + minute_span(minute) + SignedDuration::from_secs(second);
+        let at = match candidate.verdict(now) {
+            Verdict::Dial => now,
+            Verdict::NotBefore { at, .. } => at,
+            _ => return Ok(()),
+        };
+        prop_assert!(open_at(at) && open_at(at + SignedDuration::from_secs(30)), "{}", at);
     }
 }
 

@@ -95,6 +95,29 @@ impl Window {
         }
     }
 
+    /// The first moment from `now` on at which it is open in `zone`, and so it is `span` later. Hours of less than twice that
+    /// are asked for half of their length. `None`: never again.
+    #[must_use]
+    pub fn next_opening_for(
+        &self,
+        span: SignedDuration,
+        zone: &TimeZone,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let hours = self.closes.seconds().checked_sub(self.opens.seconds()).filter(|hours| *hours > 0)?;
+        let span = span.min(SignedDuration::from_secs(i64::from(hours / 2)));
+        let mut from = now;
+        loop {
+            let opening = self.next_opening(zone, from)?;
+            let end = opening.checked_add(span).ok()?;
+            let open_again = self.next_opening(zone, end)?;
+            if open_again == end {
+                return Some(opening);
+            }
+            from = open_again;
+        }
+    }
+
     /// The same window without the days before this one.
     #[must_use]
     pub fn from_day(self, day: Date) -> Self {

@@ -17,7 +17,16 @@ pub struct RingGroup {
     /// How long they ring.
     pub timeout: Duration,
     /// Of the people who take calls. None at all: nobody is there to be called.
-    pub numbers: Vec<PhoneNumber>,
+    pub telephones: Vec<Telephone>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Telephone {
+    /// Its number.
+    pub number: PhoneNumber,
+    /// Whose it is, `team_members.id`; `None` is a number that stands alone.
+    pub member: Option<Uuid>,
 }
 
 /// Whether an agent can take a call here and now.
@@ -39,22 +48,28 @@ impl RingGroup {
     /// One number that stands alone.
     #[must_use]
     pub fn of_one(number: PhoneNumber, timeout: Duration) -> Self {
-        Self { team: None, timeout, numbers: vec![number] }
+        Self { team: None, timeout, telephones: vec![Telephone { number, member: None }] }
     }
 
     /// The group if anybody is there to be called.
     #[must_use]
     pub fn somebody(self) -> Option<Self> {
-        (!self.numbers.is_empty()).then_some(self)
+        (!self.telephones.is_empty()).then_some(self)
     }
 
     /// The number, where there is only one.
     #[must_use]
     pub fn only_number(&self) -> Option<&PhoneNumber> {
-        match &*self.numbers {
-            [number] => Some(number),
+        match &*self.telephones {
+            [telephone] => Some(&telephone.number),
             _ => None,
         }
+    }
+
+    /// A word for records.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        if self.team.is_some() { "team" } else { "number" }
     }
 }
 
@@ -219,7 +234,7 @@ impl Decision {
     #[must_use]
     pub fn ringing(mut self, group: &RingGroup) -> Self {
         self.details.insert("team_id".into(), json!(group.team));
-        self.details.insert("telephones".into(), json!(group.numbers.len()));
+        self.details.insert("telephones".into(), json!(group.telephones.len()));
         self
     }
 }

@@ -170,7 +170,7 @@ pub async fn agent(store: &Store, id: AgentId) -> sqlx::Result<Option<Agent>> {
 }
 
 /// The agent with this id as it is on this call: of one that we made it knows what it is about.
-pub async fn on_call(store: &Store, id: AgentId, call_sid: &CallSid) -> sqlx::Result<Option<Agent>> {
+pub async fn briefed_for_call(store: &Store, id: AgentId, call_sid: &CallSid) -> sqlx::Result<Option<Agent>> {
     let Some(agent) = agent(store, id).await? else { return Ok(None) };
     let briefing = attempts::briefing(store, call_sid).await?;
     Ok(Some(briefing.map_or_else(|| agent.clone(), |briefing| agent.briefed(&briefing))))

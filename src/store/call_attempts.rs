@@ -47,7 +47,8 @@ pub struct AttemptEnd {
 }
 
 /// Has the row of a try say what it must, and the row of the queue what follows from it: only where this try is its
-/// latest, nobody else has decided about it since, and something has changed. False: the try is another call's.
+/// latest, nobody else has decided about it since, and something has changed. A try that nobody wanted to be followed by
+/// another any more is not, whatever comes of it. False: the try is another call's.
 pub async fn write(
     connection: &mut PgConnection,
     organization: OrganizationId,
@@ -66,7 +67,9 @@ pub async fn write(
     let written = sqlx::query_scalar!(
         r#"
         with before as materialized (
-            select id, queue_id, attempt_number, status, outcome, will_retry, next_retry_at, ended_at, error
+            select id, queue_id, attempt_number, status, outcome, will_retry, next_retry_at, ended_at, error, retry_reason,
+                   -- Its row has failed without a call meanwhile, and this is why.
+                   will_retry is not true and retry_reason is not null as is_given_up
             from call_attempts
             where id = $1 and organization_id = $2 and (call_sid is null or call_sid = $3::text)
             for no key update
@@ -84,9 +87,9 @@ pub async fn write(
                 duration = $10,
                 sip_response_code = $11,
                 error = $12,
-                will_retry = case when $8::text is not null then $13::timestamptz is not null end,
-                next_retry_at = $13,
-                retry_reason = case when $13::timestamptz is not null then $8 end,
+                will_retry = case when $8::text is not null then $13::timestamptz is not null and not is_given_up end,
+                next_retry_at = case when not is_given_up then $13::timestamptz end,
+                retry_reason = case when is_given_up then before.retry_reason when $13::timestamptz is not null then $8 end,
                 voicemail_detected = $14
             from before
             where call_attempts.id = before.id
@@ -101,6 +104,7 @@ pub async fn write(
             from before
             where call_queue.id = before.queue_id
               and call_queue.attempt_count = before.attempt_number
+              and not before.is_given_up
               and (before.status, before.outcome, before.next_retry_at, before.ended_at, before.error) is distinct from
                   (case when $8::text is null then 'placed' else 'ended' end, $8::text, $13::timestamptz, $9::timestamptz, $12)
               and (call_queue.status = 'processing'

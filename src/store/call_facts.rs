@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::call::end::NextStep;
 use crate::ids::{AgentId, CallSid, OrganizationId};
-use crate::outreach::retry::Outcome;
+use crate::outreach::retry::{Outcome, RetryPolicy};
 
 /// What is known of one call.
 #[derive(Debug, Clone)]
@@ -134,6 +134,14 @@ pub struct Attempt {
     pub voicemail_policy: Option<String>,
     /// The interaction it is made for.
     pub interaction_id: Option<String>,
+}
+
+impl Attempt {
+    /// When and how often it is tried again.
+    #[must_use]
+    pub fn retry_policy(&self) -> RetryPolicy {
+        RetryPolicy::stored(self.max_attempts, self.retry_delays_s.as_ref(), self.voicemail_policy.as_deref())
+    }
 }
 
 /// All that is known of a call; `None` when it is not on record. The call stays locked until the transaction ends.

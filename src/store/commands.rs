@@ -5,7 +5,6 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sqlx::postgres::PgListener;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -14,7 +13,7 @@ use crate::store::leases::FencingToken;
 use crate::store::{Store, decoded, storable_json};
 
 /// What is rung when a command is there; the payload is the call's SID.
-const CHANNEL: &str = "call_commands";
+pub const CHANNEL: &str = "call_commands";
 
 /// What is wanted, as its row has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +22,8 @@ pub struct Taken {
     pub id: Uuid,
     /// The call.
     pub call_sid: CallSid,
+    /// By which the node carries it: a stream of the call that was replaced since is not meant.
+    pub token: FencingToken,
     /// `hang_up`, `transfer`, `say` or `inject`.
     pub kind: String,
     /// What is to be said, told or done.
@@ -204,7 +205,7 @@ pub async fn take(store: &Store, node: &str, calls: &[(CallSid, FencingToken)]) 
     let rows = sqlx::query!(
         r#"
         with due as (
-            select id
+            select id, live.token
             from call_commands
             join unnest($2::text[], $3::bigint[]) as live (call_sid, token) using (call_sid)
             join call_leases using (call_sid)
@@ -219,9 +220,9 @@ pub async fn take(store: &Store, node: &str, calls: &[(CallSid, FencingToken)]) 
                 node = $1
             from due
             where call_commands.id = due.id
-            returning call_commands.id, call_sid, kind, payload, created_at
+            returning call_commands.id, call_sid, token, kind, payload, created_at
         )
-        select id as "id!", call_sid as "call_sid!", kind as "kind!", payload as "payload!"
+        select id as "id!", call_sid as "call_sid!", token as "token!", kind as "kind!", payload as "payload!"
         from taken
         order by created_at, id
         "#,
@@ -234,7 +235,8 @@ pub async fn take(store: &Store, node: &str, calls: &[(CallSid, FencingToken)]) 
     rows.into_iter()
         .map(|row| {
             let call_sid = decoded(CallSid::try_from(row.call_sid))?;
-            Ok(Taken { id: row.id, call_sid, kind: row.kind, payload: row.payload })
+            let token = FencingToken(row.token);
+            Ok(Taken { id: row.id, call_sid, token, kind: row.kind, payload: row.payload })
         })
         .collect()
 }
@@ -291,27 +293,4 @@ pub async fn withdraw(store: &Store, id: Uuid) -> sqlx::Result<bool> {
     .execute(&store.pool)
     .await?;
     Ok(withdrawn.rows_affected() == 1)
-}
-
-/// Hears that something is wanted of a call, whichever node carries it. Takes one connection of the store for itself.
-#[derive(Debug)]
-pub struct Bell(PgListener);
-
-impl Bell {
-    /// Listens from now on.
-    pub async fn hang(store: &Store) -> sqlx::Result<Self> {
-        let mut listener = PgListener::connect_with(&store.pool).await?;
-        listener.listen(CHANNEL).await?;
-        Ok(Self(listener))
-    }
-
-    /// The call of the next ring. `None`: the connection was lost, and what was rung meanwhile was not heard.
-    pub async fn rings(&mut self) -> sqlx::Result<Option<CallSid>> {
-        loop {
-            let Some(rung) = self.0.try_recv().await? else { return Ok(None) };
-            if let Ok(call_sid) = CallSid::parse(rung.payload()) {
-                return Ok(Some(call_sid));
-            }
-        }
-    }
 }

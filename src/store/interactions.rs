@@ -1,11 +1,11 @@
-//! Calls as a platform around us counts them: created and dispatched by it, changed by the `lifecycle` module only.
+//! Calls as a platform around us counts them: created by it, and changed by the `lifecycle` module. That their call was asked
+//! for, or will not be made, is noted by the queue.
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::postgres::PgConnection;
-use uuid::Uuid;
 
 use crate::ids::{CallSid, OrganizationId, PhoneNumber};
 use crate::store::{Store, storable, storable_json};
@@ -48,8 +48,8 @@ pub struct InteractionEnd {
     pub sip_status: Option<i32>,
 }
 
-/// Has the interaction of a call say what it must. One that belongs to another call is left alone. What others write of it
-/// stays.
+/// Has the interaction of a call say what it must. One that belongs to another call is left alone, and one that has failed
+/// waits for no other call unless there will be one. What others write of it stays.
 pub async fn write(
     connection: &mut PgConnection,
     organization: OrganizationId,
@@ -76,6 +76,13 @@ pub async fn write(
         where organization_id = $1
           and id = $2
           and (call_sid is null or call_sid = $3::text or (status = 'INITIATED' and $15))
+          and (status <> 'FAILED'
+               or $4::text <> 'INITIATED'
+               or exists (
+                   select
+                   from call_queue
+                   where interaction_id = interactions.id and call_queue.status in ('queued', 'processing')
+               ))
         "#,
         organization.0,
         row.id,
@@ -320,109 +327,6 @@ pub async fn create(
     .fetch_optional(&store.pool)
     .await?;
     Ok(row.map(Interaction::from))
-}
-
-/// A call that is asked for on behalf of an interaction.
-#[derive(Debug, Clone)]
-pub struct Dispatch {
-    /// Whom to call.
-    pub to: PhoneNumber,
-    /// Which lead that is.
-    pub lead_id: Option<i64>,
-    /// Who speaks; `None` leaves it to the interaction, and then to the default agent.
-    pub agent_id: Option<Uuid>,
-    /// What the call is about.
-    pub message: Option<String>,
-}
-
-/// What came of asking for a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Dispatched {
-    /// It is in the queue.
-    Queued {
-        /// As `call_queue.id`.
-        queue: Uuid,
-    },
-    /// There is no such interaction.
-    Unknown,
-    /// It has gone on.
-    NotInitiated {
-        /// Where it is.
-        status: String,
-    },
-    /// Its call was asked for before.
-    Before,
-    /// The lead is not of this organisation.
-    UnknownLead,
-    /// The agent is not of this organisation.
-    UnknownAgent,
-}
-
-/// Asks for the call of an interaction: once, and only as long as it is `INITIATED`. Its state is left to the call.
-///
-/// One try: whether to try again is the platform's to decide, which creates another interaction then.
-pub async fn dispatch(
-    store: &Store,
-    organization: OrganizationId,
-    id: &str,
-    dispatch: &Dispatch,
-) -> sqlx::Result<Dispatched> {
-    let row = sqlx::query!(
-        r#"
-        with asked as materialized (
-            select id, status, "dispatchedAt", "agentId"
-            from interactions
-            where organization_id = $1 and id = $2
-            for update
-        ),
-        known as materialized (
-            select ($4::bigint is null or exists (select from leads where organization_id = $1 and leads.id = $4)) as lead,
-                   ($5::uuid is null or exists (select from agents where organization_id = $1 and agents.id = $5)) as agent
-        ),
-        noted as (
-            update interactions
-            set "dispatchedAt" = now(),
-                "phoneNumber" = $3::text,
-                "updatedAt" = now()
-            from asked, known
-            where interactions.id = asked.id
-              and asked.status = 'INITIATED'
-              and asked."dispatchedAt" is null
-              and known.lead
-              and known.agent
-            returning interactions.id, asked."agentId" as agent
-        ),
-        queued as (
-            insert into call_queue (organization_id, lead_id, to_number, agent_id, message, interaction_id, max_attempts)
-            select $1, $4, $3::text,
-                   coalesce($5, (select agents.id from agents where organization_id = $1 and agents.id::text = noted.agent)),
-                   $6, noted.id, 1
-            from noted
-            returning id
-        )
-        select status::text as "status!", "dispatchedAt" is not null as "before!", lead as "lead!", agent as "agent!",
-               (select queued.id from queued) as queue
-        from asked, known
-        "#,
-        organization.0,
-        storable(id),
-        dispatch.to.expose(),
-        dispatch.lead_id,
-        dispatch.agent_id,
-        dispatch.message.as_deref().map(storable),
-    )
-    .fetch_optional(&store.pool)
-    .await?;
-    Ok(match row {
-        None => Dispatched::Unknown,
-        Some(row) => match row.queue {
-            Some(queue) => Dispatched::Queued { queue },
-            None if row.status != "INITIATED" => Dispatched::NotInitiated { status: row.status },
-            None if row.before => Dispatched::Before,
-            None if !row.lead => Dispatched::UnknownLead,
-            None => Dispatched::UnknownAgent,
-        },
-    })
 }
 
 /// An interaction as its columns are.

@@ -91,6 +91,12 @@ impl Store {
         Ok(())
     }
 
+    /// What time it is by the clock that all servers share.
+    pub async fn now(&self) -> sqlx::Result<jiff::Timestamp> {
+        let now = sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#).fetch_one(&self.pool).await?;
+        Ok(now.to_jiff())
+    }
+
     /// The connections, for tests and tools that look at the database itself.
     #[must_use]
     pub const fn pool(&self) -> &PgPool {
@@ -114,7 +120,8 @@ pub enum Deleted {
     InUse,
 }
 
-/// Waits for what other servers, or this one, say by `notify`. It is a hint: what is not heard is found by looking.
+/// Waits for what other servers, or this one, say by `notify`. It is a hint: what is not heard is found by looking, which
+/// whoever waits does now and then as well, since a connection may fall silent without a word.
 #[derive(Debug)]
 pub struct Wakeup {
     pool: PgPool,
@@ -126,25 +133,28 @@ impl Wakeup {
     /// Listens on a connection of its own, once [`Wakeup::next`] is asked.
     #[must_use]
     pub fn listen(store: &Store, channel: &'static str) -> Self {
-        let options = (*store.pool.connect_options()).clone();
-        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
-        Self { pool, channel, listener: None }
+        Self { pool: connection_of_its_own(&store.pool), channel, listener: None }
     }
 
-    /// Waits until something is said; for ever while nothing can be heard. May be dropped at any time.
-    pub async fn next(&mut self) {
-        if self.listener.is_none() {
+    /// Waits until something is said, and returns it; for ever while nothing can be heard. `None`: something may have been
+    /// said before, and was not heard. May be dropped at any time.
+    pub async fn next(&mut self) -> Option<String> {
+        let Some(listener) = &mut self.listener else {
             self.listener = self.connect().await.ok();
-        }
-        let heard = match &mut self.listener {
-            // `None`: the connection was lost, and something may have been missed.
-            Some(listener) => listener.try_recv().await,
-            None => std::future::pending().await,
+            return if self.listener.is_some() { None } else { std::future::pending().await };
         };
-        if heard.is_err() {
-            self.listener = None;
-            std::future::pending::<()>().await;
+        if let Ok(heard) = listener.try_recv().await {
+            return heard.map(|heard| heard.payload().to_owned());
         }
+        self.listener = None;
+        std::future::pending().await
+    }
+
+    /// Something was said and not heard: listens anew on another connection.
+    pub fn mistrust(&mut self) {
+        self.listener = None;
+        // The one that fell silent may never come back to its pool.
+        self.pool = connection_of_its_own(&self.pool);
     }
 
     async fn connect(&self) -> sqlx::Result<PgListener> {
@@ -152,6 +162,10 @@ impl Wakeup {
         listener.listen(self.channel).await?;
         Ok(listener)
     }
+}
+
+fn connection_of_its_own(like: &PgPool) -> PgPool {
+    PgPoolOptions::new().max_connections(1).connect_lazy_with((*like.connect_options()).clone())
 }
 
 /// Makes sure that a connection which comes back to the pool is outside any transaction.

@@ -2,9 +2,10 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::ids::OrganizationId;
-use crate::store::{Store, storable};
+use crate::store::{Deleted, Store, storable};
 
 /// A tenant.
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
@@ -30,23 +31,134 @@ pub async fn default_organization(store: &Store) -> sqlx::Result<OrganizationId>
     Ok(OrganizationId(id))
 }
 
-/// One organisation.
-pub async fn organisation(store: &Store, id: OrganizationId) -> sqlx::Result<Option<Organisation>> {
-    let row = sqlx::query!("select id, slug, name, created_at from organisations where id = $1", id.0)
-        .fetch_optional(&store.pool)
+/// Organisations by name, and how many there are in all.
+pub async fn list(store: &Store, limit: u32, offset: u64) -> sqlx::Result<(Vec<Organisation>, u64)> {
+    let total = sqlx::query_scalar!(r#"select count(*) as "count!" from organisations"#)
+        .fetch_one(&store.pool)
         .await?;
-    Ok(row.map(|row| Organisation {
-        id: row.id.into(),
-        slug: row.slug,
-        name: row.name,
-        created_at: row.created_at.to_jiff(),
-    }))
+    let rows = sqlx::query_as!(
+        Row,
+        r#"
+        select id, slug, name, created_at
+        from organisations
+        order by name, id
+        limit $1
+        offset $2
+        "#,
+        i64::from(limit),
+        i64::try_from(offset).unwrap_or(i64::MAX),
+    )
+    .fetch_all(&store.pool)
+    .await?;
+    Ok((rows.into_iter().map(Organisation::from).collect(), total.unsigned_abs()))
 }
 
-/// Gives it another name.
-pub async fn rename(store: &Store, id: OrganizationId, name: &str) -> sqlx::Result<()> {
-    sqlx::query!("update organisations set name = $2 where id = $1", id.0, storable(name))
-        .execute(&store.pool)
+/// One organisation.
+pub async fn organisation(store: &Store, id: Uuid) -> sqlx::Result<Option<Organisation>> {
+    let row = sqlx::query_as!(Row, "select id, slug, name, created_at from organisations where id = $1", id)
+        .fetch_optional(&store.pool)
         .await?;
-    Ok(())
+    Ok(row.map(Organisation::from))
+}
+
+/// Adds an organisation, which has nothing yet. Fails by `organisations_slug` when there is one of that slug.
+pub async fn create(store: &Store, slug: &str, name: &str) -> sqlx::Result<Organisation> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"
+        insert into organisations (slug, name)
+        values ($1, $2)
+        returning id, slug, name, created_at
+        "#,
+        storable(slug),
+        storable(name),
+    )
+    .fetch_one(&store.pool)
+    .await?;
+    Ok(Organisation::from(row))
+}
+
+/// Changes the name, where there is one. `None`: no such organisation.
+pub async fn update(store: &Store, id: Uuid, name: Option<&str>) -> sqlx::Result<Option<Organisation>> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"
+        update organisations
+        set name = coalesce($2, name)
+        where id = $1
+        returning id, slug, name, created_at
+        "#,
+        id,
+        name.map(storable),
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    Ok(row.map(Organisation::from))
+}
+
+/// Removes an organisation that has nothing: what it has would go with it.
+pub async fn delete(store: &Store, id: Uuid) -> sqlx::Result<Deleted> {
+    let mut transaction = store.pool.begin().await?;
+    // Locked, so that nothing is added to it meanwhile.
+    let found = sqlx::query_scalar!("select id from organisations where id = $1 for update", id)
+        .fetch_optional(&mut *transaction)
+        .await?;
+    if found.is_none() {
+        return Ok(Deleted::NotFound);
+    }
+    if has_anything(&mut transaction, id).await? {
+        return Ok(Deleted::InUse);
+    }
+    sqlx::query!("delete from organisations where id = $1", id).execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(Deleted::Done)
+}
+
+/// Whether any table names it, each of them asked for itself: a test knows them all.
+async fn has_anything(transaction: &mut sqlx::PgTransaction<'_>, id: Uuid) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"
+        select exists (select from agents where organization_id = $1)
+            or exists (select from phone_numbers where organization_id = $1)
+            or exists (select from teams where organization_id = $1)
+            or exists (select from team_members where organization_id = $1)
+            or exists (select from schedules where organization_id = $1)
+            or exists (select from schedule_spans where organization_id = $1)
+            or exists (select from schedule_holidays where organization_id = $1)
+            or exists (select from projects where organization_id = $1)
+            or exists (select from campaigns where organization_id = $1)
+            or exists (select from leads where organization_id = $1)
+            or exists (select from do_not_call where organization_id = $1)
+            or exists (select from call_queue where organization_id = $1)
+            or exists (select from call_attempts where organization_id = $1)
+            or exists (select from interactions where organization_id = $1)
+            or exists (select from calls where organization_id = $1)
+            or exists (select from call_events where organization_id = $1)
+            or exists (select from call_leases where organization_id = $1)
+            or exists (select from call_streams where organization_id = $1)
+            or exists (select from call_commands where organization_id = $1)
+            or exists (select from call_logs where organization_id = $1)
+            or exists (select from agent_calls where organization_id = $1)
+            or exists (select from conversation_transcripts where organization_id = $1)
+            or exists (select from routing_decisions where organization_id = $1) as "has_anything!"
+        "#,
+        id,
+    )
+    .fetch_one(&mut **transaction)
+    .await
+}
+
+/// An organisation as its columns are.
+struct Row {
+    id: Uuid,
+    slug: String,
+    name: String,
+    created_at: jiff_sqlx::Timestamp,
+}
+
+impl From<Row> for Organisation {
+    fn from(row: Row) -> Self {
+        let Row { id, slug, name, created_at } = row;
+        Self { id: id.into(), slug, name, created_at: created_at.to_jiff() }
+    }
 }

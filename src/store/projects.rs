@@ -5,7 +5,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::ids::OrganizationId;
-use crate::store::{Store, storable};
+use crate::store::{Deleted, Store, storable};
 
 /// A project.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -13,8 +13,10 @@ pub struct Project {
     /// Our id.
     pub id: Uuid,
     /// Name; no two of an organisation share one.
+    #[schema(example = "Renewals")]
     pub name: String,
     /// Free text.
+    #[schema(example = "Policies that run out this quarter.")]
     pub description: String,
     /// When it was added.
     pub created_at: Timestamp,
@@ -73,6 +75,77 @@ pub async fn create(
     .fetch_one(&store.pool)
     .await?;
     Ok(Project::from(row))
+}
+
+/// One project.
+pub async fn project(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx::Result<Option<Project>> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"
+        select id, name, description, created_at
+        from projects
+        where organization_id = $1 and id = $2
+        "#,
+        organization.0,
+        id,
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    Ok(row.map(Project::from))
+}
+
+/// Changes what there is to change; `None` leaves it. `None` in return: no such project in this organisation. Fails by
+/// `projects_name` when there is another of that name.
+pub async fn update(
+    store: &Store,
+    organization: OrganizationId,
+    id: Uuid,
+    name: Option<&str>,
+    description: Option<&str>,
+) -> sqlx::Result<Option<Project>> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"
+        update projects
+        set name = coalesce($3, name),
+            description = coalesce($4, description)
+        where organization_id = $1 and id = $2
+        returning id, name, description, created_at
+        "#,
+        organization.0,
+        id,
+        name.map(storable),
+        description.map(storable),
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    Ok(row.map(Project::from))
+}
+
+/// Removes a project that no campaign is of. Calls that were made for it stay, and are for none.
+pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx::Result<Deleted> {
+    let mut transaction = store.pool.begin().await?;
+    // Locked, so that no campaign takes it meanwhile.
+    let found = sqlx::query_scalar!(
+        "select id from projects where organization_id = $1 and id = $2 for update",
+        organization.0,
+        id,
+    )
+    .fetch_optional(&mut *transaction)
+    .await?;
+    if found.is_none() {
+        return Ok(Deleted::NotFound);
+    }
+    let used =
+        sqlx::query_scalar!(r#"select exists (select from campaigns where project_id = $1) as "used!""#, id)
+            .fetch_one(&mut *transaction)
+            .await?;
+    if used {
+        return Ok(Deleted::InUse);
+    }
+    sqlx::query!("delete from projects where id = $1", id).execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(Deleted::Done)
 }
 
 /// A project as its columns are.

@@ -18,6 +18,10 @@ pub enum Step {
     Fallback,
     /// It came for an agent.
     Agent,
+    /// People were to take it over from the agent; may be so several times.
+    Handoff,
+    /// They did not, each time.
+    HandoffFallback,
 }
 
 impl Step {
@@ -28,6 +32,8 @@ impl Step {
             Self::Incoming => "incoming",
             Self::Fallback => "fallback",
             Self::Agent => "agent",
+            Self::Handoff => "handoff",
+            Self::HandoffFallback => "handoff_fallback",
         }
     }
 }
@@ -60,7 +66,20 @@ pub struct RoutingDecision {
     pub decided_at: Timestamp,
 }
 
-/// Puts a decision on record, once for each step of a call. Returns what was decided the first time.
+/// Puts a decision on record of a step that may be there several times.
+pub async fn note(
+    store: &Store,
+    organization: OrganizationId,
+    call_sid: &CallSid,
+    step: Step,
+    decision: &Decision,
+    at: Timestamp,
+) -> sqlx::Result<()> {
+    insert(store, organization, call_sid, step, decision, at).await?;
+    Ok(())
+}
+
+/// Puts a decision on record, once for each step of a call's arrival. Returns what was decided the first time.
 pub async fn decide_once(
     store: &Store,
     organization: OrganizationId,
@@ -69,6 +88,32 @@ pub async fn decide_once(
     decision: &Decision,
     at: Timestamp,
 ) -> sqlx::Result<Decided> {
+    let own = || Decided { to: decision.to, reason: decision.reason.to_owned() };
+    if insert(store, organization, call_sid, step, decision, at).await? {
+        return Ok(own());
+    }
+    let first = sqlx::query!(
+        "select decision, reason from routing_decisions where call_sid = $1 and step = $2 and organization_id = $3",
+        call_sid.as_str(),
+        step.as_str(),
+        organization.0,
+    )
+    .fetch_optional(&store.pool)
+    .await?;
+    // Of another organisation, or none of our words: it does not bind us.
+    let first = first.and_then(|row| Some(Decided { to: To::from_word(&row.decision)?, reason: row.reason }));
+    Ok(first.unwrap_or_else(own))
+}
+
+/// False: this was decided before.
+async fn insert(
+    store: &Store,
+    organization: OrganizationId,
+    call_sid: &CallSid,
+    step: Step,
+    decision: &Decision,
+    at: Timestamp,
+) -> sqlx::Result<bool> {
     let details = storable_json(Value::Object(decision.details.clone()));
     let inserted = sqlx::query!(
         r#"
@@ -86,20 +131,7 @@ pub async fn decide_once(
     )
     .execute(&store.pool)
     .await?;
-    if inserted.rows_affected() == 1 {
-        return Ok(Decided { to: decision.to, reason: decision.reason.to_owned() });
-    }
-    let first = sqlx::query!(
-        "select decision, reason from routing_decisions where call_sid = $1 and step = $2 and organization_id = $3",
-        call_sid.as_str(),
-        step.as_str(),
-        organization.0,
-    )
-    .fetch_optional(&store.pool)
-    .await?;
-    // Of another organisation, or none of our words: it does not bind us.
-    let first = first.and_then(|row| Some(Decided { to: To::from_word(&row.decision)?, reason: row.reason }));
-    Ok(first.unwrap_or_else(|| Decided { to: decision.to, reason: decision.reason.to_owned() }))
+    Ok(inserted.rows_affected() == 1)
 }
 
 /// What was decided of a call, in the order of time. Empty: nothing, or it is none of this organisation's.

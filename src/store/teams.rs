@@ -9,7 +9,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::ids::{AgentId, OrganizationId, PhoneNumber};
-use crate::routing::decide::RingGroup;
+use crate::routing::decide::{RingGroup, Telephone};
 use crate::store::{Deleted, Store, storable};
 
 /// A person of a team.
@@ -75,25 +75,52 @@ pub struct TeamPatch {
     pub members: Option<Vec<NewMember>>,
 }
 
-/// The telephones of this team.
-pub async fn ring_group(store: &Store, team: Uuid) -> sqlx::Result<Option<RingGroup>> {
-    let row = sqlx::query!(
+/// So many telephones ring at once.
+// Twilio dossier, 2.2: a `<Dial>` takes ten at most.
+const MOST_AT_ONCE: i64 = 10;
+
+/// The telephones of this team, of this organisation where one is named, of those who take calls: in the order in which they
+/// were added. `None`: there is no such team.
+pub async fn ring_group(
+    store: &Store,
+    team: Uuid,
+    organization: Option<OrganizationId>,
+) -> sqlx::Result<Option<RingGroup>> {
+    let rows = sqlx::query!(
         r#"
-        select ring_timeout_s,
-               array(
-                   select number
-                   from team_members
-                   where team_id = teams.id and enabled
-                   order by created_at, id
-               ) as "numbers!"
+        select ring_timeout_s, member.id as "member?", member.number as "number?"
         from teams
-        where id = $1
+        left join lateral (
+            select id, number, created_at
+            from team_members
+            where team_id = teams.id and enabled
+            order by created_at, id
+            limit $3
+        ) as member on true
+        where teams.id = $1 and ($2::uuid is null or organization_id = $2)
+        order by member.created_at, member.id
         "#,
         team,
+        organization.map(|organization| organization.0),
+        MOST_AT_ONCE,
     )
-    .fetch_optional(&store.pool)
+    .fetch_all(&store.pool)
     .await?;
-    Ok(row.map(|row| group(team, row.ring_timeout_s, &row.numbers)))
+    let Some(ring_timeout_s) = rows.first().map(|row| row.ring_timeout_s) else { return Ok(None) };
+    // Somebody who cannot be called does not keep the others from being called.
+    let telephones = rows.into_iter().filter_map(|row| {
+        let (member, number) = row.member.zip(row.number)?;
+        let unusable = |_: &_| {
+            tracing::warn!(member.id = %member, "the number of a team member is not a possible number; it does not ring");
+        };
+        let number = PhoneNumber::parse(&number).inspect_err(unusable).ok()?;
+        Some(Telephone { number, member: Some(member) })
+    });
+    Ok(Some(RingGroup {
+        team: Some(team),
+        timeout: Duration::from_secs(ring_timeout_s.unsigned_abs().into()),
+        telephones: telephones.collect(),
+    }))
 }
 
 /// The telephones of the people an agent puts its callers through to.
@@ -102,20 +129,8 @@ pub async fn ring_group_of_agent(store: &Store, agent: AgentId) -> sqlx::Result<
         .fetch_optional(&store.pool)
         .await?;
     match team.flatten() {
-        Some(team) => ring_group(store, team).await,
+        Some(team) => ring_group(store, team, None).await,
         None => Ok(None),
-    }
-}
-
-fn group(team: Uuid, ring_timeout_s: i32, numbers: &[String]) -> RingGroup {
-    let unusable =
-        |_: &_| tracing::warn!(team.id = %team, "a number of a team is not a possible number; ignored");
-    let numbers =
-        numbers.iter().filter_map(|number| PhoneNumber::parse(number).inspect_err(unusable).ok()).collect();
-    RingGroup {
-        team: Some(team),
-        timeout: Duration::from_secs(ring_timeout_s.unsigned_abs().into()),
-        numbers,
     }
 }
 

@@ -162,6 +162,17 @@ pub fn say_and_hang_up(text: &str) -> String {
     })
 }
 
+/// Says one sentence, waits, and asks at `url` how the call goes on.
+#[must_use]
+pub fn say_and_ask_again(text: &str, wait: Duration, url: &str) -> String {
+    let wait = wait.as_secs().max(1).to_string();
+    document(|response| {
+        text_element(response, "Say", text)?;
+        response.create_element("Pause").with_attribute(("length", &*wait)).write_empty()?;
+        text_element(response, "Redirect", url)
+    })
+}
+
 /// Hangs up.
 #[must_use]
 pub fn hang_up() -> String {

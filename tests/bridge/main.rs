@@ -8,10 +8,12 @@ mod support;
 mod world;
 
 mod handoff;
+mod input;
 mod line;
 mod look;
 mod models;
 mod outages;
+mod outbound;
 mod over_agent;
 mod people;
 mod records;

@@ -33,22 +33,22 @@ async fn put_through(world: &World, sid: &str) -> FencingToken {
     token
 }
 
+/// A team of three for the agent, the last of whom takes no calls.
+const OFFICE: &str = "
+    insert into teams (id, organization_id, name, ring_timeout_s)
+    select '00000000-0000-0000-0000-00000000000a', organization_id, 'Office', 40 from agents;
+    insert into team_members (id, organization_id, team_id, name, number, enabled, created_at)
+    select ('00000000-0000-0000-0000-00000000000' || n)::uuid, organization_id,
+           '00000000-0000-0000-0000-00000000000a', 'Member ' || n, '+1415555019' || n, n < 3,
+           now() + make_interval(secs => n)
+    from agents, generate_series(1, 3) as n;
+    update agents set team_id = '00000000-0000-0000-0000-00000000000a'";
+
 #[tokio::test]
 async fn the_telephones_of_the_agents_team_ring_at_once_and_each_person_is_told_first() {
     let world = World::start(ModelOptions::default(), &[]).await;
-    world
-        .execute(
-            "update agents set transfer_number = '+14155550177';
-             insert into teams (id, organization_id, name, ring_timeout_s)
-             select '00000000-0000-0000-0000-00000000000a', organization_id, 'Office', 40 from agents;
-             insert into team_members (id, organization_id, team_id, name, number, enabled, created_at)
-             select ('00000000-0000-0000-0000-00000000000' || n)::uuid, organization_id,
-                    '00000000-0000-0000-0000-00000000000a', 'Member ' || n, '+1415555019' || n, n < 3,
-                    now() + make_interval(secs => n)
-             from agents, generate_series(1, 3) as n;
-             update agents set team_id = '00000000-0000-0000-0000-00000000000a'",
-        )
-        .await;
+    world.execute("update agents set transfer_number = '+14155550177'").await;
+    world.execute(OFFICE).await;
     put_through(&world, "CA1").await;
     let twiml = world.webhook(ENDED, &[("CallSid", "CA1"), ("CallStatus", "in-progress")]).await;
     let again = world.webhook(ENDED, &[("CallSid", "CA1"), ("CallStatus", "in-progress")]).await;
@@ -61,6 +61,7 @@ async fn the_telephones_of_the_agents_team_ring_at_once_and_each_person_is_told_
         assert!(twiml.contains(&number), "{twiml}");
     }
     assert!(!twiml.contains("+14155550193"), "somebody who takes no calls is not called: {twiml}");
+    assert!(twiml.contains("<Say>One moment please, I am connecting you.</Say><Dial"), "told first: {twiml}");
     assert_eq!(
         world
             .value::<Value>(
@@ -83,6 +84,105 @@ async fn the_telephones_of_the_agents_team_ring_at_once_and_each_person_is_told_
         json!({"handoff": 1, "member_id": "00000000-0000-0000-0000-000000000002", "call_sid": "CA7"});
     assert_eq!(world.value::<Value>(answered).await, expected);
     assert_eq!(world.rows("calls").await, 1, "the leg to the person is no call of its own");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_first_ten_of_a_team_ring_in_the_order_in_which_they_joined_it() {
+    let world = World::start(ModelOptions::default(), &[]).await;
+    world.execute(OFFICE).await;
+    // Later ones have smaller numbers and ids.
+    world
+        .execute(
+            "delete from team_members;
+             insert into team_members (id, organization_id, team_id, name, number, created_at)
+             select ('00000000-0000-0000-0000-0000000000' || 99 - n)::uuid, organization_id,
+                    '00000000-0000-0000-0000-00000000000a', 'Member ' || n, '+141555501' || 99 - n,
+                    now() + make_interval(secs => n)
+             from agents, generate_series(1, 12) as n",
+        )
+        .await;
+    put_through(&world, SID).await;
+    let twiml = world.webhook(ENDED, &[("CallSid", SID), ("CallStatus", "in-progress")]).await;
+    let rings: Vec<_> = twiml.split("\">+").skip(1).map(|rest| rest.split('<').next().unwrap()).collect();
+    let expected: Vec<_> = (1..=10).map(|n| format!("141555501{}", 99 - n)).collect();
+    assert_eq!(rings, expected, "the carrier takes no more: {twiml}");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn people_are_shown_who_called_or_on_a_call_that_we_made_our_own_number() {
+    let world = World::start(ModelOptions::default(), &[]).await;
+    world.execute("update agents set transfer_number = '+14155550177'").await;
+    for (sid, direction, shown) in [
+        ("CA1", "inbound", r#"answerOnBridge="true"><Number"#),
+        ("CA2", "outbound-api", r#"answerOnBridge="true" callerId="+14155550101"><Number"#),
+    ] {
+        put_through(&world, sid).await;
+        let numbers = [("From", "+14155550101"), ("To", "+14155550102"), ("Direction", direction)];
+        let fields = [("CallSid", sid), ("CallStatus", "in-progress")].into_iter().chain(numbers);
+        let twiml = world.webhook(ENDED, &fields.collect::<Vec<_>>()).await;
+        assert!(twiml.contains(shown), "{direction}: {twiml}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_wanted_of_a_call_that_people_have_and_nobody_puts_it_through_twice() {
+    let world = World::start(ModelOptions::default(), &[]).await;
+    world.execute("update agents set transfer_number = '+14155550177'").await;
+    put_through(&world, SID).await;
+    let first = world.webhook(ENDED, &[("CallSid", SID), ("CallStatus", "in-progress")]).await;
+    let state = async || world.get("/api/calls/live").await["data"][0]["state"].clone();
+    assert_eq!(state().await, "with_people");
+    for (command, body) in [
+        ("hang-up", json!({})),
+        ("transfer", json!({"to": "+14155550199"})),
+        ("say", json!({"text": "Hello."})),
+        ("inject", json!({"text": "A customer."})),
+    ] {
+        let (status, answer) = world.post(&format!("/api/calls/{SID}/{command}"), &body).await;
+        assert_eq!(
+            (status, &answer["error"]["code"]),
+            (409, &json!("call_with_people")),
+            "{command}: {answer}"
+        );
+    }
+    assert_eq!(world.rows("call_commands").await, 0);
+    let again = world.webhook(ENDED, &[("CallSid", SID), ("CallStatus", "in-progress")]).await;
+    assert_eq!(
+        (first, json!(1)),
+        (again, world.value::<Value>("select to_jsonb(handoffs) from call_leases").await)
+    );
+    let fields = [("CallSid", SID), ("CallStatus", "in-progress"), ("DialCallStatus", "busy")];
+    world.webhook("/twiml/handoff-ended/1", &fields).await;
+    assert_eq!(state().await, "connecting", "back with the agent");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_called_for_an_agent_that_cannot_go_on_is_on_record_and_not_somebody_else() {
+    let world = World::start(ModelOptions::default(), &[]).await;
+    world.execute("update agents set transfer_number = '+14155550177'").await;
+    let to = async |sid: &str| {
+        let twiml = world.webhook(TWIML, &[("CallSid", sid)]).await;
+        let claimed = world.claim(&twiml).await.unwrap();
+        let (token, organization, agent) = (claimed.fencing_token, claimed.organization, claimed.agent);
+        let over = CallEvent::after_stream(token, EndReason::ModelLost, Duration::from_secs(9), true);
+        let call_ref = CallRef { call_sid: call(sid), organization, agent };
+        lifecycle::record(&world.running.store, &call_ref, jiff::Timestamp::now(), &over).await.unwrap();
+        let twiml = world.webhook(ENDED, &[("CallSid", sid), ("CallStatus", "in-progress")]).await;
+        let to = "select event->'details'->'to' from calls, jsonb_array_elements(event_sequence) as event
+            where event->>'type' = 'transferred' and call_sid = ";
+        (twiml, world.value::<Value>(&format!("{to}'{sid}'")).await)
+    };
+    let (twiml, told) = to("CA1").await;
+    assert!(twiml.contains(">+14155550177</Number>"), "{twiml}");
+    assert_eq!(told, "+14155550177");
+    world.execute(OFFICE).await;
+    let (twiml, told) = to("CA2").await;
+    assert!(twiml.contains("+14155550191") && !twiml.contains("+14155550177"), "{twiml}");
+    assert_eq!(told, Value::Null, "a team is called, and nobody has answered yet");
     world.stop().await;
 }
 

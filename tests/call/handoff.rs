@@ -35,11 +35,11 @@ fn transfer(to: Option<&str>) -> Wish {
 
 /// A call that we make, whose other party can say that they do not want it.
 fn outbound() -> TestCall {
-    TestCall::connected_with(calls_out)
+    TestCall::connected_with(can_opt_out)
 }
 
-fn calls_out(settings: &mut Settings) {
-    (settings.calls_out, settings.opt_out_digit) = (true, Some('9'));
+fn can_opt_out(settings: &mut Settings) {
+    (settings.can_opt_out, settings.opt_out_digit) = (true, Some('9'));
 }
 
 /// The agent says so much in a response of its own.
@@ -327,7 +327,7 @@ fn who_presses_the_key_and_hangs_up_is_on_record_too() {
 
 #[test]
 fn who_says_so_is_on_record_before_the_agent_confirms_it_in_one_response() {
-    let mut call = TestCall::connected_with(calls_out);
+    let mut call = TestCall::connected_with(can_opt_out);
     call.at(0, response_started("resp_1"));
     call.at(10, tool_call("call_1", "do_not_call_again", "{}"));
     call.at(20, response_done("resp_1"));
@@ -360,7 +360,7 @@ fn what_is_said_over_the_confirmation_is_answered_and_the_number_stays_on_record
 }
 
 #[test]
-fn the_key_means_nothing_within_an_entry_on_a_call_that_came_or_where_it_is_another() {
+fn the_key_means_nothing_within_an_entry_without_a_number_or_where_it_is_another() {
     for (first, second, told) in [('4', '9', "49"), ('9', '4', "94"), ('9', '9', "99")] {
         let mut call = outbound();
         call.at(100, key(first));
@@ -370,12 +370,12 @@ fn the_key_means_nothing_within_an_entry_on_a_call_that_came_or_where_it_is_anot
         assert_eq!(call.words(), [format!("user: (The caller pressed {told} on the keypad.)")]);
     }
     for change in [
-        |settings: &mut Settings| settings.calls_out = false,
+        |settings: &mut Settings| settings.can_opt_out = false,
         |settings: &mut Settings| settings.opt_out_digit = Some('8'),
         |settings: &mut Settings| settings.opt_out_digit = None,
     ] {
         let mut call = TestCall::connected_with(|settings| {
-            calls_out(settings);
+            can_opt_out(settings);
             change(settings);
         });
         call.at(100, key('9'));
@@ -385,9 +385,10 @@ fn the_key_means_nothing_within_an_entry_on_a_call_that_came_or_where_it_is_anot
 }
 
 #[test]
-fn the_function_is_not_there_on_a_call_that_came() {
+fn who_withholds_their_number_is_not_told_that_it_is_on_record() {
     let mut call = TestCall::answering();
     call.at(10, tool_call("call_1", "do_not_call_again", "{}"));
-    assert_eq!(call.count(r#"model item tool-1 answers call_1 {"error":"there is no such function"}"#), 1);
-    assert_eq!(call.count("opted out"), 0);
+    let told = r#"model item tool-1 answers call_1 {"error":"the number of this person is not known"#;
+    assert_eq!(call.count(told), 1, "{}", call.log());
+    assert_eq!((call.count("opted out"), call.count("respond last")), (0, 0));
 }

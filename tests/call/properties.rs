@@ -172,7 +172,7 @@ fn play(
     let mut settings = settings(format);
     settings.session.turn_taking = turn_taking;
     settings.greeting = greets.then(|| "Greet.".into());
-    (settings.calls_out, settings.opt_out_digit) = (true, Some('9'));
+    (settings.can_opt_out, settings.opt_out_digit) = (true, Some('9'));
     let mut call = TestCall::new(settings, ABLE);
     let mut now = 0;
     if ready {

@@ -38,7 +38,7 @@ fn any_change() -> impl Strategy<Value = Change> {
 
 #[tokio::test]
 async fn counters_equal_the_records_whatever_is_done_to_them_by_however_many_at_once() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     server
         .execute("insert into campaigns (organization_id, name) select id, n::text from organisations, generate_series(0, 2) n")
         .await;
@@ -52,13 +52,13 @@ async fn counters_equal_the_records_whatever_is_done_to_them_by_however_many_at_
         tokio::join!(play(pool, a), play(pool, b), play(pool, c), play(pool, d));
         assert_eq!(counted(&server).await, recounted(&server).await, "round {round}: {scripts:?}");
     }
-    let calls = server.value("select to_jsonb(sum(total_calls)) from campaigns").await;
+    let calls = server.scalar::<Value>("select to_jsonb(sum(total_calls)) from campaigns").await;
     assert!(calls.as_u64().is_some_and(|calls| calls > 0), "something was counted");
 }
 
 #[tokio::test]
 async fn a_change_that_is_taken_back_counts_nothing() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     server.execute("insert into campaigns (organization_id, name) select id, '0' from organisations").await;
     let mut transaction = server.store.pool().begin().await.unwrap();
     sqlx::query(
@@ -127,7 +127,7 @@ async fn apply(pool: &PgPool, change: &Change) -> sqlx::Result<()> {
 
 async fn counted(server: &Server) -> Value {
     server
-        .value(
+        .scalar::<Value>(
             "select jsonb_agg(jsonb_build_object('name', name, 'total', total_calls, 'answered', answered_calls,
                 'transferred', transferred_calls, 'average', avg_sentiment_score) order by name) from campaigns",
         )
@@ -136,7 +136,7 @@ async fn counted(server: &Server) -> Value {
 
 async fn recounted(server: &Server) -> Value {
     server
-        .value(
+        .scalar::<Value>(
             "select jsonb_agg(jsonb_build_object('name', name, 'total', total, 'answered', answered,
                 'transferred', transferred, 'average', average) order by name)
              from (

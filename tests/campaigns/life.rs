@@ -9,7 +9,7 @@ use crate::server::{NOBODY, Server};
 
 #[tokio::test]
 async fn a_campaign_is_created_read_changed_listed_and_deleted() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let project = server.post("/api/projects", json!({"name": "Sales"})).await.ok(StatusCode::CREATED);
     let body = json!({
         "name": " Renewals ", "project_id": project["id"], "start_date": "2026-03-02", "end_date": "2026-03-31",
@@ -52,13 +52,13 @@ async fn a_campaign_is_created_read_changed_listed_and_deleted() {
 
 #[tokio::test]
 async fn what_a_campaign_is_when_nothing_is_said_is_what_the_table_says() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     server.campaign().await;
     server
         .execute("insert into campaigns (organization_id, name) select id, 'Renewals' from organisations")
         .await;
     let kinds = server
-        .value(
+        .scalar::<Value>(
             "select to_jsonb(count(distinct to_jsonb(c) - '{id,created_at,updated_at}'::text[])) from campaigns c",
         )
         .await;
@@ -67,7 +67,7 @@ async fn what_a_campaign_is_when_nothing_is_said_is_what_the_table_says() {
 
 #[tokio::test]
 async fn a_campaign_that_cannot_be_is_refused_member_by_member() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let post = async |body: Value| server.post("/api/campaigns", body).await;
     assert_eq!(post(json!({})).await.bad_members(), ["name"]);
     let bad = json!({
@@ -113,7 +113,7 @@ async fn a_campaign_that_cannot_be_is_refused_member_by_member() {
 
 #[tokio::test]
 async fn a_campaign_is_activated_paused_resumed_and_completed_in_that_order_only() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = format!("/api/campaigns/{}", server.campaign().await);
     let step = async |word: &str| server.post(&format!("{path}/{word}"), Value::Null).await;
     for word in ["pause", "resume", "complete"] {
@@ -140,7 +140,7 @@ async fn a_campaign_is_activated_paused_resumed_and_completed_in_that_order_only
 
 #[tokio::test]
 async fn a_campaign_that_could_not_call_anybody_is_not_activated() {
-    let server = Server::without_number().await;
+    let server = Server::new().await;
     let path = format!("/api/campaigns/{}", server.campaign().await);
     let activate = async || server.post(&format!("{path}/activate"), Value::Null).await;
     activate().await.is_error(409, "no_own_number");
@@ -153,7 +153,7 @@ async fn a_campaign_that_could_not_call_anybody_is_not_activated() {
 
 #[tokio::test]
 async fn leads_of_a_completed_campaign_are_not_called_any_more() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = campaign_with_two_leads(&server).await;
     server.execute("update call_queue set status = 'processing' where to_number = '+14155550102'").await;
     server.post(&format!("{path}/activate"), Value::Null).await.data();
@@ -161,7 +161,9 @@ async fn leads_of_a_completed_campaign_are_not_called_any_more() {
     server.post(&format!("{path}/complete"), Value::Null).await.data();
     assert_eq!(
         server
-            .value("select jsonb_object_agg(to_number, concat_ws(' ', status, last_error)) from call_queue")
+            .scalar::<Value>(
+                "select jsonb_object_agg(to_number, concat_ws(' ', status, last_error)) from call_queue"
+            )
             .await,
         json!({
             "+14155550101": "failed blocked_by_rule: the campaign is over",
@@ -183,7 +185,7 @@ async fn leads_of_a_completed_campaign_are_not_called_any_more() {
 
 #[tokio::test]
 async fn a_campaign_is_completed_when_its_last_day_is_over_everywhere() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = campaign_with_two_leads(&server).await;
     server.patch(&path, json!({"end_date": "2099-05-04"})).await.data();
     server.post(&format!("{path}/activate"), Value::Null).await.data();
@@ -199,7 +201,7 @@ async fn a_campaign_is_completed_when_its_last_day_is_over_everywhere() {
 
 #[tokio::test]
 async fn other_hours_take_effect_at_the_next_claim_and_a_delay_after_a_try_stays() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = campaign_with_two_leads(&server).await;
     server.execute("update call_queue set next_retry_at = '2099-01-01T09:00:00Z'").await;
     let rows = server.get(&format!("{path}/queue")).await.data();
@@ -214,7 +216,7 @@ async fn other_hours_take_effect_at_the_next_claim_and_a_delay_after_a_try_stays
 
     server.patch(&path, json!({"time_end": "24:00"})).await.data();
     assert_eq!(
-        server.value(due).await,
+        server.scalar::<Value>(due).await,
         json!({"+14155550101": "now", "+14155550102": "2098-12-31 15:00", "+14155550103": "2099-01-01 09:00"})
     );
 
@@ -225,21 +227,24 @@ async fn other_hours_take_effect_at_the_next_claim_and_a_delay_after_a_try_stays
         let lead = format!("/api/leads/{}", row["lead_id"]);
         assert_eq!(server.patch(&lead, json!({"name": "Ada"})).await.data()["time_zone"], "Europe/Berlin");
     }
-    assert_eq!(server.value("select to_jsonb(bool_and(next_retry_at > now())) from call_queue").await, true);
+    assert_eq!(
+        server.scalar::<Value>("select to_jsonb(bool_and(next_retry_at > now())) from call_queue").await,
+        true
+    );
     for row in lead.as_array().unwrap() {
         let lead = format!("/api/leads/{}", row["lead_id"]);
         let changed = server.patch(&lead, json!({"time_zone": "asia/kolkata"})).await.data();
         assert_eq!(changed["time_zone"], "Asia/Kolkata");
     }
     assert_eq!(
-        server.value(due).await,
+        server.scalar::<Value>(due).await,
         json!({"+14155550101": "now", "+14155550102": "2098-12-31 15:00", "+14155550103": "2099-01-01 09:00"})
     );
 }
 
 #[tokio::test]
 async fn a_campaign_is_changed_and_completed_while_a_row_of_it_is_being_claimed() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = campaign_with_two_leads(&server).await;
     server.post(&format!("{path}/activate"), Value::Null).await.data();
     server.execute("update call_queue set next_retry_at = '2099-01-01T09:00:00Z'").await;
@@ -256,19 +261,19 @@ async fn a_campaign_is_changed_and_completed_while_a_row_of_it_is_being_claimed(
     assert_eq!(status, "completed", "and sees what is new");
     claim.commit().await.unwrap();
     assert_eq!(
-        server.value("select jsonb_object_agg(to_number, status) from call_queue").await,
+        server.scalar::<Value>("select jsonb_object_agg(to_number, status) from call_queue").await,
         json!({"+14155550101": "queued", "+14155550102": "failed"})
     );
 }
 
 #[tokio::test]
 async fn tries_that_are_left_follow_the_campaign() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = campaign_with_two_leads(&server).await;
     server.execute("update call_queue set max_attempts = 9 where to_number = '+14155550102'").await;
     server.patch(&path, json!({"max_attempts": 5})).await.data();
     assert_eq!(
-        server.value("select jsonb_object_agg(to_number, max_attempts) from call_queue").await,
+        server.scalar::<Value>("select jsonb_object_agg(to_number, max_attempts) from call_queue").await,
         json!({"+14155550101": 5, "+14155550102": 9}),
         "a row that was given more keeps them"
     );
@@ -276,7 +281,7 @@ async fn tries_that_are_left_follow_the_campaign() {
 
 #[tokio::test]
 async fn the_board_of_a_campaign_says_how_far_it_is() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = campaign_with_two_leads(&server).await;
     let rows = server.get(&format!("{path}/queue")).await.data();
     attempt(&server, rows[0]["id"].as_str().unwrap(), "2099-01-01T09:00:00Z").await;
@@ -305,7 +310,10 @@ async fn the_board_of_a_campaign_says_how_far_it_is() {
         server.get(&format!("/api/campaigns/{NOBODY}/{part}")).await.is_error(404, "not_found");
     }
     assert_eq!(server.delete(&path).await.status, StatusCode::NO_CONTENT);
-    assert_eq!(server.value("select to_jsonb(count(*)) from call_logs where campaign_id is null").await, 1);
+    assert_eq!(
+        server.scalar::<Value>("select to_jsonb(count(*)) from call_logs where campaign_id is null").await,
+        1
+    );
 }
 
 /// Its path. The leads are in Berlin.

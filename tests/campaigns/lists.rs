@@ -8,7 +8,7 @@ use crate::server::{NOBODY, Server};
 
 #[tokio::test]
 async fn leads_are_enqueued_once_however_often_that_is_asked() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = campaign_with_two_leads(&server).await;
     let rows = server.get(&format!("{path}/queue")).await.data();
     let leads: Vec<Value> = rows.as_array().unwrap().iter().map(|row| row["lead_id"].clone()).collect();
@@ -30,7 +30,7 @@ async fn leads_are_enqueued_once_however_often_that_is_asked() {
 
 #[tokio::test]
 async fn leads_that_a_campaign_would_never_call_are_skipped_with_the_reason() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = format!("/api/campaigns/{}/leads", server.campaign().await);
     let nowhere = server.lead("+14155550101", None).await;
     let refused = server.lead("+14155550102", Some("Europe/Berlin")).await;
@@ -68,7 +68,7 @@ async fn leads_that_a_campaign_would_never_call_are_skipped_with_the_reason() {
 
 #[tokio::test]
 async fn a_filter_means_the_leads_to_whom_all_of_it_applies() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     // More than are taken at a time.
     server
         .execute(
@@ -94,7 +94,7 @@ async fn a_filter_means_the_leads_to_whom_all_of_it_applies() {
 
 #[tokio::test]
 async fn a_number_that_is_not_to_be_called_stops_what_waits_at_once() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = campaign_with_two_leads(&server).await;
     let single = server.queued("+14155550101").await;
     server.queued("+14155550103").await;
@@ -130,7 +130,7 @@ async fn a_number_that_is_not_to_be_called_stops_what_waits_at_once() {
 
 #[tokio::test]
 async fn a_call_that_is_being_made_is_not_stopped_by_the_list() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     server.queued("+14155550101").await;
     server.execute("update call_queue set status = 'processing'").await;
     let report = server.post("/api/do-not-call", json!({"number": "+14155550101"})).await.data();
@@ -140,7 +140,7 @@ async fn a_call_that_is_being_made_is_not_stopped_by_the_list() {
 
 #[tokio::test]
 async fn projects_are_created_and_listed_by_name() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     for name in ["West", "East"] {
         let project = server.post("/api/projects", json!({"name": name, "description": "d"})).await;
         assert_eq!(project.ok(StatusCode::CREATED)["name"], name);
@@ -155,8 +155,64 @@ async fn projects_are_created_and_listed_by_name() {
 }
 
 #[tokio::test]
+async fn a_project_is_read_changed_and_removed() {
+    let server = Server::with_number().await;
+    let answer = server.post("/api/projects", json!({"name": " East ", "description": "d"})).await;
+    let project = answer.ok(StatusCode::CREATED);
+    let path = format!("/api/projects/{}", project["id"].as_str().unwrap());
+    assert_eq!(answer.headers["location"], path);
+    assert_eq!(server.get(&path).await.data(), project);
+    server.post("/api/projects", json!({"name": "West"})).await.ok(StatusCode::CREATED);
+
+    let changed = server.patch(&path, json!({"name": " North ", "description": ""})).await.data();
+    assert_eq!((&changed["name"], &changed["description"]), (&json!("North"), &json!("")));
+    assert_eq!(server.patch(&path, json!({})).await.data(), changed, "what is not named stays");
+    server.patch(&path, json!({"name": "West"})).await.is_error(409, "project_exists");
+    let bad = json!({"name": "\t", "description": "x".repeat(20_001)});
+    assert_eq!(server.patch(&path, bad).await.bad_members(), ["name", "description"]);
+    server.patch(&path, json!({"id": "x"})).await.is_error(422, "invalid_body");
+    assert_eq!(server.get(&path).await.data(), changed);
+
+    assert_eq!(server.delete(&path).await.status, StatusCode::NO_CONTENT);
+    for path in [path, format!("/api/projects/{NOBODY}")] {
+        server.get(&path).await.is_error(404, "not_found");
+        server.patch(&path, json!({"name": "x"})).await.is_error(404, "not_found");
+        server.delete(&path).await.is_error(404, "not_found");
+    }
+    server.delete("/api/projects/7").await.is_error(400, "invalid_path");
+    assert_eq!(server.get("/api/projects").await.total(), 1);
+}
+
+#[tokio::test]
+async fn a_project_stays_while_a_campaign_is_of_it_and_its_calls_outlive_it() {
+    let server = Server::with_number().await;
+    let project = server.post("/api/projects", json!({"name": "East"})).await.ok(StatusCode::CREATED);
+    let path = format!("/api/projects/{}", project["id"].as_str().unwrap());
+    let campaign = json!({"name": "Renewals", "project_id": project["id"]});
+    let campaign = server.post("/api/campaigns", campaign).await.ok(StatusCode::CREATED);
+    server
+        .execute(
+            "insert into call_logs (organization_id, project_id, call_sid, direction)
+             select organization_id, id, 'CA1', 'outbound' from projects",
+        )
+        .await;
+    server.delete(&path).await.is_error(409, "in_use");
+    assert_eq!(server.get(&path).await.data(), project);
+
+    let campaign = format!("/api/campaigns/{}", campaign["id"].as_str().unwrap());
+    server.patch(&campaign, json!({"project_id": null})).await.data();
+    assert_eq!(server.delete(&path).await.status, StatusCode::NO_CONTENT);
+    let calls = server
+        .scalar::<Value>("select jsonb_agg(jsonb_build_array(call_sid, project_id)) from call_logs")
+        .await;
+    assert_eq!(calls, json!([["CA1", null]]));
+    let again = server.patch(&campaign, json!({"project_id": project["id"]})).await;
+    again.is_error(422, "unknown_reference");
+}
+
+#[tokio::test]
 async fn a_lead_is_somewhere_that_has_a_clock_or_nowhere() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let lead = server.lead("+14155550101", Some("europe/berlin")).await;
     let path = format!("/api/leads/{lead}");
     assert_eq!(

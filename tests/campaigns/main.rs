@@ -4,6 +4,8 @@
 
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/surface.rs"]
+mod surface;
 
 mod counters;
 mod life;

@@ -9,7 +9,7 @@ const SCHEDULE: &str = "/api/queue/schedule-call";
 
 #[tokio::test]
 async fn a_call_is_scheduled_listed_and_read_with_its_tries() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let lead = server.lead("+14155550123", None).await;
     let body = json!({
         "to": "+1 (415) 555-0199", "message": "Hello from us", "lead_id": lead, "priority": "high",
@@ -52,7 +52,7 @@ async fn a_call_is_scheduled_listed_and_read_with_its_tries() {
 
 #[tokio::test]
 async fn the_number_may_be_left_out_when_the_lead_has_one() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let lead = server.lead("+14155550123", None).await;
     let row = server.post(SCHEDULE, json!({"lead_id": lead})).await.ok(StatusCode::ACCEPTED);
     assert_eq!((&row["to_number"], &row["priority"]), (&json!("+14155550123"), &json!("normal")));
@@ -63,7 +63,7 @@ async fn the_number_may_be_left_out_when_the_lead_has_one() {
 
 #[tokio::test]
 async fn a_call_that_could_not_be_made_is_refused_with_the_reason() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let to = "+14155550123";
     let post = async |body: Value| server.post(SCHEDULE, body).await;
     for bad in ["4155550123", "", "+1", "anonymous"] {
@@ -87,14 +87,14 @@ async fn a_call_that_could_not_be_made_is_refused_with_the_reason() {
     post(json!({"to": "+14155550124"})).await.is_error(409, "no_agent");
     assert_eq!(server.get("/api/queue").await.total(), 0);
 
-    let server = Server::without_number().await;
+    let server = Server::new().await;
     let error = server.post(SCHEDULE, json!({"to": to})).await.is_error(409, "no_own_number");
     assert!(error["message"].as_str().unwrap().contains("phone_numbers"), "it says what to do");
 }
 
 #[tokio::test]
 async fn an_interaction_is_called_for_once_and_only_while_it_is_initiated() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     server
         .execute(
             "insert into interactions (id, organization_id)
@@ -108,7 +108,11 @@ async fn an_interaction_is_called_for_once_and_only_while_it_is_initiated() {
     let row = server.post(SCHEDULE, body("one")).await.ok(StatusCode::ACCEPTED);
     assert_eq!(row["interaction_id"], "one");
     let state = "select to_jsonb(array[status::text, (\"dispatchedAt\" is not null)::text]) from interactions where id = 'one'";
-    assert_eq!(server.value(state).await, json!(["INITIATED", "true"]), "asking changes nothing else");
+    assert_eq!(
+        server.scalar::<Value>(state).await,
+        json!(["INITIATED", "true"]),
+        "asking changes nothing else"
+    );
     server.post(SCHEDULE, body("one")).await.is_error(409, "interaction_queued");
 
     let both = tokio::join!(server.post(SCHEDULE, body("three")), server.post(SCHEDULE, body("three")));
@@ -119,7 +123,7 @@ async fn an_interaction_is_called_for_once_and_only_while_it_is_initiated() {
 
 #[tokio::test]
 async fn a_call_is_taken_back_while_it_waits_and_not_while_it_is_made() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = format!("/api/queue/{}", server.queued("+14155550123").await);
     for _ in 0..2 {
         let row = server.delete(&path).await.data();
@@ -137,7 +141,7 @@ async fn a_call_is_taken_back_while_it_waits_and_not_while_it_is_made() {
 
 #[tokio::test]
 async fn a_call_that_failed_is_tried_again_when_somebody_asks() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = format!("/api/queue/{}/retry", server.queued("+14155550123").await);
     server
         .execute(
@@ -157,7 +161,10 @@ async fn a_call_that_failed_is_tried_again_when_somebody_asks() {
         ),
         (&json!("queued"), &json!(3), &json!(4), &Value::Null, &Value::Null)
     );
-    assert_eq!(server.value("select to_jsonb(bool_and(next_retry_at <= now())) from call_queue").await, true);
+    assert_eq!(
+        server.scalar::<Value>("select to_jsonb(bool_and(next_retry_at <= now())) from call_queue").await,
+        true
+    );
     server.execute("update call_queue set status = 'processing'").await;
     retry().await.is_error(409, "call_going_on");
     server.execute("update call_queue set status = 'failed', attempt_count = 20, max_attempts = 20").await;

@@ -9,7 +9,7 @@ const THEIRS: &str = "11111111-1111-4111-8111-111111111111";
 
 /// Another organisation with one of everything. All its ids that are uuids are the same.
 async fn with_others() -> Server {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     server
         .execute(
             "insert into organisations (id, slug, name) values ('11111111-1111-4111-8111-111111111111', 'other', 'Other');
@@ -46,10 +46,11 @@ async fn another_organisation_sees_and_changes_nothing() {
     let everything = "select to_jsonb(array[
         (select jsonb_agg(to_jsonb(t) order by t.id) from call_queue t), (select jsonb_agg(to_jsonb(t)) from campaigns t),
         (select jsonb_agg(to_jsonb(t)) from do_not_call t), (select jsonb_agg(to_jsonb(t)) from leads t),
-        (select jsonb_agg(to_jsonb(t)) from interactions t)])";
-    let before = server.value(everything).await;
+        (select jsonb_agg(to_jsonb(t)) from interactions t), (select jsonb_agg(to_jsonb(t)) from projects t)])";
+    let before = server.scalar::<Value>(everything).await;
     let campaign = format!("/api/campaigns/{THEIRS}");
     let queue = format!("/api/queue/{THEIRS}");
+    let project = format!("/api/projects/{THEIRS}");
     for (method, path, body) in [
         (Method::GET, queue.clone(), Value::Null),
         (Method::DELETE, queue.clone(), Value::Null),
@@ -65,18 +66,21 @@ async fn another_organisation_sees_and_changes_nothing() {
         (Method::GET, format!("{campaign}/queue"), Value::Null),
         (Method::GET, format!("{campaign}/attempts"), Value::Null),
         (Method::POST, format!("{campaign}/leads"), json!({"filter": {}})),
+        (Method::GET, project.clone(), Value::Null),
+        (Method::PATCH, project.clone(), json!({"name": "Ours"})),
+        (Method::DELETE, project, Value::Null),
         (Method::DELETE, "/api/do-not-call/+14155550109".to_owned(), Value::Null),
     ] {
         server.send(method, &path, Some(body)).await.is_error(404, "not_found");
     }
     server.csv(&format!("{campaign}/leads.csv"), "phone\n+14155550102\n").await.is_error(404, "not_found");
-    assert_eq!(server.value(everything).await, before);
+    assert_eq!(server.scalar::<Value>(everything).await, before);
 }
 
 #[tokio::test]
 async fn what_belongs_to_others_can_be_used_by_nobody_else() {
     let server = with_others().await;
-    let lead = server.value("select to_jsonb(id) from leads").await;
+    let lead = server.scalar::<Value>("select to_jsonb(id) from leads").await;
     let to = "+14155550101";
     for (body, code) in [
         (json!({"to": to, "lead_id": lead}), "unknown_lead"),

@@ -6,7 +6,7 @@ use crate::server::{NOBODY, Server};
 
 #[tokio::test]
 async fn a_table_of_people_is_taken_row_by_row_and_bad_rows_are_named() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = format!("/api/campaigns/{}/leads.csv", server.campaign().await);
     let known = server.lead("+14155550101", None).await;
     server.post("/api/do-not-call", json!({"number": "+14155550106"})).await.data();
@@ -80,20 +80,20 @@ async fn a_table_of_people_is_taken_row_by_row_and_bad_rows_are_named() {
 
 #[tokio::test]
 async fn rows_without_a_zone_may_share_one() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = format!("/api/campaigns/{}/leads.csv", server.campaign().await);
     let table = "phone;time_zone\n+14155550101;\n+14155550102;Asia/Kolkata\n";
     server.csv(&format!("{path}?time_zone=Mars"), table).await.is_error(400, "invalid_query");
     assert_eq!(server.csv(&format!("{path}?time_zone=Europe/Berlin"), table).await.data()["enqueued"], 2);
     assert_eq!(
-        server.value("select jsonb_object_agg(phone, time_zone) from leads").await,
+        server.scalar::<Value>("select jsonb_object_agg(phone, time_zone) from leads").await,
         json!({"+14155550101": "Europe/Berlin", "+14155550102": "Asia/Kolkata"})
     );
 }
 
 #[tokio::test]
 async fn of_people_who_share_a_telephone_the_one_contacted_last_is_meant() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = format!("/api/campaigns/{}/leads.csv", server.campaign().await);
     let older = server.lead("+14155550101", Some("Europe/Berlin")).await;
     server.lead("+14155550101", Some("Europe/Berlin")).await;
@@ -107,7 +107,7 @@ async fn of_people_who_share_a_telephone_the_one_contacted_last_is_meant() {
 
 #[tokio::test]
 async fn a_table_of_thousands_uploaded_twice_at_once_makes_each_lead_once() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let path = format!("/api/campaigns/{}/leads.csv", server.campaign().await);
     let rows: Vec<String> = (0..1_200).map(|n| format!("+1415555{},Europe/Berlin", 1000 + n)).collect();
     let table = format!("phone,time_zone\n{}\n", rows.join("\n"));
@@ -121,7 +121,7 @@ async fn a_table_of_thousands_uploaded_twice_at_once_makes_each_lead_once() {
 
 #[tokio::test]
 async fn a_table_that_is_none_is_refused_whole() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     let campaign = server.campaign().await;
     let path = format!("/api/campaigns/{campaign}/leads.csv");
     for path in [path.as_str(), "/api/do-not-call.csv"] {
@@ -147,7 +147,7 @@ async fn a_table_that_is_none_is_refused_whole() {
 
 #[tokio::test]
 async fn a_table_of_numbers_that_are_not_to_be_called_is_taken_row_by_row() {
-    let server = Server::new().await;
+    let server = Server::with_number().await;
     server.queued("+14155550101").await;
     let table = "number,reason\n+14155550101,asked\n+1 415 555 0101,asked twice\n12,\n+14155550102,\n";
     let report = server.csv("/api/do-not-call.csv", table).await.data();

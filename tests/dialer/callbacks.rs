@@ -24,13 +24,13 @@ use voicebridge::wire::model::AudioFormat;
 use crate::carrier::Behaviour;
 use crate::{OWN, THEIRS, World, noon};
 
-struct Server {
+pub(crate) struct Server {
     router: axum::Router,
     tasks: Tasks,
 }
 
 impl Server {
-    fn of(world: &World) -> Self {
+    pub(crate) fn of(world: &World) -> Self {
         let settings = Settings {
             public_url: PublicUrl::parse("https://voice.example.com").unwrap(),
             twilio_auth_tokens: Vec::new(),
@@ -40,32 +40,14 @@ impl Server {
             node: "node-1".to_owned(),
         };
         let (tasks, metrics) = (Tasks::new(), Metrics::new());
-        let bridge = Bridge::new(bridge::Parts {
-            store: world.store.clone(),
-            spool: Spool::off(),
-            metrics: metrics.clone(),
-            tasks: tasks.clone(),
-            // Nobody is there: no test here gets as far as to talk.
-            endpoints: Endpoints::new(
-                ModelEndpoint::new("ws://127.0.0.1:9".parse().unwrap(), None),
-                None,
-                &metrics,
-            ),
-            defaults: Defaults {
-                model: "model".to_owned(),
-                transcription_model: "writer".to_owned(),
-                audio_format: AudioFormat::Pcmu,
-            },
-            http: reqwest::Client::new(),
-            node: settings.node.clone(),
-            max_calls: settings.max_calls,
-        });
+        // Nobody is there: no test here gets as far as to talk.
+        let bridge = bridge(world, "ws://127.0.0.1:9", &tasks, &metrics);
         let api = Api::new(settings, world.store.clone(), bridge, tasks.clone(), metrics);
         let api = api.with_carrier(Some(world.carrier.client()));
         Self { router: api::router(api), tasks }
     }
 
-    async fn post(&self, path: &str, params: &[(&str, &str)]) -> (StatusCode, String) {
+    pub(crate) async fn post(&self, path: &str, params: &[(&str, &str)]) -> (StatusCode, String) {
         let mut url: reqwest::Url = "http://localhost".parse().unwrap();
         url.query_pairs_mut().extend_pairs(params);
         let request = Request::builder()
@@ -81,14 +63,33 @@ impl Server {
     }
 
     /// Waits for what the carrier is told in the background.
-    async fn finish(self) {
+    pub(crate) async fn finish(self) {
         self.tasks.force_hang_up();
         assert!(self.tasks.drain(Duration::from_secs(20)).await);
     }
 }
 
+/// A bridge to the model at `url`.
+pub(crate) fn bridge(world: &World, url: &str, tasks: &Tasks, metrics: &Metrics) -> Bridge {
+    Bridge::new(bridge::Parts {
+        store: world.store.clone(),
+        spool: Spool::off(),
+        metrics: metrics.clone(),
+        tasks: tasks.clone(),
+        endpoints: Endpoints::new(ModelEndpoint::new(url.parse().unwrap(), None), None, metrics),
+        defaults: Defaults {
+            model: "model".to_owned(),
+            transcription_model: "writer".to_owned(),
+            audio_format: AudioFormat::Pcmu,
+        },
+        http: reqwest::Client::new(),
+        node: "node-1".to_owned(),
+        max_calls: 100,
+    })
+}
+
 /// A call was asked for, and the answer was lost.
-async fn lost(world: &World) -> (String, Uuid) {
+pub(crate) async fn lost(world: &World) -> (String, Uuid) {
     world.carrier.will([Behaviour::LoseAnswer]);
     world.step("node-1", noon()).await;
     assert_eq!(world.attempts().await, [("dialing".into(), None, None)]);
@@ -96,7 +97,7 @@ async fn lost(world: &World) -> (String, Uuid) {
     (call.sid, call.attempt)
 }
 
-fn status_path(attempt: Uuid) -> String {
+pub(crate) fn status_path(attempt: Uuid) -> String {
     format!("/api/twilio/call-status?attempt={attempt}")
 }
 
@@ -140,12 +141,13 @@ async fn whoever_answers_hears_the_agent_who_knows_what_the_call_is_about() {
     assert_eq!(types, ["outbound_dispatched"], "nobody has called us");
     // As any server finds it that takes the stream, or a later one.
     let sid = CallSid::parse(&sid).unwrap();
-    let agent = agents::on_call(&world.store, world.agent.id, &sid).await.unwrap().unwrap();
+    let agent = agents::briefed_for_call(&world.store, world.agent.id, &sid).await.unwrap().unwrap();
     let told = agent.instructions.strip_prefix(world.agent.instructions.as_str()).unwrap();
     assert!(told.contains("you have called the other person"), "{told}");
     assert!(told.ends_with("What the call is about:\nAsk for Ada.\n\nSpring sale."), "{told}");
-    let other =
-        agents::on_call(&world.store, world.agent.id, &CallSid::parse("CA77").unwrap()).await.unwrap();
+    let other = agents::briefed_for_call(&world.store, world.agent.id, &CallSid::parse("CA77").unwrap())
+        .await
+        .unwrap();
     assert_eq!(other.unwrap().instructions, world.agent.instructions);
     server.finish().await;
 }

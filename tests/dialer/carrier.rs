@@ -61,6 +61,7 @@ struct Log {
     clock: Mutex<Timestamp>,
     calls: Mutex<Vec<Placed>>,
     requests: Mutex<u32>,
+    lists: Mutex<u32>,
     script: Mutex<VecDeque<Behaviour>>,
     updates: Mutex<Vec<(String, String, String)>>,
     asked: Notify,
@@ -73,6 +74,7 @@ impl Carrier {
             clock: now.into(),
             calls: Mutex::default(),
             requests: Mutex::default(),
+            lists: Mutex::default(),
             script: Mutex::default(),
             updates: Mutex::default(),
             asked: Notify::new(),
@@ -109,6 +111,11 @@ impl Carrier {
     /// How often a call was asked for.
     pub(crate) fn requests(&self) -> u32 {
         *self.log.requests.lock().unwrap()
+    }
+
+    /// How often the list of calls was asked for.
+    pub(crate) fn lists(&self) -> u32 {
+        *self.log.lists.lock().unwrap()
     }
 
     /// The carrier's view of a call from now on.
@@ -187,6 +194,7 @@ async fn create(State(log): State<Arc<Log>>, Form(form): Form<Vec<(String, Strin
 }
 
 async fn list(State(log): State<Arc<Log>>, Query(query): Query<Vec<(String, String)>>) -> Json<Value> {
+    *log.lists.lock().unwrap() += 1;
     let value = |name: &str| query.iter().find(|(key, _)| key == name).unwrap().1.clone();
     let (to, from) = (value("To"), value("From"));
     let calls = log.calls.lock().unwrap();

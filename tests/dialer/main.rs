@@ -7,11 +7,15 @@ mod support;
 
 mod callbacks;
 mod carrier;
+mod clocks;
+mod numbers;
 mod placing;
 mod recovery;
 mod rules;
 mod running;
+mod slow;
 mod speakers;
+mod turns;
 mod weekends;
 
 use std::sync::Arc;
@@ -24,6 +28,7 @@ use voicebridge::dialer::{Dialer, Settings, Step};
 use voicebridge::ids::{OrganizationId, PhoneNumber};
 use voicebridge::store::agents::{self, Agent};
 use voicebridge::store::{Store, phone_numbers};
+use voicebridge::telemetry::Metrics;
 
 use carrier::Carrier;
 
@@ -37,6 +42,7 @@ pub(crate) struct World {
     pub(crate) agent: Agent,
     pub(crate) settings: Settings,
     pub(crate) room: Arc<AtomicU32>,
+    pub(crate) metrics: Metrics,
 }
 
 impl World {
@@ -51,7 +57,8 @@ impl World {
             per_second: 1,
             max_calls: 50,
         };
-        Self { store, carrier: Carrier::start(noon()).await, agent, settings, room: Arc::new(100.into()) }
+        let (carrier, room) = (Carrier::start(noon()).await, Arc::new(100.into()));
+        Self { store, carrier, agent, settings, room, metrics: Metrics::new() }
     }
 
     pub(crate) const fn organization(&self) -> OrganizationId {
@@ -63,7 +70,7 @@ impl World {
         let settings = Settings { node: node.to_owned(), ..self.settings.clone() };
         let room = Arc::clone(&self.room);
         let room = Box::new(move || room.load(Ordering::SeqCst));
-        Dialer::new(self.store.clone(), self.carrier.client(), settings, room)
+        Dialer::new(self.store.clone(), self.carrier.client(), settings, room, self.metrics.clone())
     }
 
     /// One step of this server at that time, by the carrier's clock as well.

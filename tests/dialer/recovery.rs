@@ -1,5 +1,8 @@
 //! Requests whose answer nobody has: at most one call for each try, whatever happens.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
 use voicebridge::dialer::Step;
 use voicebridge::dialer::reconcile::Found;
 
@@ -34,7 +37,7 @@ async fn a_server_that_dies_after_it_has_asked_leaves_one_call_which_another_fin
 async fn a_server_that_dies_before_it_has_asked_leaves_a_try_that_is_made_again_later() {
     let world = World::new().await;
     let row = world.enqueue(THEIRS).await;
-    let claimed = world.dialer("node-1").claim(noon()).await.unwrap();
+    let claimed = world.dialer("node-1").claim(Some(noon())).await.unwrap();
     assert!(claimed.is_ok());
     let other = world.dialer("node-2");
     // The carrier's list is some time behind.
@@ -47,6 +50,33 @@ async fn a_server_that_dies_before_it_has_asked_leaves_a_try_that_is_made_again_
     assert_eq!(world.step("node-2", after(391)).await, Step::Asked);
     assert_eq!(world.row(row).await.attempts, 2);
     check_log(&world.carrier.calls(), jiff::SignedDuration::ZERO);
+}
+
+#[tokio::test]
+async fn a_server_that_was_held_up_since_it_took_a_try_does_not_ask_any_more() {
+    let world = World::new().await;
+    world.enqueue(THEIRS).await;
+    let dialer = world.dialer("node-1");
+    let claimed = dialer.claim(Some(noon())).await.unwrap().unwrap();
+    let taken_at = Instant::now().checked_sub(Duration::from_secs(16)).unwrap();
+    dialer.place(&claimed, taken_at).await.unwrap();
+    assert_eq!((world.carrier.requests(), world.attempts().await[0].0.as_str()), (0, "dialing"));
+    // Whoever looks for it may by now have found that there is no such call.
+    assert_eq!(world.dialer("node-2").reconcile(after(91)).await.unwrap().not_placed, 1);
+}
+
+#[tokio::test]
+async fn several_servers_do_not_ask_the_carrier_for_the_same_try_at_once() {
+    let world = World::new().await;
+    world.enqueue(THEIRS).await;
+    world.carrier.will([Behaviour::Forget]);
+    world.step("node-1", noon()).await;
+    for (seconds, asked) in [(31, 1), (35, 1), (50, 1), (51, 2), (70, 2), (80, 3), (89, 3), (100, 4)] {
+        world.dialer("node-1").reconcile(after(seconds)).await.unwrap();
+        world.dialer("node-2").reconcile(after(seconds)).await.unwrap();
+        assert_eq!(world.carrier.lists(), asked, "after {seconds} seconds");
+    }
+    assert_eq!(world.attempts().await[0].1.as_deref(), Some("not_placed"));
 }
 
 #[tokio::test]
@@ -127,7 +157,9 @@ async fn a_carrier_in_trouble_is_left_alone_for_longer_each_time() {
             Behaviour::LoseAnswer
         }]);
         assert_eq!(dialer.step(now).await.unwrap(), Step::Asked);
-        let Step::Later(next) = world.dialer("node-2").step(now).await.unwrap() else { panic!("{times}") };
+        let Step::Later { at: next, .. } = world.dialer("node-2").step(now).await.unwrap() else {
+            panic!("{times}")
+        };
         let least = jiff::SignedDuration::from_millis(500 * (1 << times));
         assert!(next.duration_since(now) >= least, "{times}: {next}");
         now = next;

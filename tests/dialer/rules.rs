@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use serde_json::json;
+use uuid::Uuid;
 use voicebridge::dialer::Step;
 use voicebridge::ids::CallSid;
 use voicebridge::lifecycle::callback;
@@ -114,6 +115,45 @@ async fn a_lead_outside_its_hours_waits_until_they_begin_where_it_is() {
     assert_eq!((queued.status.as_str(), queued.next), ("queued", after(2 * 3600)));
     assert_eq!(world.step("node-1", after(2 * 3600 - 1)).await, Step::Idle);
     assert_eq!(world.step("node-1", after(2 * 3600)).await, Step::Asked);
+}
+
+#[tokio::test]
+async fn a_lead_is_not_called_in_the_last_half_minute_of_its_hours() {
+    let world = World::new().await;
+    let campaign = world.campaign("time_start = '09:00', time_end = '13:00'").await;
+    world.enqueue_lead(campaign, THEIRS, Some("Europe/London")).await;
+    let closes = 3600;
+    assert_eq!(world.step("node-1", after(closes - 31)).await, Step::Asked);
+    let late = world.enqueue_lead(campaign, "+14155550124", Some("Europe/London")).await;
+    assert_eq!(world.step("node-1", after(closes - 30)).await, Step::Idle);
+    let queued = world.row(late).await;
+    assert_eq!((queued.attempts, queued.next), (0, after(21 * 3600)), "tomorrow at nine");
+}
+
+#[tokio::test]
+async fn a_lead_has_so_many_calls_a_day_as_its_campaign_says_whoever_calls() {
+    let world = World::new().await;
+    let (first, second) = (world.campaign("name = 'First'").await, world.campaign("name = 'Second'").await);
+    let called = world.enqueue_lead(first, THEIRS, Some("Europe/London")).await;
+    assert_eq!(world.step("node-1", noon()).await, Step::Asked);
+    world.run("update call_attempts set status = 'ended', outcome = 'busy'").await;
+    let again: Uuid = sqlx::query_scalar(
+        "insert into call_queue (organization_id, campaign_id, lead_id, to_number, next_retry_at)
+         select organization_id, $2, lead_id, to_number, next_retry_at from call_queue where id = $1 returning id",
+    )
+    .bind(called)
+    .bind(second)
+    .fetch_one(world.store.pool())
+    .await
+    .unwrap();
+    assert_eq!(world.step("node-1", after(60)).await, Step::Idle);
+    let queued = world.row(again).await;
+    assert_eq!((queued.next, queued.attempts), (after(12 * 3600), 0), "the next day begins at midnight");
+    assert_eq!(queued.error, "the lead has had its calls of the day");
+    // What never rang is no call.
+    world.run("update call_queue set next_retry_at = '2026-03-02T12:00:00Z' where status = 'queued'").await;
+    world.run("update call_attempts set call_sid = null, outcome = 'not_placed'").await;
+    assert_eq!(world.step("node-1", after(120)).await, Step::Asked);
 }
 
 #[tokio::test]

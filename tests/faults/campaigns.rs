@@ -83,8 +83,7 @@ async fn a_campaign_of_500_leads_dials_each_try_once_at_most_although_one_of_thr
 /// By the carrier's own log: each try once, every lead in its hours and not too often, nobody who must not be called.
 fn check_what_was_dialed(report: &CarrierReport, leads: &[Lead]) {
     // Of the node that died: what it could not answer, and streams that broke, whole or while they opened.
-    let is_of_dead_node =
-        |violation: &&String| violation.starts_with("11200") || violation.contains(": 319");
+    let is_of_dead_node = |violation: &&String| violation.starts_with("11200") || violation.contains(": 319");
     let (of_dead_node, others): (Vec<_>, Vec<_>) = report.violations.iter().partition(is_of_dead_node);
     assert_eq!(others, Vec::<&String>::new());
     assert!(of_dead_node.len() <= 2 * MOST_CALLS, "{of_dead_node:?}");

@@ -9,3 +9,5 @@ mod manage;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/surface.rs"]
+mod surface;

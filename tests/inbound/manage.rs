@@ -333,28 +333,128 @@ async fn an_agent_that_cannot_be_is_refused_member_by_member() {
 }
 
 #[tokio::test]
-async fn an_organisation_is_read_and_renamed() {
+async fn an_organisation_is_added_read_renamed_listed_and_removed() {
     let server = Server::new().await;
-    let own = server.get("/api/organisations").await.data()[0].clone();
-    assert_eq!(own["slug"], "default");
-    let path = format!("/api/organisations/{}", id(&own));
-    assert_eq!(server.get(&path).await.data(), own);
-    assert_eq!(server.patch(&path, json!({"name": "Kanzlei Weber"})).await.data()["name"], "Kanzlei Weber");
-    assert_eq!(server.patch(&path, json!({})).await.data()["name"], "Kanzlei Weber");
+    let default = server.get("/api/organisations").await.data()[0].clone();
+    assert_eq!(default["slug"], "default");
+    let weber =
+        server.add("/api/organisations", json!({"slug": "kanzlei-weber", "name": "Kanzlei Weber"})).await;
+    assert_eq!((&weber["slug"], &weber["name"]), (&json!("kanzlei-weber"), &json!("Kanzlei Weber")));
+    let path = format!("/api/organisations/{}", id(&weber));
+    assert_eq!(server.get(&path).await.data(), weber);
+    assert_eq!(server.patch(&path, json!({"name": "A. Weber"})).await.data()["name"], "A. Weber");
+    assert_eq!(server.patch(&path, json!({})).await.data()["name"], "A. Weber", "what is not named stays");
+    let page = server.get("/api/organisations?limit=1").await.json();
+    assert_eq!(page["pagination"], json!({"limit": 1, "offset": 0, "total": 2}));
+    assert_eq!(page["data"][0]["name"], "A. Weber", "by name");
+    assert_eq!(server.get("/api/organisations?offset=1").await.data(), json!([default]));
+    assert_eq!(server.send(Method::DELETE, &path, None).await.status, StatusCode::NO_CONTENT);
+    gone(&server, &path, json!({"name": "x"})).await;
+    assert_eq!(server.count("organisations").await, 1);
+}
+
+#[tokio::test]
+async fn an_organisation_that_cannot_be_is_refused_and_nothing_is_changed() {
+    let server = Server::new().await;
+    let post = async |body: Value| server.send(Method::POST, "/api/organisations", Some(body)).await;
+    let long = "x".repeat(64);
+    for slug in ["", "-a", "A", "a b", "ä", "a_b", "a\u{0}", long.as_str()] {
+        post(json!({"slug": slug, "name": "x"})).await.blames(&["slug"]);
+    }
+    post(json!({"slug": "", "name": "x".repeat(201)})).await.blames(&["slug", "name"]);
+    post(json!({"slug": "default", "name": "x"})).await.is_error(StatusCode::CONFLICT, "organisation_exists");
+    for body in [json!({"slug": "a"}), json!({"name": "a"}), json!({"slug": "a", "name": "a", "id": 1})] {
+        post(body).await.is_error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_body");
+    }
+    assert_eq!(server.count("organisations").await, 1);
+    server.add("/api/organisations", json!({"slug": &long[1..], "name": "x"})).await;
+
+    let default = server.get("/api/organisations").await.data()[0].clone();
+    let path = format!("/api/organisations/{}", id(&default));
     server.patch(&path, json!({"name": ""})).await.blames(&["name"]);
     server
         .patch(&path, json!({"slug": "x"}))
         .await
         .is_error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_body");
+    let delete = server.send(Method::DELETE, &path, None).await;
+    delete.is_error(StatusCode::CONFLICT, "default_organisation");
+    assert_eq!(server.get(&path).await.data(), default);
+    server.get("/api/organisations/7").await.is_error(StatusCode::BAD_REQUEST, "invalid_path");
+    server.get("/api/organisations?limit=0").await.is_error(StatusCode::BAD_REQUEST, "invalid_query");
+}
+
+/// Puts one row, of whatever values its columns take, into a table for the organisation `other`. Rows that others refer to
+/// need not be there, and rules of the values do not hold.
+const ONE_ROW: &str = r"
+    create function one_row(tab text) returns void language plpgsql as $$
+    declare
+        names text;
+        vals text;
+        rule record;
+    begin
+        for rule in select conname from pg_constraint where conrelid = tab::regclass and contype = 'c' loop
+            execute format('alter table %I drop constraint %I', tab, rule.conname);
+        end loop;
+        select string_agg(quote_ident(attname), ', '),
+               string_agg(
+                   case
+                       when attname = 'organization_id' then '(select id from organisations where slug = ''other'')'
+                       when typtype = 'e' then (select quote_literal(enumlabel) from pg_enum where enumtypid = typ.oid limit 1)
+                       when typcategory = 'A' or typname = 'jsonb' then quote_literal('{}')
+                       when typname = 'uuid' then 'gen_random_uuid()'
+                       when typname = 'bytea' then 'decode(repeat(''00'', 32), ''hex'')'
+                       when typcategory = 'N' then '1'
+                       when typcategory = 'B' then 'false'
+                       when typname in ('timestamptz', 'date') then 'now()'
+                       when typname = 'time' then quote_literal('09:00')
+                       else quote_literal('x')
+                   end,
+                   ', '
+               )
+        into names, vals
+        from pg_attribute att
+        join pg_type typ on typ.oid = atttypid
+        where attrelid = tab::regclass and attnum > 0 and not attisdropped and attnotnull and not atthasdef
+            and attidentity = '' and attgenerated = '';
+        perform set_config('session_replication_role', 'replica', true);
+        execute format('insert into %I (%s) values (%s)', tab, names, vals);
+        perform set_config('session_replication_role', 'origin', true);
+    end
+    $$";
+
+#[tokio::test]
+async fn an_organisation_that_anything_belongs_to_is_not_removed() {
+    let server = Server::new().await;
+    let other = server.add("/api/organisations", json!({"slug": "other", "name": "Other"})).await;
+    let path = format!("/api/organisations/{}", id(&other));
+    server.execute(ONE_ROW).await;
+    let tables: Vec<String> = sqlx::query_scalar(
+        "select conrelid::regclass::text from pg_constraint
+         where confrelid = 'organisations'::regclass and contype = 'f' order by 1",
+    )
+    .fetch_all(server.store.pool())
+    .await
+    .unwrap();
+    assert!(tables.len() > 20, "{tables:?}");
+    for table in &tables {
+        sqlx::query("select one_row($1)").bind(table).execute(server.store.pool()).await.unwrap();
+        let answer = server.send(Method::DELETE, &path, None).await;
+        assert_eq!(answer.status, StatusCode::CONFLICT, "{table}: {}", answer.text);
+        answer.is_error(StatusCode::CONFLICT, "in_use");
+        let clean = format!("delete from {table} where organization_id = $1::uuid");
+        let clean = sqlx::query(sqlx::AssertSqlSafe(clean)).bind(id(&other));
+        assert_eq!(clean.execute(server.store.pool()).await.unwrap().rows_affected(), 1, "{table}");
+    }
+    assert_eq!(server.send(Method::DELETE, &path, None).await.status, StatusCode::NO_CONTENT);
 }
 
 #[tokio::test]
-async fn another_organisation_is_neither_seen_nor_touched() {
+async fn what_another_organisation_has_is_neither_seen_nor_touched() {
     let server = Server::new().await;
     let line = server.line().await;
     server.rings(&line, "CA1").await;
     let mut paths = Vec::new();
-    for name in ["schedules", "teams", "agents", "phone-numbers", "organisations"] {
+    for name in ["schedules", "teams", "agents", "phone-numbers"] {
         let known = &server.get(&format!("/api/{name}")).await.json()["data"][0];
         paths.push((name, format!("/api/{name}/{}", id(known))));
     }
@@ -372,11 +472,9 @@ async fn another_organisation_is_neither_seen_nor_touched() {
         stranger.get(path).await.is_error(StatusCode::NOT_FOUND, "not_found");
         let patch = if *name == "phone-numbers" { json!({"label": "mine"}) } else { json!({"name": "mine"}) };
         stranger.patch(path, patch).await.is_error(StatusCode::NOT_FOUND, "not_found");
-        if *name != "organisations" {
-            stranger.send(Method::DELETE, path, None).await.is_error(StatusCode::NOT_FOUND, "not_found");
-            let total = &stranger.get(&format!("/api/{name}")).await.json()["pagination"]["total"];
-            assert_eq!(total, &json!(i32::from(*name == "agents")), "{name}");
-        }
+        stranger.send(Method::DELETE, path, None).await.is_error(StatusCode::NOT_FOUND, "not_found");
+        let total = &stranger.get(&format!("/api/{name}")).await.json()["pagination"]["total"];
+        assert_eq!(total, &json!(i32::from(*name == "agents")), "{name}");
     }
     stranger.get("/api/calls/CA1/routing").await.is_error(StatusCode::NOT_FOUND, "not_found");
     let own = stranger.default_agent().await.id.to_string();

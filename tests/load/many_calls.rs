@@ -77,8 +77,9 @@ fn check_turns(rows: &[Value], session: &SessionReport) {
     let turns: Vec<&ItemReport> = session.items.iter().filter(|item| is_turn(item)).collect();
     let spoken: Vec<(&str, String)> = turns.iter().map(|item| (item.id.as_str(), words(item))).collect();
     // What the model began to say as the caller hung up was on its way: not on record, or the beginning of it.
-    let interrupted =
-        turns.last().is_some_and(|item| item.role.as_deref() == Some("assistant") && item.status != "completed");
+    let interrupted = turns
+        .last()
+        .is_some_and(|item| item.role.as_deref() == Some("assistant") && item.status != "completed");
     let whole = if interrupted { spoken.len() - 1 } else { spoken.len() };
     let (written, beginning) = written.split_at_checked(whole).expect("no turn is missing");
     assert_eq!(written, &spoken[..whole]);

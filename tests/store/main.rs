@@ -7,6 +7,7 @@ mod support;
 
 mod carrier;
 mod cluster;
+mod documented;
 mod leads;
 mod leases;
 mod lifecycle;

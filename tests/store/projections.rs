@@ -15,10 +15,12 @@ use voicebridge::ids::{CallSid, ItemId, StreamSid};
 use voicebridge::lifecycle::{self, CallEvent, CallRef, OptOutSource, callback};
 use voicebridge::store::Store;
 use voicebridge::store::call_events::CarrierEvent;
+use voicebridge::store::call_queue;
+use voicebridge::store::dialing::attempts;
 use voicebridge::store::leases::{self, FencingToken};
 use voicebridge::store::transcripts::{self, Turns};
 
-use crate::{default_agent, digest, offer_from, sid, support};
+use crate::{default_agent, digest, offer_from, other_tenant, sid, support};
 
 const TOKEN: FencingToken = FencingToken(1);
 const OURS: &str = "+15005550000";
@@ -806,6 +808,186 @@ async fn a_late_word_about_one_try_does_not_touch_the_next() {
         assert_eq!((&queue["status"], &queue["last_error"]), (&json!(status), &json!("theirs")));
     }
     assert_eq!(case.rows(&store).await["call_attempts"][0]["outcome"], "no_answer");
+}
+
+#[tokio::test]
+async fn a_lead_belongs_to_the_latest_call_to_it_whoever_shares_its_telephone() {
+    let store = prepared(2).await;
+    let case = case(&store, Life::Busy, 1).await;
+    // Somebody with the same telephone was taken for the one who is called.
+    let other: i64 = sqlx::query_scalar(
+        "insert into leads (organization_id, phone, call_sid) values ($1, $2, $3) returning id",
+    )
+    .bind(case.call.organization.0)
+    .bind(&case.phone)
+    .bind(case.call.call_sid.as_str())
+    .fetch_one(store.pool())
+    .await
+    .unwrap();
+    let dispatched = &case.steps()[0];
+    case.put(&store, dispatched).await;
+    let lead = case.rows(&store).await["leads"][0].clone();
+    assert_eq!((&lead["call_sid"], &lead["lead_status"]), (&json!("CALL"), &json!("contacted")));
+    let left: Option<String> = sqlx::query_scalar("select call_sid::text from leads where id = $1")
+        .bind(other)
+        .fetch_one(store.pool())
+        .await
+        .unwrap();
+    assert_eq!(left, None);
+}
+
+#[tokio::test]
+async fn a_call_that_comes_to_light_late_takes_no_lead_from_a_later_one() {
+    let store = prepared(2).await;
+    let case = case(&store, Life::Busy, 1).await;
+    sqlx::query(
+        "update leads set call_sid = 'CAlater', lead_status = 'won', last_contacted_at = '2026-01-02T03:03:21Z' where id = $1",
+    )
+    .bind(case.lead)
+    .execute(store.pool())
+    .await
+    .unwrap();
+    case.put(&store, &case.steps()[0]).await;
+    let lead = case.rows(&store).await["leads"][0].clone();
+    assert_eq!((&lead["call_sid"], &lead["lead_status"]), (&json!("CAlater"), &json!("won")));
+    assert_eq!(lead["last_contacted_at"], "2026-01-02T03:03:21+00:00");
+    assert_eq!(lead["notes"], "Met in May.\nOutbound call CALL initiated", "it was made all the same");
+}
+
+#[tokio::test]
+async fn an_interaction_belongs_to_one_call_and_the_latest_try_takes_it_while_it_waits() {
+    let store = prepared(2).await;
+    for (number, status, tries, taken) in [
+        (1, "INITIATED", 1, true),
+        // It is not the latest try any more.
+        (2, "INITIATED", 2, false),
+        (3, "IN_PROGRESS", 1, false),
+        (4, "COMPLETED", 1, false),
+    ] {
+        let case = case(&store, Life::Busy, number).await;
+        sqlx::query(
+            "update interactions set call_sid = $2, status = $3::text::interaction_status where id = $1",
+        )
+        .bind(&case.interaction)
+        .bind(format!("CAother{number}"))
+        .bind(status)
+        .execute(store.pool())
+        .await
+        .unwrap();
+        sqlx::query("update call_queue set attempt_count = $2 where id = $1")
+            .bind(case.queue)
+            .bind(tries)
+            .execute(store.pool())
+            .await
+            .unwrap();
+        for step in case.steps() {
+            case.put(&store, &step).await;
+        }
+        let interaction = &case.rows(&store).await["interactions"][0];
+        let expected = if taken { "CALL".to_owned() } else { format!("CAother{number}") };
+        assert_eq!((&interaction["call_sid"], &interaction["status"]), (&json!(expected), &json!(status)));
+    }
+}
+
+#[tokio::test]
+async fn what_others_have_written_of_a_call_stays() {
+    let store = prepared(2).await;
+    let case = case(&store, Life::HandedOver, 1).await;
+    let steps = case.steps();
+    let (last, before) = steps.split_last().unwrap();
+    for step in before {
+        case.put(&store, step).await;
+    }
+    for sql in [
+        "update call_logs set sentiment_score = 0.5, conversation_summary = 'Fine.', ai_analysis = '{}',
+             recording_url = 'https://example.com/theirs'",
+        "update agent_calls set agent_notes = 'Friendly.', objections = '[1]', call_sid = 'CAknown'",
+        "update agents set keywords = '{}'",
+    ] {
+        sqlx::query(sql).execute(store.pool()).await.unwrap();
+    }
+    let Step::Callback(at, event) = last else { panic!("the carrier has the last word") };
+    let mut event = event.clone();
+    event.payload = json!({});
+    case.put(&store, &Step::Callback(*at, event)).await;
+    let rows = case.rows(&store).await;
+    let (log, people) = (&rows["call_logs"][0], &rows["agent_calls"][0]);
+    assert_eq!((&log["sentiment_score"], &log["conversation_summary"]), (&json!(0.5), &json!("Fine.")));
+    assert_eq!(log["recording_url"], "https://example.com/theirs");
+    assert_eq!((&people["agent_notes"], &people["objections"]), (&json!("Friendly."), &json!([1])));
+    assert_eq!(people["call_sid"], "CAleg", "the carrier's word for the leg");
+}
+
+#[tokio::test]
+async fn a_person_of_another_organisation_has_taken_over_no_call_of_ours() {
+    let store = prepared(2).await;
+    let mut case = case(&store, Life::HandedOver, 1).await;
+    let (theirs, _) = other_tenant(&store).await;
+    case.member = sqlx::query_scalar(
+        "with team as (insert into teams (organization_id, name) values ($1, 'Theirs') returning id, organization_id)
+         insert into team_members (organization_id, team_id, name, number)
+         select organization_id, id, 'Mallory', '+15005550008' from team returning id",
+    )
+    .bind(theirs.0)
+    .fetch_one(store.pool())
+    .await
+    .unwrap();
+    for step in case.steps() {
+        case.put(&store, &step).await;
+    }
+    let people = &case.rows(&store).await["agent_calls"][0];
+    assert_eq!((&people["agent_id"], &people["agent_name"]), (&Value::Null, &Value::Null));
+    assert_eq!(people["status"], "completed");
+}
+
+#[tokio::test]
+async fn an_interaction_that_failed_while_it_waited_for_another_try_stays_so_whatever_is_said_of_the_first() {
+    let store = prepared(2).await;
+    let case = case(&store, Life::Busy, 1).await;
+    for step in case.steps() {
+        case.put(&store, &step).await;
+    }
+    call_queue::cancel(&store, case.call.organization, case.queue).await.unwrap();
+    let before = case.rows(&store).await;
+    let (interaction, attempt) = (&before["interactions"][0], &before["call_attempts"][0]);
+    assert_eq!((&interaction["status"], &interaction["call_sid"]), (&json!("FAILED"), &json!("CALL")));
+    assert_eq!(
+        (&attempt["outcome"], &attempt["will_retry"], &attempt["next_retry_at"], &attempt["retry_reason"]),
+        (&json!("busy"), &json!(false), &Value::Null, &json!("canceled"))
+    );
+    case.put(&store, &case.status("in-progress", 2, at(7))).await;
+    case.put(&store, &case.status("no-answer", 1, at(5))).await;
+    let after = case.rows(&store).await;
+    for (table, columns) in [
+        ("interactions", vec!["status", "outcome", "endTime", "callDisposition"]),
+        ("call_attempts", vec!["will_retry", "next_retry_at", "retry_reason"]),
+        ("call_queue", vec!["status", "last_error", "finished_at"]),
+    ] {
+        for column in columns {
+            assert_eq!(after[table][0][column], before[table][0][column], "{table}.{column}");
+        }
+    }
+    assert_eq!(after["call_attempts"][0]["outcome"], "no_answer", "what is known of the try is on record");
+}
+
+#[tokio::test]
+async fn a_call_that_comes_to_light_after_its_interaction_failed_is_its_call() {
+    let store = prepared(2).await;
+    let case = case(&store, Life::Answered, 1).await;
+    attempts::not_placed(&store, case.attempt, "there is no such call", at(100)).await.unwrap();
+    call_queue::cancel(&store, case.call.organization, case.queue).await.unwrap();
+    let steps = case.steps();
+    case.put(&store, &steps[0]).await;
+    let rows = case.rows(&store).await;
+    assert_eq!(rows["interactions"][0]["status"], "FAILED", "it may come to nothing");
+    assert_eq!(rows["call_attempts"][0]["status"], "placed");
+    for step in &steps[1..] {
+        case.put(&store, step).await;
+    }
+    let rows = case.rows(&store).await;
+    let interaction = &rows["interactions"][0];
+    assert_eq!((&interaction["status"], &interaction["outcome"]), (&json!("COMPLETED"), &json!("SUCCESS")));
+    assert_eq!(rows["call_queue"][0]["status"], "failed", "it was taken back, and nobody has changed that");
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ pub enum RestError {
     NotProcessed {
         /// What happened.
         what: String,
+        /// HTTP status, where there was an answer.
+        status: Option<u16>,
         /// Somebody has to put account, token or balance right before anything will succeed.
         about_account: bool,
     },
@@ -36,6 +38,8 @@ pub enum RestError {
     Unknown {
         /// What happened.
         what: String,
+        /// HTTP status, where there was an answer.
+        status: Option<u16>,
     },
 }
 
@@ -52,9 +56,10 @@ impl RestError {
     pub(super) fn unsent(error: &reqwest::Error) -> Self {
         // Addresses cannot be resolved, the connection or its encryption not be made: nothing was sent yet.
         if error.is_connect() || error.is_builder() {
-            return Self::NotProcessed { what: cause(error), about_account: false };
+            return Self::NotProcessed { what: cause(error), status: None, about_account: false };
         }
-        Self::Unknown { what: if error.is_timeout() { "no answer in time".to_owned() } else { cause(error) } }
+        let what = if error.is_timeout() { "no answer in time".to_owned() } else { cause(error) };
+        Self::Unknown { what, status: None }
     }
 
     /// An answer that is not good.
@@ -65,21 +70,24 @@ impl RestError {
             Some(code) => format!("{} ({code})", status.as_u16()),
             None => status.as_u16().to_string(),
         };
+        let answer = Some(status.as_u16());
         match (status.as_u16(), code) {
-            (429, _) | (_, Some(20429 | 22005)) => {
-                Self::NotProcessed { what: format!("too many requests, {told}"), about_account: false }
-            }
+            (429, _) | (_, Some(20429 | 22005)) => Self::NotProcessed {
+                what: format!("too many requests, {told}"),
+                status: answer,
+                about_account: false,
+            },
             // About the account, not about this call: the next one would fare the same.
             (401 | 402, _) | (_, Some(20003 | 20005 | 20006)) => {
                 let what = format!(
                     "account or token is not accepted, {told}: check TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN"
                 );
-                Self::NotProcessed { what, about_account: true }
+                Self::NotProcessed { what, status: answer, about_account: true }
             }
             // A proxy on the way may have given up waiting.
-            (408, _) => Self::Unknown { what: told },
+            (408, _) => Self::Unknown { what: told, status: answer },
             (400..=499, _) => Self::Refused { status: status.as_u16(), code, message },
-            _ => Self::Unknown { what: format!("answer {told}") },
+            _ => Self::Unknown { what: format!("answer {told}"), status: answer },
         }
     }
 
@@ -89,12 +97,12 @@ impl RestError {
         let what = self.explanation();
         match self {
             Self::Refused { code: Some(21210 | 21212 | 21213 | 21606), .. } => Self::OwnNumber { what },
-            Self::Refused { code: Some(21205 | 21609), .. } => {
-                Self::NotProcessed { what, about_account: true }
+            Self::Refused { code: Some(21205 | 21609), status, .. } => {
+                Self::NotProcessed { what, status: Some(status), about_account: true }
             }
-            Self::Refused { status: 404, .. } | Self::Refused { code: Some(20404), .. } => {
+            Self::Refused { status: status @ 404, .. } | Self::Refused { code: Some(20404), status, .. } => {
                 let what = format!("{what}: Twilio does not know the account; check TWILIO_ACCOUNT_SID");
-                Self::NotProcessed { what, about_account: true }
+                Self::NotProcessed { what, status: Some(status), about_account: true }
             }
             error => error,
         }
@@ -112,7 +120,7 @@ impl RestError {
     pub fn explanation(&self) -> String {
         match self {
             Self::Refused { status, code, message } => explain(*status, *code, message),
-            Self::NotProcessed { what, .. } | Self::OwnNumber { what } | Self::Unknown { what } => {
+            Self::NotProcessed { what, .. } | Self::OwnNumber { what } | Self::Unknown { what, .. } => {
                 what.clone()
             }
         }

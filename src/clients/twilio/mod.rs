@@ -51,6 +51,8 @@ pub struct NewCall<'a> {
     pub from: &'a PhoneNumber,
     /// Asked for TwiML when somebody answers.
     pub url: &'a str,
+    /// Asked instead when that one fails: whoever has answered would only hear the line go dead.
+    pub fallback_url: &'a str,
     /// Told each step of the call.
     pub status_callback: &'a str,
     /// How long it rings.
@@ -133,6 +135,8 @@ impl Twilio {
             ("From", call.from.expose()),
             ("Url", call.url),
             ("Method", "POST"),
+            ("FallbackUrl", call.fallback_url),
+            ("FallbackMethod", "POST"),
             ("StatusCallback", call.status_callback),
             ("StatusCallbackMethod", "POST"),
             ("Timeout", &ring_timeout),
@@ -226,7 +230,7 @@ async fn send(request: RequestBuilder) -> Result<Bytes, RestError> {
 async fn read<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, RestError> {
     let body = send(request).await?;
     serde_json::from_slice(&body)
-        .map_err(|_| RestError::Unknown { what: "the answer cannot be read".to_owned() })
+        .map_err(|_| RestError::Unknown { what: "the answer cannot be read".to_owned(), status: Some(200) })
 }
 
 /// Members of a call that we use. Everything may be null, and new ones may come.
@@ -261,12 +265,12 @@ impl From<Resource> for Call {
     }
 }
 
-/// A document that says this and hangs up, and is short enough for Twilio: what is too long is cut.
+/// The document that `of` makes of a text, short enough to be sent with a request: what is too long of the text is cut.
 #[must_use]
-pub fn say_and_hang_up(text: &str) -> String {
+pub fn short_document(text: &str, of: impl Fn(&str) -> String) -> String {
     let mut rest = text;
     loop {
-        let document = crate::wire::twiml::say_and_hang_up(rest);
+        let document = of(rest);
         let too_many = document.chars().count().saturating_sub(MAX_TWIML);
         if too_many == 0 || rest.is_empty() {
             return document;

@@ -5,6 +5,7 @@ use wiremock::matchers::{any, basic_auth, method, path, query_param};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::*;
+use crate::wire::twiml::say_and_hang_up;
 
 const ACCOUNT: &str = "AC00000000000000000000000000000001";
 const TOKEN: &str = "the-token";
@@ -37,6 +38,7 @@ async fn create(twilio: &Twilio) -> Result<CallSid, RestError> {
         to: &to,
         from: &from,
         url: "https://voice.example.com/twiml?attempt=1",
+        fallback_url: "https://voice.example.com/twiml?attempt=1&again",
         status_callback: "https://voice.example.com/status?attempt=1",
         ring_timeout: Duration::from_secs(25),
         detection: Some(Detection {
@@ -66,6 +68,8 @@ async fn a_call_is_asked_for_once_with_its_callbacks_and_detection() {
     assert_eq!(values("To"), ["+14155550123"]);
     assert_eq!(values("From"), ["+14155550100"]);
     assert_eq!(values("Url"), ["https://voice.example.com/twiml?attempt=1"]);
+    assert_eq!(values("FallbackUrl"), ["https://voice.example.com/twiml?attempt=1&again"]);
+    assert_eq!((values("Method"), values("FallbackMethod")), (vec!["POST"], vec!["POST"]));
     assert_eq!(values("StatusCallback"), ["https://voice.example.com/status?attempt=1"]);
     assert_eq!(values("StatusCallbackEvent"), ["initiated", "ringing", "answered", "completed"]);
     assert_eq!(values("Timeout"), ["25"]);
@@ -218,9 +222,9 @@ async fn a_call_that_is_over_is_told_from_one_that_cannot_be_told_anything() {
 
 #[test]
 fn what_is_said_to_a_machine_is_cut_to_what_twilio_takes() {
-    assert_eq!(say_and_hang_up("Call us."), crate::wire::twiml::say_and_hang_up("Call us."));
+    assert_eq!(short_document("Call us.", say_and_hang_up), say_and_hang_up("Call us."));
     for text in ["ü".repeat(9000), "<".repeat(5000), "a&".repeat(2100)] {
-        let document = say_and_hang_up(&text);
+        let document = short_document(&text, say_and_hang_up);
         let length = document.chars().count();
         assert!((MAX_TWIML - 500..=MAX_TWIML).contains(&length), "{length}");
         assert!(document.ends_with("</Say><Hangup/></Response>"));

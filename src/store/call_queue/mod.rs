@@ -4,6 +4,7 @@
 
 mod attempts;
 mod enqueue;
+mod fail;
 mod schedule;
 
 use jiff::Timestamp;
@@ -18,6 +19,7 @@ use crate::store::Store;
 pub use self::attempts::{Attempt, attempts};
 pub(in crate::store) use self::enqueue::add_leads;
 pub use self::enqueue::{EnqueueError, Enqueued, LeadFilter, Skip, Skipped, enqueue, enqueue_matching};
+pub(in crate::store) use self::fail::fail;
 pub use self::schedule::{NewCall, ScheduleError, schedule};
 
 /// What `last_error` says of a row that was taken back.
@@ -112,6 +114,12 @@ pub enum ChangeError {
     /// Somebody does not want it.
     #[error("the number is on the do-not-call list; take it off there first")]
     DoNotCall,
+    /// The platform has been told what came of it.
+    #[error("the interaction of this call is {status}, and stays so; create another one and dispatch it")]
+    InteractionOver {
+        /// Where it is.
+        status: String,
+    },
     /// It has been tried as often as may be.
     #[error("the call has been tried {MOST_ATTEMPTS} times; schedule a new one")]
     NoTryLeft,
@@ -162,20 +170,7 @@ pub async fn cancel(store: &Store, organization: OrganizationId, id: Uuid) -> Re
     let state = lock(&mut transaction, organization, id).await?;
     let is_canceled = state.status == "failed" && state.last_error.as_deref() == Some(CANCELED);
     if state.status == "queued" {
-        sqlx::query!(
-            r#"
-            update call_queue
-            set status = 'failed',
-                last_error = $2,
-                finished_at = now(),
-                updated_at = now()
-            where id = $1
-            "#,
-            id,
-            CANCELED,
-        )
-        .execute(&mut *transaction)
-        .await?;
+        fail(&mut transaction, &[id], CANCELED, None).await?;
     } else if !is_canceled {
         return Err(if state.status == "processing" { ChangeError::GoingOn } else { ChangeError::Finished });
     }
@@ -194,6 +189,8 @@ pub async fn retry(store: &Store, organization: OrganizationId, id: Uuid) -> Res
         return Err(ChangeError::CampaignOver);
     } else if state.refused {
         return Err(ChangeError::DoNotCall);
+    } else if let Some(status) = state.interaction_over {
+        return Err(ChangeError::InteractionOver { status });
     } else if state.tries >= MOST_ATTEMPTS {
         return Err(ChangeError::NoTryLeft);
     }
@@ -328,51 +325,36 @@ pub(in crate::store) async fn fail_campaigns(
     connection: &mut PgConnection,
     campaigns: &[Uuid],
 ) -> sqlx::Result<()> {
-    sqlx::query!(
+    let waiting = sqlx::query_scalar!(
         r#"
-        update call_queue
-        set status = 'failed',
-            last_error = $2,
-            finished_at = now(),
-            updated_at = now()
-        where id in (
-            select id
-            from call_queue
-            where campaign_id = any($1) and status = 'queued'
-            for update skip locked
-        )
+        select id
+        from call_queue
+        where campaign_id = any($1) and status = 'queued'
+        for update skip locked
         "#,
         campaigns,
-        Refusal::CampaignOver.to_string(),
     )
-    .execute(connection)
+    .fetch_all(&mut *connection)
     .await?;
+    fail(connection, &waiting, &Refusal::CampaignOver.to_string(), None).await?;
     Ok(())
 }
 
 /// Fails what came back from a call into the queue after its campaign was over, of all organisations, and says how many rows
 /// that were.
 pub(in crate::store) async fn fail_left_over(connection: &mut PgConnection) -> sqlx::Result<u64> {
-    let done = sqlx::query!(
+    let left_over = sqlx::query_scalar!(
         r#"
-        update call_queue
-        set status = 'failed',
-            last_error = $1,
-            finished_at = now(),
-            updated_at = now()
-        where id in (
-            select q.id
-            from call_queue q
-            join campaigns c on c.id = q.campaign_id
-            where q.status = 'queued' and c.status = 'completed'
-            for update of q skip locked
-        )
+        select q.id
+        from call_queue q
+        join campaigns c on c.id = q.campaign_id
+        where q.status = 'queued' and c.status = 'completed'
+        for update of q skip locked
         "#,
-        Refusal::CampaignOver.to_string(),
     )
-    .execute(connection)
+    .fetch_all(&mut *connection)
     .await?;
-    Ok(done.rows_affected())
+    fail(connection, &left_over, &Refusal::CampaignOver.to_string(), None).await
 }
 
 /// Fails what waits to be called at this number, and says how many rows that were.
@@ -381,24 +363,22 @@ pub(in crate::store) async fn fail_number(
     organization: OrganizationId,
     numbers: &[String],
 ) -> sqlx::Result<u64> {
-    let done = sqlx::query!(
+    let waiting = sqlx::query_scalar!(
         r#"
-        update call_queue
-        set status = 'failed',
-            last_error = $3,
-            finished_at = now(),
-            updated_at = now()
+        select id
+        from call_queue
         where organization_id = $1
           and to_number = any($2)
           and status = 'queued'
+        order by id
+        for update
         "#,
         organization.0,
         numbers,
-        Refusal::DoNotCall.to_string(),
     )
-    .execute(connection)
+    .fetch_all(&mut *connection)
     .await?;
-    Ok(done.rows_affected())
+    fail(connection, &waiting, &Refusal::DoNotCall.to_string(), None).await
 }
 
 /// What a change depends on.
@@ -408,6 +388,7 @@ struct State {
     tries: i32,
     campaign_over: bool,
     refused: bool,
+    interaction_over: Option<String>,
 }
 
 /// Keeps the row from being claimed until the transaction is over.
@@ -431,7 +412,10 @@ async fn lock(
                ) as "campaign_over!",
                exists (
                    select from do_not_call d where d.organization_id = $1 and d.number = to_number
-               ) as "refused!"
+               ) as "refused!",
+               (
+                   select i.status::text from interactions i where i.id = interaction_id and i.status <> 'INITIATED'
+               ) as interaction_over
         from call_queue
         where organization_id = $1 and id = $2
         for update of call_queue

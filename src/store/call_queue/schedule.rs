@@ -21,9 +21,9 @@ pub struct NewCall {
     pub priority: Priority,
     /// Not before; `None`: now.
     pub schedule_at: Option<Timestamp>,
-    /// Who speaks; `None`: the default agent.
+    /// Who speaks; `None`: whom the interaction names, and else the default agent.
     pub agent_id: Option<AgentId>,
-    /// The platform's record of the call.
+    /// The platform's record of the call, which must be `INITIATED`. The call changes it, asking does not.
     pub interaction_id: Option<String>,
     /// Our number that shows; `None`: any.
     pub phone_number_id: Option<PhoneNumberId>,
@@ -85,9 +85,15 @@ pub async fn schedule(
     new: &NewCall,
 ) -> Result<QueueRow, ScheduleError> {
     let mut transaction = store.pool.begin().await?;
-    let to = checked(&mut transaction, organization, new).await?;
-    if let Some(interaction) = &new.interaction_id {
-        take_interaction(&mut transaction, organization, interaction).await?;
+    let interaction = new.interaction_id.as_deref().map(storable);
+    let named = match &interaction {
+        Some(interaction) => take_interaction(&mut transaction, organization, interaction).await?,
+        None => None,
+    };
+    let agent_id = new.agent_id.or(named);
+    let to = checked(&mut transaction, organization, new, agent_id).await?;
+    if let Some(interaction) = &interaction {
+        note_dispatch(&mut transaction, interaction, &to).await?;
     }
     let id = sqlx::query_scalar!(
         r#"
@@ -105,9 +111,9 @@ pub async fn schedule(
         to.expose(),
         new.message.as_deref().map(storable),
         new.priority.number(),
-        new.agent_id.map(|agent| agent.0),
+        agent_id.map(|agent| agent.0),
         new.phone_number_id.map(|number| number.0),
-        new.interaction_id,
+        interaction,
     )
     .fetch_one(&mut *transaction)
     .await?;
@@ -121,6 +127,7 @@ async fn checked(
     connection: &mut PgConnection,
     organization: OrganizationId,
     new: &NewCall,
+    agent_id: Option<AgentId>,
 ) -> Result<PhoneNumber, ScheduleError> {
     let facts = sqlx::query!(
         r#"
@@ -136,7 +143,7 @@ async fn checked(
         "#,
         organization.0,
         new.lead_id,
-        new.agent_id.map(|agent| agent.0),
+        agent_id.map(|agent| agent.0),
         new.phone_number_id.map(|number| number.0),
     )
     .fetch_one(&mut *connection)
@@ -149,7 +156,7 @@ async fn checked(
         (None, Some(phone)) => PhoneNumber::parse(phone).map_err(|_| ScheduleError::LeadNumber)?,
         (None, None) => return Err(ScheduleError::NoNumber),
     };
-    match (facts.agent_enabled, new.agent_id) {
+    match (facts.agent_enabled, agent_id) {
         (Some(true), _) => {}
         (Some(false), _) => return Err(ScheduleError::AgentDisabled),
         (None, Some(_)) => return Err(ScheduleError::AgentNotFound),
@@ -169,31 +176,33 @@ async fn checked(
     if refused { Err(ScheduleError::DoNotCall) } else { Ok(to) }
 }
 
-/// Notes that the interaction's call was asked for, and changes nothing else about it.
+/// Whom an interaction that still waits for its call names as agent, where that is one of ours.
 async fn take_interaction(
     connection: &mut PgConnection,
     organization: OrganizationId,
     id: &str,
-) -> Result<(), ScheduleError> {
+) -> Result<Option<AgentId>, ScheduleError> {
     // Locked, so that of two who ask at once the second sees the first one's row.
-    let status = sqlx::query_scalar!(
+    let interaction = sqlx::query!(
         r#"
-        select status::text as "status!"
+        select status::text as "status!",
+               (
+                   select agents.id
+                   from agents
+                   where agents.organization_id = $1 and agents.id::text = interactions."agentId"
+               ) as agent
         from interactions
         where organization_id = $1 and id = $2
-        for update
+        for update of interactions
         "#,
         organization.0,
         id,
     )
     .fetch_optional(&mut *connection)
-    .await?;
-    match status {
-        None => return Err(ScheduleError::InteractionNotFound),
-        Some(status) if status != "INITIATED" => {
-            return Err(ScheduleError::InteractionNotInitiated { status });
-        }
-        Some(_) => {}
+    .await?
+    .ok_or(ScheduleError::InteractionNotFound)?;
+    if interaction.status != "INITIATED" {
+        return Err(ScheduleError::InteractionNotInitiated { status: interaction.status });
     }
     let is_queued = sqlx::query_scalar!(
         r#"
@@ -208,8 +217,23 @@ async fn take_interaction(
     if is_queued {
         return Err(ScheduleError::InteractionQueued);
     }
-    sqlx::query!(r#"update interactions set "dispatchedAt" = now() where id = $1"#, id)
-        .execute(connection)
-        .await?;
+    Ok(interaction.agent.map(AgentId))
+}
+
+/// Notes that the interaction's call was asked for, and of whom, and changes nothing else about it.
+async fn note_dispatch(connection: &mut PgConnection, id: &str, to: &PhoneNumber) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"
+        update interactions
+        set "dispatchedAt" = now(),
+            "phoneNumber" = $2,
+            "updatedAt" = now()
+        where id = $1
+        "#,
+        id,
+        to.expose(),
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }

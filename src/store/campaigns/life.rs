@@ -53,9 +53,6 @@ async fn check_ready(
     organization: OrganizationId,
     campaign: &Campaign,
 ) -> Result<(), CampaignError> {
-    if campaign.settings.window().is_over_everywhere(Timestamp::now()) {
-        return Err(CampaignError::Over);
-    }
     let ready = sqlx::query!(
         r#"
         select exists (
@@ -64,13 +61,17 @@ async fn check_ready(
                      and enabled
                      and case when $2::uuid is null then is_default else id = $2 end
                ) as "agent!",
-               exists (select from phone_numbers where organization_id = $1) as "number!"
+               exists (select from phone_numbers where organization_id = $1) as "number!",
+               clock_timestamp() as "now!"
         "#,
         organization.0,
         campaign.settings.agent_id.map(|agent| agent.0),
     )
     .fetch_one(connection)
     .await?;
+    if campaign.settings.window().is_over_everywhere(ready.now.to_jiff()) {
+        return Err(CampaignError::Over);
+    }
     match (ready.agent, ready.number) {
         (false, _) => Err(CampaignError::NoAgent),
         (_, false) => Err(CampaignError::NoOwnNumber),

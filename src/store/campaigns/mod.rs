@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::ids::{AgentId, OrganizationId, PhoneNumberId};
 use crate::outreach::campaign::{CampaignStatus, StepError};
-use crate::outreach::retry::{Outcome, VoicemailPolicy};
+use crate::outreach::retry::{Outcome, VoicemailPolicy, stored_delays};
 use crate::outreach::window::{TimeOfDay, Weekdays, Window};
 use crate::store::{Store, call_queue, decoded, storable, storable_json};
 
@@ -470,14 +470,10 @@ impl TryFrom<Row> for Campaign {
     }
 }
 
-/// What can be read of it: whoever filled the table may have written other words.
+/// In seconds, as far as they are that few.
 fn delays(value: &Value) -> BTreeMap<Outcome, u32> {
-    let entries = value.as_object().into_iter().flatten();
-    entries
-        .filter_map(|(outcome, seconds)| {
-            Some((Outcome::from_word(outcome)?, u32::try_from(seconds.as_u64()?).ok()?))
-        })
-        .collect()
+    let delays = stored_delays(value).into_iter();
+    delays.filter_map(|(outcome, delay)| Some((outcome, u32::try_from(delay.as_secs()).ok()?))).collect()
 }
 
 impl Settings {

@@ -3,16 +3,14 @@
 //! What a call that the carrier has placed does to its try is for `lifecycle` to say.
 
 use std::fmt;
-use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
-use serde_json::Value;
 use uuid::Uuid;
 
 use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumber};
-use crate::outreach::retry::{Outcome, RetryPolicy, VoicemailPolicy};
-use crate::store::{Store, decoded, storable, stored_call_sid};
+use crate::outreach::retry::{RetryPolicy, VoicemailPolicy};
+use crate::store::{Store, call_queue, decoded, storable, stored_call_sid};
 
 /// A request that lasts longer than this has failed, whatever its server believes.
 const ANSWERED_WITHIN: &str = "30 seconds";
@@ -20,8 +18,6 @@ const ANSWERED_WITHIN: &str = "30 seconds";
 const LOOK_EVERY: &str = "20 seconds";
 /// So many tries in a row that came to nothing on the way to the carrier are enough: it is for somebody to look.
 const MOST_NOT_PLACED: i64 = 5;
-/// How long a row waits after such a try where its campaign does not say.
-const AGAIN_AFTER: SignedDuration = SignedDuration::from_mins(5);
 /// Placed calls of which nothing was heard for so long are looked up: longer than any telephone rings.
 const SILENT_FOR: &str = "11 minutes";
 
@@ -89,7 +85,6 @@ impl TryFrom<Row> for Attempt {
     type Error = sqlx::Error;
 
     fn try_from(row: Row) -> sqlx::Result<Self> {
-        let policy = row.voicemail_policy.as_deref().and_then(VoicemailPolicy::from_word);
         Ok(Self {
             id: row.id,
             queue: row.queue_id,
@@ -100,7 +95,7 @@ impl TryFrom<Row> for Attempt {
             to: row.to_number,
             requested_at: row.requested_at.to_jiff(),
             call_sid: stored_call_sid(row.call_sid)?,
-            voicemail: policy.unwrap_or(RetryPolicy::default().voicemail),
+            voicemail: VoicemailPolicy::stored(row.voicemail_policy.as_deref()),
             voicemail_message: row.voicemail_message,
         })
     }
@@ -187,7 +182,7 @@ pub async fn refuse(store: &Store, attempt: Uuid, why: &str, now: Timestamp) -> 
     .fetch_optional(&mut *transaction)
     .await?;
     if let Some(row) = row {
-        super::fail(&mut transaction, row, why, now).await?;
+        call_queue::fail(&mut transaction, &[row], why, Some(now)).await?;
     }
     transaction.commit().await?;
     Ok(row.is_some())
@@ -200,7 +195,7 @@ pub async fn not_placed(store: &Store, attempt: Uuid, why: &str, now: Timestamp)
     let mut transaction = store.pool.begin().await?;
     let row = sqlx::query!(
         r#"
-        select a.queue_id, c.retry_delays_s as "retry_delays_s?",
+        select a.queue_id, q.max_attempts, c.retry_delays_s as "retry_delays_s?", c.voicemail_policy as "voicemail_policy?",
                (
                    select count(*)
                    from call_attempts other
@@ -223,9 +218,14 @@ pub async fn not_placed(store: &Store, attempt: Uuid, why: &str, now: Timestamp)
     .fetch_optional(&mut *transaction)
     .await?;
     let Some(row) = row else { return Ok(false) };
+    let policy = RetryPolicy::stored(
+        row.max_attempts.unsigned_abs(),
+        row.retry_delays_s.as_ref(),
+        row.voicemail_policy.as_deref(),
+    );
     let in_a_row = row.before + 1;
     // Somebody who has looked and has it tried again gives it as many.
-    let next = (in_a_row % MOST_NOT_PLACED != 0).then(|| now + delay(row.retry_delays_s.as_ref()));
+    let next = (in_a_row % MOST_NOT_PLACED != 0).then(|| now + policy.after_not_placed());
     let why = match next {
         Some(_) => why.to_owned(),
         None => format!("{why}; so it was {in_a_row} times in a row"),
@@ -268,43 +268,12 @@ pub async fn not_placed(store: &Store, attempt: Uuid, why: &str, now: Timestamp)
             .execute(&mut *transaction)
             .await?;
         }
-        None => super::fail(&mut transaction, row.queue_id, &why, now).await?,
+        None => {
+            call_queue::fail(&mut transaction, &[row.queue_id], &why, Some(now)).await?;
+        }
     }
     transaction.commit().await?;
     Ok(true)
-}
-
-/// What the campaign says, or what is usual.
-fn delay(delays: Option<&Value>) -> SignedDuration {
-    let seconds = delays.and_then(|delays| delays[Outcome::NotPlaced.as_str()].as_u64());
-    let delay = seconds.and_then(|seconds| SignedDuration::try_from(Duration::from_secs(seconds)).ok());
-    delay.unwrap_or(AGAIN_AFTER)
-}
-
-/// The carrier has placed it as this call. A call that was learned of twice is the same; another one changes nothing.
-pub async fn note_placed(
-    store: &Store,
-    attempt: Uuid,
-    call_sid: &CallSid,
-    now: Timestamp,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        r#"
-        update call_attempts
-        set status = 'placed',
-            call_sid = $2,
-            placed_at = $3
-        where id = $1
-          and status = 'dialing'
-          and not exists (select from call_attempts other where other.call_sid = $2)
-        "#,
-        attempt,
-        call_sid.as_str(),
-        now.to_sqlx() as _,
-    )
-    .execute(&store.pool)
-    .await?;
-    Ok(())
 }
 
 /// Tries whose request was never answered, as far as is known: those that this server is to look for now, at most `limit`.

@@ -1,8 +1,9 @@
 //! Who is called next: the one transaction that decides it and notes it down before the carrier is asked.
 //!
-//! All servers take turns by the row of their account in `dial_pace`. What the rules ask about is read after everything that
-//! could change it is locked. Locks beyond the pace are never waited for, so whoever records what calls do is not held up and
-//! nobody is dead-locked: a row that somebody else holds is left for the next turn.
+//! All servers take turns by the row of their account in `dial_pace`, and organisations and their campaigns by theirs in
+//! `dial_turns`. What the rules ask about is read after everything that could change it is locked. Locks beyond the pace are
+//! never waited for, so whoever records what calls do is not held up and nobody is dead-locked: a row that somebody else holds
+//! is left for the next turn.
 
 pub mod attempts;
 
@@ -15,10 +16,10 @@ use uuid::Uuid;
 
 use crate::ids::{AgentId, OrganizationId, PhoneNumber};
 use crate::outreach::campaign::CampaignStatus;
-use crate::outreach::retry::{RetryPolicy, VoicemailPolicy};
+use crate::outreach::retry::VoicemailPolicy;
 use crate::outreach::rules::{Campaign, Candidate, Verdict, Wait};
 use crate::outreach::window::{TimeOfDay, Weekdays, Window};
-use crate::store::{Store, storable};
+use crate::store::{Store, call_queue};
 
 /// Rows looked at in one turn. Others wait for their turn as long as that takes: some milliseconds.
 const AT_A_TIME: i64 = 8;
@@ -37,6 +38,17 @@ pub struct Limits {
     pub room: u32,
 }
 
+/// A turn, and what was seen on the way.
+#[derive(Debug)]
+pub struct Turn {
+    /// What came of it.
+    pub claim: Claim,
+    /// What organisations have to put right.
+    pub lacking: Vec<Lacking>,
+    /// Calls of ours that went on before, of all servers together. `None`: nobody looked.
+    pub going_on: Option<i64>,
+}
+
 /// What came of a turn.
 #[derive(Debug)]
 pub enum Claim {
@@ -47,7 +59,12 @@ pub enum Claim {
     /// It is somebody else's turn, or somebody holds what is due.
     Busy,
     /// The carrier wants no call before this.
-    Later(Timestamp),
+    Later {
+        /// When.
+        at: Timestamp,
+        /// How long that is from the moment of the turn.
+        wait: Duration,
+    },
     /// As many calls go on as may.
     Full,
     /// Nothing is due.
@@ -86,26 +103,29 @@ pub struct Claimed {
     pub ring_timeout: Duration,
     /// What is done when a machine answers.
     pub voicemail: VoicemailPolicy,
+    /// Since when it was due.
+    pub due_at: Timestamp,
     /// When the carrier was about to be asked.
     pub requested_at: Timestamp,
 }
 
-/// Takes the next row whose turn it is at `now`, for this server (`node`) and the carrier's `account`.
+/// Takes the next row whose turn it is at `now`, for this server (`node`) and the carrier's `account`. Without `now` the
+/// database says what time it is: servers whose clocks differ decide alike.
 ///
 /// Rows that may not be called are put off or fail on the way, a few at a time, and what they lack is told beside. Every time
-/// that is stored is `now` or follows from it.
+/// that is stored is that moment or follows from it.
 pub async fn claim(
     store: &Store,
     account: &str,
     node: &str,
-    now: Timestamp,
+    now: Option<Timestamp>,
     limits: &Limits,
-) -> sqlx::Result<(Claim, Vec<Lacking>)> {
+) -> sqlx::Result<Turn> {
     let mut transaction = store.pool.begin().await?;
-    let mut lacking = Vec::new();
-    let claim = turn(&mut transaction, account, node, now, limits, &mut lacking).await?;
+    let mut turn = Turn { claim: Claim::Nothing, lacking: Vec::new(), going_on: None };
+    turn.claim = turn.take(&mut transaction, account, node, now, limits).await?;
     transaction.commit().await?;
-    Ok((claim, lacking))
+    Ok(turn)
 }
 
 /// Has no server of the account ask for a call before `until`.
@@ -125,82 +145,116 @@ pub async fn slow_down(store: &Store, account: &str, until: Timestamp) -> sqlx::
     Ok(())
 }
 
-async fn turn(
-    connection: &mut PgConnection,
-    account: &str,
-    node: &str,
-    now: Timestamp,
-    limits: &Limits,
-    lacking: &mut Vec<Lacking>,
-) -> sqlx::Result<Claim> {
-    let next_at = match pace(connection, account, now).await? {
-        None => return Ok(Claim::Busy),
-        Some(next_at) if next_at > now => return Ok(Claim::Later(next_at)),
-        Some(next_at) => next_at,
-    };
-    if is_full(connection, node, limits).await? {
-        return Ok(Claim::Full);
-    }
-    let due = due(connection, now).await?;
-    let rows = locked(connection, &due, now).await?;
-    let mut put_off = false;
-    for row in &rows {
-        match row.verdict(now) {
-            Decision::Dial(from) => {
-                let Some(claimed) = note_intent(connection, row, from, node, now).await? else { continue };
-                let interval = SignedDuration::try_from(limits.interval).unwrap_or(SignedDuration::ZERO);
-                set_pace(connection, account, next_at.max(now) + interval).await?;
-                return Ok(Claim::Dial(Box::new(claimed)));
-            }
-            Decision::NotBefore(at, why) => {
-                put_off = true;
-                postpone(connection, row.id, at, why, now).await?;
-            }
-            Decision::Lacks(what) => {
-                put_off = true;
-                lacking.push(Lacking { organization: row.organization_id.into(), what });
-                postpone(connection, row.id, now + ASK_AGAIN, what, now).await?;
-            }
-            Decision::Never(why) => {
-                put_off = true;
-                fail(connection, row.id, &why, now).await?;
-            }
-            Decision::Hold => {}
+impl Turn {
+    async fn take(
+        &mut self,
+        connection: &mut PgConnection,
+        account: &str,
+        node: &str,
+        now: Option<Timestamp>,
+        limits: &Limits,
+    ) -> sqlx::Result<Claim> {
+        let Some(Pace { next_at, now }) = pace(connection, account, now).await? else {
+            return Ok(Claim::Busy);
+        };
+        if next_at > now {
+            let wait = Duration::try_from(next_at.duration_since(now)).unwrap_or_default();
+            return Ok(Claim::Later { at: next_at, wait });
         }
+        let GoingOn { all, expected_here } = going_on(connection, node).await?;
+        self.going_on = Some(all);
+        if all >= limits.max_calls.into() || expected_here >= limits.room.into() {
+            return Ok(Claim::Full);
+        }
+        let due = due(connection, now).await?;
+        let rows = locked(connection, &due, now).await?;
+        let mut put_off = false;
+        for row in &rows {
+            match row.verdict(now) {
+                Decision::Dial(from) => {
+                    let Some(claimed) = note_intent(connection, row, from, node, now).await? else {
+                        continue;
+                    };
+                    let interval = SignedDuration::try_from(limits.interval).unwrap_or(SignedDuration::ZERO);
+                    set_pace(connection, account, next_at.max(now) + interval).await?;
+                    return Ok(Claim::Dial(Box::new(claimed)));
+                }
+                Decision::NotBefore(at, why) => {
+                    put_off = true;
+                    postpone(connection, row.id, at, why, now).await?;
+                }
+                Decision::Lacks(what) => {
+                    put_off = true;
+                    self.lacking.push(Lacking { organization: row.organization_id.into(), what });
+                    postpone(connection, row.id, now + ASK_AGAIN, what, now).await?;
+                }
+                Decision::Never(why) => {
+                    put_off = true;
+                    call_queue::fail(connection, &[row.id], &why, Some(now)).await?;
+                }
+                Decision::Hold => {}
+            }
+        }
+        Ok(if put_off {
+            Claim::Again
+        } else if rows.len() < due.len() {
+            // Somebody holds one of them, its lead or its campaign, for a moment: its turn may be next.
+            Claim::Busy
+        } else {
+            Claim::Nothing
+        })
     }
-    Ok(if put_off {
-        Claim::Again
-    } else if rows.len() < due.len() {
-        // Somebody holds one of them, its lead or its campaign, for a moment: its turn may be next.
-        Claim::Busy
-    } else {
-        Claim::Nothing
-    })
 }
 
-/// When the next call may be asked for. `None`: somebody else decides right now.
+/// The account's turn.
+struct Pace {
+    /// When the next call may be asked for.
+    next_at: Timestamp,
+    /// The moment by which all is decided.
+    now: Timestamp,
+}
+
+/// Takes the turn. `None`: somebody else decides right now.
 async fn pace(
     connection: &mut PgConnection,
     account: &str,
-    now: Timestamp,
-) -> sqlx::Result<Option<Timestamp>> {
-    let find = || {
-        sqlx::query_scalar!(
-            "select next_at from dial_pace where account_sid = $1 for update skip locked",
-            account
-        )
-    };
-    if let Some(next_at) = find().fetch_optional(&mut *connection).await? {
-        return Ok(Some(next_at.to_jiff()));
+    now: Option<Timestamp>,
+) -> sqlx::Result<Option<Pace>> {
+    if let Some(pace) = take_turn(connection, account, now).await? {
+        return Ok(Some(pace));
     }
     sqlx::query!(
-        "insert into dial_pace (account_sid, next_at) values ($1, $2) on conflict do nothing",
+        r#"
+        insert into dial_pace (account_sid, next_at)
+        values ($1, coalesce($2, clock_timestamp()))
+        on conflict do nothing
+        "#,
         account,
-        now.to_sqlx() as _,
+        now.map(ToSqlx::to_sqlx) as _,
     )
     .execute(&mut *connection)
     .await?;
-    Ok(find().fetch_optional(connection).await?.map(jiff_sqlx::Timestamp::to_jiff))
+    take_turn(connection, account, now).await
+}
+
+async fn take_turn(
+    connection: &mut PgConnection,
+    account: &str,
+    now: Option<Timestamp>,
+) -> sqlx::Result<Option<Pace>> {
+    let row = sqlx::query!(
+        r#"
+        select next_at, coalesce($2, clock_timestamp()) as "now!"
+        from dial_pace
+        where account_sid = $1
+        for update skip locked
+        "#,
+        account,
+        now.map(ToSqlx::to_sqlx) as _,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| Pace { next_at: row.next_at.to_jiff(), now: row.now.to_jiff() }))
 }
 
 async fn set_pace(connection: &mut PgConnection, account: &str, next_at: Timestamp) -> sqlx::Result<()> {
@@ -210,9 +264,17 @@ async fn set_pace(connection: &mut PgConnection, account: &str, next_at: Timesta
     Ok(())
 }
 
-/// Whether as many calls go on as may. Nobody else adds one while the pace is held.
-async fn is_full(connection: &mut PgConnection, node: &str, limits: &Limits) -> sqlx::Result<bool> {
-    let going_on = sqlx::query!(
+/// Calls of ours that go on.
+struct GoingOn {
+    all: i64,
+    /// Asked for by this server, and not come to any yet.
+    expected_here: i64,
+}
+
+/// Nobody else adds one while the pace is held.
+async fn going_on(connection: &mut PgConnection, node: &str) -> sqlx::Result<GoingOn> {
+    sqlx::query_as!(
+        GoingOn,
         r#"
         select count(*) as "all!",
                count(*) filter (
@@ -229,22 +291,30 @@ async fn is_full(connection: &mut PgConnection, node: &str, limits: &Limits) -> 
         node,
     )
     .fetch_one(connection)
-    .await?;
-    Ok(going_on.all >= limits.max_calls.into() || going_on.expected_here >= limits.room.into())
+    .await
 }
 
-/// Rows whose turn it may be, the most urgent first: of nobody who is being called, and of campaigns that have calls left.
+/// Rows whose turn it may be, the first one first: of nobody who is being called, and of campaigns that have calls left.
+///
+/// What is more urgent comes first. Among the rest organisations take turns, and within each its campaigns and the calls of
+/// none do: first the next row of each, of whoever has waited longest for a turn before the others, then the one after it. So
+/// rows that are looked at in vain do not keep those of others from being looked at, however many there are.
+// Each priority is asked for by itself, so that rows which are not due yet are not even looked at in the index.
 async fn due(connection: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
         r#"
-        select id as "id!"
-        from (
-            (
-                select id, priority, next_retry_at
+        with due as (
+            select of_none.id, o.id as organization_id, o.id as whose, level.priority, of_none.next_retry_at, of_none.created_at
+            from organisations o
+            cross join (values (1::smallint), (0::smallint), (-1::smallint)) as level (priority)
+            cross join lateral (
+                select id, next_retry_at, created_at
                 from call_queue q
-                where campaign_id is null
-                  and status = 'queued'
-                  and next_retry_at <= $1
+                where q.organization_id = o.id
+                  and q.campaign_id is null
+                  and q.priority = level.priority
+                  and q.status = 'queued'
+                  and q.next_retry_at <= $1
                   and not exists (
                       select
                       from call_attempts a
@@ -252,18 +322,21 @@ async fn due(connection: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<
                         and a.to_number = q.to_number
                         and a.status <> 'ended'
                   )
-                order by priority desc, next_retry_at
+                order by next_retry_at
                 limit $2
-            )
+            ) of_none
             union all
-            select of_campaign.*
+            select of_campaign.id, c.organization_id, c.id, level.priority, of_campaign.next_retry_at,
+                   of_campaign.created_at
             from campaigns c
+            cross join (values (1::smallint), (0::smallint), (-1::smallint)) as level (priority)
             cross join lateral (
-                select id, priority, next_retry_at
+                select id, next_retry_at, created_at
                 from call_queue q
                 where q.campaign_id = c.id
-                  and status = 'queued'
-                  and next_retry_at <= $1
+                  and q.priority = level.priority
+                  and q.status = 'queued'
+                  and q.next_retry_at <= $1
                   and not exists (
                       select
                       from call_attempts a
@@ -271,7 +344,7 @@ async fn due(connection: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<
                         and a.to_number = q.to_number
                         and a.status <> 'ended'
                   )
-                order by priority desc, next_retry_at
+                order by next_retry_at
                 limit $2
             ) of_campaign
             where c.status = 'active'
@@ -280,8 +353,29 @@ async fn due(connection: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<
                   from call_attempts a
                   where a.campaign_id = c.id and a.status <> 'ended'
               )
-        ) due
-        order by priority desc, next_retry_at
+        ),
+        in_campaign as (
+            select due.*, turn.last_at,
+                   row_number() over (partition by whose, priority order by next_retry_at, created_at, id) as place
+            from due
+            left join dial_turns turn using (whose)
+        ),
+        in_organization as (
+            select in_campaign.*, turn.last_at as organization_last_at,
+                   row_number() over (
+                       partition by in_campaign.organization_id, priority
+                       order by place, in_campaign.last_at nulls first, next_retry_at, created_at, id
+                   ) as organization_place
+            from in_campaign
+            left join (
+                select organization_id, max(last_at) as last_at
+                from dial_turns
+                group by organization_id
+            ) turn using (organization_id)
+        )
+        select id as "id!"
+        from in_organization
+        order by priority desc, organization_place, organization_last_at nulls first, next_retry_at, created_at, id
         limit $2
         "#,
         now.to_sqlx() as _,
@@ -291,13 +385,13 @@ async fn due(connection: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<
     .await
 }
 
-/// Locks what the rules look at, and then reads it. What others hold is left out.
+/// Locks what the rules look at, and then reads it, in the same order. What others hold is left out.
 async fn locked(connection: &mut PgConnection, due: &[Uuid], now: Timestamp) -> sqlx::Result<Vec<Row>> {
     if due.is_empty() {
         return Ok(Vec::new());
     }
     // Weaker locks than those of a deletion, so that records which name these rows can be written meanwhile.
-    let rows = sqlx::query_scalar!(
+    let free = sqlx::query_scalar!(
         r#"
         select id
         from call_queue
@@ -309,6 +403,7 @@ async fn locked(connection: &mut PgConnection, due: &[Uuid], now: Timestamp) -> 
     )
     .fetch_all(&mut *connection)
     .await?;
+    let rows: Vec<Uuid> = due.iter().filter(|id| free.contains(id)).copied().collect();
     let leads = sqlx::query_scalar!(
         r#"
         select id
@@ -429,7 +524,7 @@ async fn read(
         where q.id = any($1)
           and (q.lead_id is null or q.lead_id = any($2))
           and (q.campaign_id is null or q.campaign_id = any($3))
-        order by q.priority desc, q.next_retry_at, q.created_at
+        order by array_position($1::uuid[], q.id)
         "#,
         rows,
         leads,
@@ -569,6 +664,13 @@ async fn note_intent(
                 updated_at = $10
             from noted
             where call_queue.id = $2
+        ),
+        had_its_turn as (
+            insert into dial_turns (whose, organization_id, campaign_id, last_at)
+            select coalesce($4, $1), $1, $4, $10
+            from noted
+            on conflict (whose) do update
+            set last_at = excluded.last_at
         )
         select id, attempt_number
         from noted
@@ -586,7 +688,6 @@ async fn note_intent(
     )
     .fetch_optional(connection)
     .await?;
-    let policy = row.voicemail_policy.as_deref().and_then(VoicemailPolicy::from_word);
     Ok(noted.map(|noted| Claimed {
         attempt: noted.id,
         queue: row.id,
@@ -597,7 +698,8 @@ async fn note_intent(
         to,
         from,
         ring_timeout: Duration::from_secs(row.ring_timeout_s.map_or(RING_S, i32::unsigned_abs).into()),
-        voicemail: policy.unwrap_or(RetryPolicy::default().voicemail),
+        voicemail: VoicemailPolicy::stored(row.voicemail_policy.as_deref()),
+        due_at: row.next_retry_at.to_jiff(),
         requested_at: now,
     }))
 }
@@ -623,37 +725,6 @@ async fn postpone(
         row,
         at.to_sqlx() as _,
         why,
-        now.to_sqlx() as _,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// There will be no call: neither the row nor the interaction it is for is left open.
-async fn fail(connection: &mut PgConnection, row: Uuid, why: &str, now: Timestamp) -> sqlx::Result<()> {
-    sqlx::query!(
-        r#"
-        with failed as (
-            update call_queue
-            set status = 'failed',
-                last_error = $2,
-                finished_at = $3,
-                updated_at = $3
-            where id = $1
-            returning interaction_id
-        )
-        update interactions
-        set status = 'FAILED',
-            outcome = 'FAILED',
-            "endTime" = $3,
-            "callDisposition" = jsonb_build_object('disposition', 'not_placed', 'connection_status', 'failed', 'reason', $2::text),
-            "updatedAt" = $3
-        from failed
-        where interactions.id = failed.interaction_id and status = 'INITIATED'
-        "#,
-        row,
-        storable(why),
         now.to_sqlx() as _,
     )
     .execute(connection)

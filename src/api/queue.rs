@@ -61,7 +61,7 @@ pub struct ScheduleCall {
     /// Not before; now when absent.
     #[serde(default)]
     pub schedule_at: Option<Timestamp>,
-    /// Who speaks; the default agent when absent.
+    /// Who speaks; the interaction's agent, and else the default one, when absent.
     #[serde(default)]
     #[schema(value_type = Option<Uuid>)]
     pub agent_id: Option<AgentId>,
@@ -153,7 +153,7 @@ async fn queued_call(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Suc
     Ok(Success::new(QueuedCall { call, attempts }))
 }
 
-/// Takes a call back that waits. Twice is as good as once.
+/// Takes a call back that waits. Twice is as good as once. The interaction that it is for has failed then, and stays so.
 #[utoipa::path(
     delete, path = "/api/queue/{id}", tag = "queue", params(("id" = Uuid, Path, description = "The call in the queue")),
     responses(
@@ -172,7 +172,7 @@ async fn cancel_call(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Suc
     post, path = "/api/queue/{id}/retry", tag = "queue", params(("id" = Uuid, Path, description = "The call in the queue")),
     responses(
         (status = 200, description = "The call, now `queued`", body = Success<QueueRow>),
-        (status = 409, description = "`call_going_on`, `campaign_completed`, `do_not_call` or `no_try_left`", body = Failure),
+        (status = 409, description = "`call_going_on`, `campaign_completed`, `do_not_call`, `interaction_over` or `no_try_left`", body = Failure),
         Failures,
     ),
     security(("bearer" = []), ("api_key" = [])),

@@ -285,7 +285,7 @@ mod tests {
 
     /// An endpoint that has failed too often, and can be reached again.
     async fn rested(model: &ModelServer, config: &SessionConfig) -> Endpoints {
-        let at = ModelEndpoint::new(model.url().parse().unwrap(), None);
+        let at = ModelEndpoint::new(model.url().parse().unwrap(), Some("the-key".into()));
         let endpoints = Endpoints::new(at, None, &Metrics::new());
         model.set_faults(Faults { refuse_upgrade: Some(503), ..Faults::default() });
         while endpoints.work() {

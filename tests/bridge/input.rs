@@ -39,7 +39,7 @@ async fn a_command_that_cannot_be_read_is_refused_and_its_mistake_is_named() {
             (Some(JSON), "", (400, "invalid_json", "EOF")),
             (None, "{}", (415, "unsupported_media_type", "Content-Type: application/json")),
             (Some("text/plain"), "{}", (415, "unsupported_media_type", "Content-Type: application/json")),
-            (Some(JSON), "null", (422, "invalid_body", "expected struct")),
+            (Some(JSON), "null", (422, "invalid_body", "expected an object")),
             (Some(JSON), r#"{"number": 1}"#, (422, "invalid_body", "unknown field `number`")),
         ] {
             is_refused(&format!("{command} {body}"), send(&world, &path, kind, body).await, expected);

@@ -76,7 +76,11 @@ pub(crate) fn bridge(world: &World, url: &str, tasks: &Tasks, metrics: &Metrics)
         spool: Spool::off(),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
-        endpoints: Endpoints::new(ModelEndpoint::new(url.parse().unwrap(), None), None, metrics),
+        endpoints: Endpoints::new(
+            ModelEndpoint::new(url.parse().unwrap(), Some("the-key".into())),
+            None,
+            metrics,
+        ),
         defaults: Defaults {
             model: "model".to_owned(),
             transcription_model: "writer".to_owned(),

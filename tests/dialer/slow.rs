@@ -155,5 +155,8 @@ async fn nobody_is_called_to_find_out_whether_the_model_works_again_and_yet_it_i
     }
     tasks.force_hang_up();
     assert!(tasks.drain(Duration::from_secs(20)).await);
+    while model.report().sessions.is_empty() {
+        sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!(model.stop().await.sessions.len(), 1, "one session has shown it");
 }

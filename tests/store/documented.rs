@@ -145,7 +145,7 @@ async fn the_query_of_interactions_says_what_it_promises() {
         &store,
         r#"
         insert into interactions (id, organization_id, status, channel, direction, "customerId", "agentId", "startTime")
-        select id, o.id, 'INITIATED', channel::interaction_channel, 'OUTBOUND', customer, 'test_agent_001', start::timestamptz
+        select t.id, o.id, 'INITIATED', channel::interaction_channel, 'OUTBOUND', customer, 'test_agent_001', start::timestamptz
         from organisations o, (values
             ('test_interaction_1754628065_1', 'VOICE', 'test_customer_001', '2025-08-08 04:41:05'),
             ('later', 'VOICE', 'test_customer_001', '2025-08-08 04:41:06'),

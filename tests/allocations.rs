@@ -30,9 +30,9 @@ const ALLOCATIONS_PER_MARK: u64 = 1;
 
 /// 200 ms, and one mark.
 const FRAMES: u32 = 10;
-/// What does not come with each frame falls into few of these: the database is asked what is wanted of our calls, its pool
-/// looks at its connections, a new stretch of speech is marked. So what most of them take is what frames take.
-const ROUNDS: usize = 15;
+/// What does not come with each frame only adds to what frames take: the database is asked what is wanted of our calls, its
+/// pool looks at its connections. It falls into some of these rounds, and so the smallest says what frames take.
+const ROUNDS: usize = 12;
 /// Messages of the model at once, before anything is counted.
 const BURST: u32 = 32;
 /// Buffers have their size, and everything that happens once in a call has happened.
@@ -52,15 +52,14 @@ fn check(format: AudioFormat) {
     let counted = count(format);
     let caller = u64::from(FRAMES) * ALLOCATIONS_PER_CALLER_FRAME;
     let agent = u64::from(FRAMES) * ALLOCATIONS_PER_AGENT_FRAME + ALLOCATIONS_PER_MARK;
-    for (side, mut counted, stated) in
+    for (side, counted, stated) in
         [("the caller", counted.caller, caller), ("the agent", counted.agent, agent)]
     {
-        counted.sort_unstable();
-        let usual = counted[ROUNDS / 2];
+        let least = counted.iter().copied().min().unwrap();
         // Fewer are no better: a constant that is too high would let the next allocation pass.
         assert_eq!(
-            usual, stated,
-            "{FRAMES} frames of {side} in {format} make {usual} allocations (of all rounds: {counted:?}), not {stated}"
+            least, stated,
+            "{FRAMES} frames of {side} in {format} make {least} allocations (of all rounds: {counted:?}), not {stated}"
         );
     }
 }
@@ -93,7 +92,7 @@ fn count(format: AudioFormat) -> Counted {
         }
     });
     allocations(&runtime, &next, Step::Connect);
-    let mut rounds = |step| (0..ROUNDS).map(|_| allocations(&runtime, &next, step)).collect();
+    let rounds = |step| (0..ROUNDS).map(|_| allocations(&runtime, &next, step)).collect();
     let (caller, agent) = (rounds(Step::Caller), rounds(Step::Agent));
     drop(next);
     far_ends.join().unwrap();

@@ -58,6 +58,7 @@ create unique index call_queue_once on call_queue (campaign_id, lead_id);
 create index call_queue_due on call_queue (priority desc, next_retry_at) where status = 'queued';
 create index call_queue_organization_id on call_queue (organization_id, created_at desc);
 create index call_queue_lead_id on call_queue (lead_id);
+create index call_queue_interaction_id on call_queue (interaction_id) where interaction_id is not null;
 create index call_queue_open on call_queue (campaign_id) where status in ('queued', 'processing');
 
 comment on table call_queue is 'Calls to be made. A row is tried again until somebody has answered or there is no reason to go on.';

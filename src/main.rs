@@ -34,7 +34,7 @@ enum Command {
     Serve,
     /// Brings the database schema up to date, and ends.
     Migrate,
-    /// Looks at settings, database, model and Twilio account, and says what to fix.
+    /// Looks at settings, public URL, database, model and Twilio account, and says what to fix.
     Check,
     /// A whole call on this machine with simulated far ends, checked.
     Demo(DemoOptions),

@@ -228,7 +228,7 @@ async fn update_agent(
     delete, path = "/api/agents/{id}", tag = "agents", params(("id" = Uuid, Path, description = "The agent")),
     responses(
         (status = 204, description = "It is gone"),
-        (status = 409, description = "It is the default agent, answers numbers, or calls people", body = Failure),
+        (status = 409, description = "It is the default agent, answers numbers, or has calls", body = Failure),
         Failures,
     ),
     security(("bearer" = []), ("api_key" = [])),

@@ -233,7 +233,7 @@ pub async fn update<E: From<sqlx::Error>>(
     Ok(record)
 }
 
-/// Removes an agent, and its calls with it. An agent that calls people, or is about to, stays.
+/// Removes an agent, and its calls with it. An agent that speaks with somebody, or is about to call people, stays.
 pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx::Result<AgentDeleted> {
     let mut transaction = store.pool.begin().await?;
     if !lock(&mut transaction, organization, id).await? {
@@ -264,13 +264,14 @@ pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> sq
     Ok(AgentDeleted::Done)
 }
 
-/// Whether calls are being made or will be made that name it. Whoever adds one waits for the agent's row, which is locked.
+/// Whether calls go on, are being made or will be made that name it. Whoever adds one waits for the agent's row, which is locked.
 async fn is_calling(transaction: &mut sqlx::PgTransaction<'_>, id: Uuid) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"
         select exists (select from call_attempts where agent_id = $1 and status <> 'ended')
             or exists (select from call_queue where agent_id = $1 and status in ('queued', 'processing'))
-            or exists (select from campaigns where agent_id = $1 and status in ('active', 'paused')) as "is_calling!"
+            or exists (select from campaigns where agent_id = $1 and status in ('active', 'paused'))
+            or exists (select from call_leases where agent_id = $1 and call_is_live(call_sid)) as "is_calling!"
         "#,
         id,
     )

@@ -34,6 +34,14 @@ async fn an_agent_stays_while_calls_or_campaigns_name_it_and_its_tries_stay_when
     world.run(&format!("update call_queue set status = 'queued', agent_id = '{agent}'")).await;
     assert_eq!(delete().await, AgentDeleted::IsCalling, "a row waits");
     world.run("update call_queue set status = 'failed'").await;
+    world
+        .run(&format!(
+            "insert into call_leases (call_sid, organization_id, agent_id, fencing_token) \
+             select 'CA1', organization_id, id, 1 from agents where id = '{agent}'"
+        ))
+        .await;
+    assert_eq!(delete().await, AgentDeleted::IsCalling, "somebody has called it");
+    world.run("update call_leases set ended_at = now()").await;
     assert_eq!(delete().await, AgentDeleted::Done);
     assert_eq!(world.row(row).await.status, "failed");
     assert_eq!(world.count("call_attempts where agent_id is null and outcome = 'busy'").await, 1);

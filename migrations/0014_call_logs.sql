@@ -74,7 +74,7 @@ comment on column campaigns.weekdays is 'Days on which calls are made; 1 is Mond
 comment on column campaigns.total_calls is 'Calls the carrier took; kept by a trigger on call_logs, as are the other counters.';
 comment on column campaigns.scored_calls is 'Calls with a sentiment score: the average is over these.';
 comment on column campaigns.message is 'What this campaign''s calls are about, for the agent.';
-comment on column campaigns.max_attempts_per_day is 'Most calls to one lead within one day of its own calendar, whatever they are for.';
+comment on column campaigns.max_attempts_per_day is 'Most calls to one lead, or to its telephone, within one day of its own calendar, whatever they are for.';
 comment on column campaigns.retry_delays_s is 'Seconds to wait after an outcome: busy, no_answer, failed, canceled, voicemail, not_placed. An outcome that is missing is not tried again, but for not_placed: after five minutes.';
 comment on column campaigns.voicemail_policy is 'What is done when a machine answers: `hang_up` and be done, `leave_message` and be done, hang up and `retry` later.';
 
@@ -124,6 +124,7 @@ create index call_logs_started on call_logs (organization_id, started_at desc);
 create index call_logs_lead_id on call_logs (lead_id);
 create index call_logs_campaign_id on call_logs (campaign_id);
 create index call_logs_project_id on call_logs (project_id);
+create index call_logs_agent_id on call_logs (agent_id);
 
 comment on table call_logs is 'Calls of agents with their transcript and what came of them. Derived from call events.';
 comment on column call_logs.status is 'Where the call is in its life. It moves back from `transferred` when the agent has the call again.';

@@ -58,6 +58,8 @@ create unique index call_queue_once on call_queue (campaign_id, lead_id);
 create index call_queue_due on call_queue (priority desc, next_retry_at) where status = 'queued';
 create index call_queue_organization_id on call_queue (organization_id, created_at desc);
 create index call_queue_lead_id on call_queue (lead_id);
+create index call_queue_to_number on call_queue (organization_id, to_number) where status = 'queued';
+create index call_queue_phone_number_id on call_queue (phone_number_id) where phone_number_id is not null;
 create index call_queue_interaction_id on call_queue (interaction_id) where interaction_id is not null;
 create index call_queue_open on call_queue (campaign_id) where status in ('queued', 'processing');
 
@@ -73,8 +75,8 @@ create table call_attempts (
     id                 uuid        primary key default gen_random_uuid(),
     organization_id    uuid        not null
         constraint call_attempts_organization references organisations on delete cascade,
-    queue_id           uuid        not null
-        constraint call_attempts_queue references call_queue on delete cascade,
+    queue_id           uuid
+        constraint call_attempts_queue references call_queue on delete set null,
     lead_id            bigint
         constraint call_attempts_lead references leads on delete set null,
     campaign_id        uuid
@@ -117,10 +119,13 @@ create table call_attempts (
 create unique index call_attempts_one_at_a_time on call_attempts (organization_id, to_number) where status <> 'ended';
 create index call_attempts_going_on on call_attempts (status, requested_at) where status <> 'ended';
 create index call_attempts_lead_id on call_attempts (lead_id, requested_at);
+create index call_attempts_to_number on call_attempts (organization_id, to_number, requested_at);
 create index call_attempts_campaign_id on call_attempts (campaign_id);
+create index call_attempts_call_log_id on call_attempts (call_log_id);
 create index call_attempts_organization_id on call_attempts (organization_id, requested_at desc);
 
 comment on table call_attempts is 'Every try. The row is there before the carrier is asked, so that nobody asks twice.';
+comment on column call_attempts.queue_id is 'Null once the row is deleted with its campaign: that we called stays known, and counts for the calls of the day.';
 comment on column call_attempts.status is '`dialing`: the carrier is being asked, and may have placed the call. `placed`: it has, and gave its call_sid.';
 comment on column call_attempts.outcome is 'What came of it. `not_placed`: the carrier has no such call.';
 comment on column call_attempts.node is 'Who asked the carrier.';

@@ -42,6 +42,7 @@ create table agent_calls (
 create index agent_calls_organization_id on agent_calls (organization_id, created_at desc);
 create index agent_calls_lead_id on agent_calls (lead_id);
 create index agent_calls_call_sid on agent_calls (call_sid);
+create index agent_calls_campaign_id on agent_calls (campaign_id);
 
 comment on table agent_calls is 'Calls that people took over from an agent, or did not.';
 comment on column agent_calls.agent_id is 'The person of the team who answered.';

@@ -422,6 +422,12 @@ async fn an_interaction_is_dispatched_once_and_only_while_it_is_initiated() {
         let error = dispatch("b", call()).await.is_error(StatusCode::CONFLICT, "interaction_not_initiated");
         assert_eq!(error["details"]["status"], status);
     }
+    let inbound = json!({"id": "c", "direction": "INBOUND"});
+    assert_eq!(
+        server.send(Method::POST, "/api/interactions", Some(inbound)).await.status,
+        StatusCode::CREATED
+    );
+    dispatch("c", call()).await.is_error(StatusCode::CONFLICT, "interaction_inbound");
     assert_eq!(server.scalar::<i64>("select count(*) from call_queue").await, 1);
 }
 

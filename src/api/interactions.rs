@@ -173,7 +173,7 @@ async fn interaction(
     params(("id" = String, Path, description = "The interaction")), request_body = DispatchInteraction,
     responses(
         (status = 202, description = "The call will be made", body = Success<QueuedCall>),
-        (status = 409, description = "`interaction_unknown`, `interaction_not_initiated`, `interaction_dispatched`, `do_not_call`, `no_own_number`, `no_agent` or `agent_disabled`", body = Failure),
+        (status = 409, description = "`interaction_unknown`, `interaction_inbound`, `interaction_not_initiated`, `interaction_dispatched`, `do_not_call`, `no_own_number`, `no_agent` or `agent_disabled`", body = Failure),
         (status = 422, description = "`unknown_lead`, `unknown_agent` or `invalid_value`", body = Failure),
         Failures,
     ),

@@ -11,10 +11,10 @@ use uuid::Uuid;
 
 use crate::api::Api;
 use crate::api::body::{Problems, present};
-use crate::api::error::{ApiError, Failures};
+use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
 use crate::api::inbound::look_up_again;
-use crate::store::phone_numbers::{self, NewPhoneNumber, PhoneNumberPatch, PhoneNumberRecord};
+use crate::store::phone_numbers::{self, NewPhoneNumber, NumberDeleted, PhoneNumberPatch, PhoneNumberRecord};
 
 const LABEL: usize = 200;
 
@@ -138,16 +138,23 @@ async fn update_phone_number(
     delete, path = "/api/phone-numbers/{id}", tag = "phone numbers", params(("id" = Uuid, Path, description = "The phone number")),
     responses(
         (status = 204, description = "It is gone"),
+        (status = 409, description = "`in_use`: calls are to show it", body = Failure),
         Failures,
     ),
     security(("bearer" = []), ("api_key" = [])),
 )]
 async fn delete_phone_number(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<StatusCode, ApiError> {
-    if phone_numbers::delete(&api.store, api.organization().await?, id).await? {
-        look_up_again(&api, |line| line.route.own.id.0 == id).await;
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(gone())
+    match phone_numbers::delete(&api.store, api.organization().await?, id).await? {
+        NumberDeleted::Done => {
+            look_up_again(&api, |line| line.route.own.id.0 == id).await;
+            Ok(StatusCode::NO_CONTENT)
+        }
+        NumberDeleted::NotFound => Err(gone()),
+        NumberDeleted::IsCalling => Err(ApiError::conflict(
+            "in_use",
+            "calls that wait or go on, or a campaign that is active or paused, are to show this number; \
+             give them another one, cancel the calls or complete the campaign first",
+        )),
     }
 }
 

@@ -105,7 +105,7 @@ pub struct QueueQuery {
     post, path = "/api/queue/schedule-call", tag = "queue", request_body = ScheduleCall,
     responses(
         (status = 202, description = "The call is in the queue", body = Success<QueueRow>, headers(("Location" = String, description = "The call"))),
-        (status = 409, description = "`do_not_call`, `no_own_number`, `no_agent`, `agent_disabled`, `interaction_not_initiated` or `interaction_queued`", body = Failure),
+        (status = 409, description = "`do_not_call`, `no_own_number`, `no_agent`, `agent_disabled`, `interaction_inbound`, `interaction_not_initiated` or `interaction_queued`", body = Failure),
         (status = 422, description = "`unknown_lead`, `unknown_agent`, `unknown_interaction`, `unknown_phone_number` or `invalid_value`", body = Failure),
         Failures,
     ),
@@ -233,6 +233,7 @@ impl From<ScheduleError> for ApiError {
             ScheduleError::InteractionNotInitiated { status } => {
                 Self::conflict("interaction_not_initiated", message).with_details(json!({ "status": status }))
             }
+            ScheduleError::InteractionInbound => Self::conflict("interaction_inbound", message),
             ScheduleError::InteractionQueued => Self::conflict("interaction_queued", message),
             ScheduleError::NoOwnNumber => Self::conflict("no_own_number", message),
             ScheduleError::DoNotCall => Self::conflict("do_not_call", message),

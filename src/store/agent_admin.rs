@@ -271,7 +271,7 @@ async fn is_calling(transaction: &mut sqlx::PgTransaction<'_>, id: Uuid) -> sqlx
         select exists (select from call_attempts where agent_id = $1 and status <> 'ended')
             or exists (select from call_queue where agent_id = $1 and status in ('queued', 'processing'))
             or exists (select from campaigns where agent_id = $1 and status in ('active', 'paused'))
-            or exists (select from call_leases where agent_id = $1 and call_is_live(call_sid)) as "is_calling!"
+            or exists (select from call_leases where agent_id = $1 and ended_at is null and call_is_live(call_sid)) as "is_calling!"
         "#,
         id,
     )

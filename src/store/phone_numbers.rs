@@ -232,13 +232,48 @@ pub async fn update(
     Ok(row.map(Into::into))
 }
 
-/// Gives a number up. Calls that came on it stay. False: no such number in this organisation.
-pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx::Result<bool> {
-    let deleted =
-        sqlx::query!("delete from phone_numbers where organization_id = $1 and id = $2", organization.0, id,)
-            .execute(&store.pool)
-            .await?;
-    Ok(deleted.rows_affected() > 0)
+/// What came of giving a number up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NumberDeleted {
+    /// It is gone.
+    Done,
+    /// There is no such number in this organisation.
+    NotFound,
+    /// A campaign that is not over, or a call that waits or goes on, is to show it.
+    IsCalling,
+}
+
+/// Gives a number up. Calls that came on it stay. One that calls are to show stays, too: people who know it would be called
+/// from another one.
+pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx::Result<NumberDeleted> {
+    let mut transaction = store.pool.begin().await?;
+    // Whoever names it from now on waits.
+    let found = sqlx::query_scalar!(
+        "select id from phone_numbers where organization_id = $1 and id = $2 for update",
+        organization.0,
+        id,
+    )
+    .fetch_optional(&mut *transaction)
+    .await?;
+    if found.is_none() {
+        return Ok(NumberDeleted::NotFound);
+    }
+    let is_calling = sqlx::query_scalar!(
+        r#"
+        select exists (select from campaigns where phone_number_id = $1 and status in ('active', 'paused'))
+            or exists (select from call_queue where phone_number_id = $1 and status in ('queued', 'processing'))
+               as "is_calling!"
+        "#,
+        id,
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    if is_calling {
+        return Ok(NumberDeleted::IsCalling);
+    }
+    sqlx::query!("delete from phone_numbers where id = $1", id).execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(NumberDeleted::Done)
 }
 
 /// A number as its columns are.

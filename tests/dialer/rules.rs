@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 use serde_json::json;
 use uuid::Uuid;
 use voicebridge::dialer::Step;
-use voicebridge::ids::CallSid;
+use voicebridge::ids::{CallSid, PhoneNumber};
 use voicebridge::lifecycle::callback;
 use voicebridge::outreach::campaign::Command;
 use voicebridge::store::call_events::CarrierEvent;
 use voicebridge::store::campaigns;
+use voicebridge::store::leads::{self, LeadPatch};
 
 use crate::{THEIRS, World, after, noon};
 
@@ -81,7 +82,7 @@ async fn no_more_calls_go_on_than_may_and_inbound_calls_keep_their_places() {
 #[tokio::test]
 async fn one_telephone_is_called_once_at_a_time() {
     let world = World::new().await;
-    let campaign = world.campaign("name = 'Other'").await;
+    let campaign = world.campaign("max_attempts_per_day = 2").await;
     world.enqueue(THEIRS).await;
     world.enqueue_lead(campaign, THEIRS, Some("Europe/Berlin")).await;
     assert_eq!(world.step("node-1", noon()).await, Step::Asked);
@@ -154,6 +155,65 @@ async fn a_lead_has_so_many_calls_a_day_as_its_campaign_says_whoever_calls() {
     world.run("update call_queue set next_retry_at = '2026-03-02T12:00:00Z' where status = 'queued'").await;
     world.run("update call_attempts set call_sid = null, outcome = 'not_placed'").await;
     assert_eq!(world.step("node-1", after(120)).await, Step::Asked);
+}
+
+#[tokio::test]
+async fn calls_of_the_day_count_however_the_telephone_was_called_and_whatever_became_of_the_campaign() {
+    let world = World::new().await;
+    let (first, second) = (world.campaign("name = 'First'").await, world.campaign("name = 'Second'").await);
+    world.enqueue_lead(first, THEIRS, Some("Europe/London")).await;
+    assert_eq!(world.step("node-1", noon()).await, Step::Asked);
+    world.run("update call_attempts set status = 'ended', outcome = 'busy'").await;
+    world.run("update call_queue set status = 'completed'").await;
+    world.run(&format!("update campaigns set status = 'paused' where id = '{first}'")).await;
+    campaigns::delete(&world.store, world.organization(), first).await.unwrap();
+    assert_eq!(world.count("call_attempts where queue_id is null and call_sid is not null").await, 1);
+    // Somebody else with the same telephone.
+    let other = world.enqueue_lead(second, THEIRS, Some("Europe/London")).await;
+    assert_eq!(world.step("node-1", after(60)).await, Step::Idle);
+    assert_eq!(world.row(other).await.error, "the lead has had its calls of the day");
+    world.run("delete from call_attempts").await;
+    world.run("update call_queue set next_retry_at = '2026-03-02T12:00:00Z'").await;
+    assert_eq!(world.step("node-1", after(120)).await, Step::Asked);
+}
+
+#[tokio::test]
+async fn a_lead_whose_telephone_is_corrected_is_called_there() {
+    let world = World::new().await;
+    let campaign = world.campaign("name = 'First'").await;
+    let row = world.enqueue_lead(campaign, THEIRS, Some("Europe/London")).await;
+    let elsewhere = "+14155550160";
+    let own: Uuid = sqlx::query_scalar(
+        "insert into call_queue (organization_id, lead_id, to_number, next_retry_at)
+         select organization_id, lead_id, $2, next_retry_at from call_queue where id = $1 returning id",
+    )
+    .bind(row)
+    .bind(elsewhere)
+    .fetch_one(world.store.pool())
+    .await
+    .unwrap();
+    let lead: i64 = sqlx::query_scalar("select id from leads").fetch_one(world.store.pool()).await.unwrap();
+    let phone = |number| LeadPatch { phone: PhoneNumber::parse(number).ok(), ..LeadPatch::default() };
+    let change = async |number| {
+        leads::update(&world.store, world.organization(), lead, &phone(number)).await.unwrap().unwrap();
+    };
+    change("+14155550161").await;
+    assert_eq!(world.count(&format!("call_queue where id = '{own}' and to_number = '{elsewhere}'")).await, 1);
+    // On that one nobody wants to be called.
+    world
+        .run("insert into do_not_call (organization_id, number) select id, '+14155550161' from organisations")
+        .await;
+    world.run(&format!("delete from call_queue where id = '{own}'")).await;
+    change("+14155550162").await;
+    assert_eq!(world.step("node-1", noon()).await, Step::Asked);
+    let called: Vec<String> = world.carrier.calls().into_iter().map(|call| call.to).collect();
+    assert_eq!(called, ["+14155550162"]);
+    // While it is called, too: the next try goes to the new one.
+    change("+14155550161").await;
+    world.run("update call_attempts set status = 'ended', outcome = 'busy', requested_at = requested_at - interval '2 days'").await;
+    world.run("update call_queue set status = 'queued'").await;
+    assert_eq!(world.step("node-1", after(60)).await, Step::Idle);
+    assert_eq!(world.row(row).await.error, "blocked_by_rule: the number is on the do-not-call list");
 }
 
 #[tokio::test]

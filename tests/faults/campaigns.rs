@@ -317,6 +317,7 @@ fn carrier_options() -> CarrierOptions {
             (5, Person::HangsUp { after_ms: 1500 }),
             (2, Person::Busy),
             (2, Person::NoAnswer),
+            (1, Person::Voicemail { greeting_ms: 3000 }),
             (1, Person::Failed { sip: 404 }),
         ],
     };

@@ -183,6 +183,28 @@ async fn a_number_is_added_read_changed_listed_and_removed() {
 }
 
 #[tokio::test]
+async fn a_number_that_calls_are_to_show_is_not_given_up() {
+    let server = Server::new().await;
+    let line = server.line().await;
+    let path = format!("/api/phone-numbers/{}", line.number);
+    let refused = async || {
+        server.send(Method::DELETE, &path, None).await.is_error(StatusCode::CONFLICT, "in_use");
+    };
+    let body =
+        json!({"name": "Spring", "time_start": "09:00", "time_end": "17:00", "phone_number_id": line.number});
+    server.add("/api/campaigns", body).await;
+    server.execute("update campaigns set status = 'paused'").await;
+    refused().await;
+    server.execute("update campaigns set status = 'completed'").await;
+    let call = json!({"to": "+14155550123", "phone_number_id": line.number});
+    assert_eq!(server.post("/api/queue/schedule-call", call).await.status, StatusCode::ACCEPTED);
+    refused().await;
+    server.execute("update call_queue set status = 'failed'").await;
+    assert_eq!(server.send(Method::DELETE, &path, None).await.status, StatusCode::NO_CONTENT);
+    server.send(Method::DELETE, &path, None).await.is_error(StatusCode::NOT_FOUND, "not_found");
+}
+
+#[tokio::test]
 async fn what_something_else_goes_by_is_not_removed() {
     let server = Server::new().await;
     let line = server.line().await;

@@ -85,7 +85,7 @@ impl RestError {
                 Self::NotProcessed { what, status: answer, about_account: true }
             }
             // A proxy on the way may have given up waiting.
-            (408, _) => Self::Unknown { what: told, status: answer },
+            (408 | 499, _) => Self::Unknown { what: told, status: answer },
             (400..=499, _) => Self::Refused { status: status.as_u16(), code, message },
             _ => Self::Unknown { what: format!("answer {told}"), status: answer },
         }
@@ -102,6 +102,13 @@ impl RestError {
             }
             Self::Refused { status: status @ 404, .. } | Self::Refused { code: Some(20404), status, .. } => {
                 let what = format!("{what}: Twilio does not know the account; check TWILIO_ACCOUNT_SID");
+                Self::NotProcessed { what, status: Some(status), about_account: true }
+            }
+            // Twilio's refusals have a code: this one is of something on the way, whoever is called.
+            Self::Refused { code: None, status, .. } => {
+                let what = format!(
+                    "{what}: not an answer of Twilio's; check TWILIO_API_URL and the proxies on the way"
+                );
                 Self::NotProcessed { what, status: Some(status), about_account: true }
             }
             error => error,

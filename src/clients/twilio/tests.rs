@@ -99,6 +99,10 @@ async fn what_was_certainly_not_placed_is_told_from_what_may_have_been() {
         (201, "{}", "unknown"),
         (307, "", "unknown"),
         (408, "", "unknown"),
+        (499, "", "unknown"),
+        (400, "", "not processed, account"),
+        (403, "<html>blocked", "not processed, account"),
+        (413, r#"{"error":"too large"}"#, "not processed, account"),
     ] {
         let server = answering(status, body).await;
         let found = match create(&twilio(&server.uri())).await {

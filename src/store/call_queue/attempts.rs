@@ -13,7 +13,7 @@ pub struct Attempt {
     /// Our id.
     pub id: Uuid,
     /// The call it is a try of.
-    pub queue_id: Uuid,
+    pub queue_id: Option<Uuid>,
     /// Who was called.
     pub lead_id: Option<i64>,
     /// The campaign it was for.
@@ -136,7 +136,7 @@ pub async fn attempts(
 /// A try as its columns are.
 struct Row {
     id: Uuid,
-    queue_id: Uuid,
+    queue_id: Option<Uuid>,
     lead_id: Option<i64>,
     campaign_id: Option<Uuid>,
     call_log_id: Option<Uuid>,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::ids::{AgentId, OrganizationId, PhoneNumberId};
+use crate::ids::{AgentId, OrganizationId, PhoneNumber, PhoneNumberId};
 use crate::outreach::rules::Refusal;
 use crate::store::Store;
 
@@ -263,6 +263,36 @@ pub(in crate::store) async fn reconsider_lead(connection: &mut PgConnection, lea
     .fetch_all(&mut *connection)
     .await?;
     reconsider(connection, &waiting).await
+}
+
+/// Calls that would go to the lead's telephone go to its new one, `phone`; the try that goes on is not changed. Whether the new
+/// one may be called is seen when it is.
+pub(in crate::store) async fn follow_lead(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    lead: i64,
+    phone: &PhoneNumber,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"
+        update call_queue
+        set to_number = $3,
+            updated_at = now()
+        from leads
+        where leads.organization_id = $1
+          and leads.id = $2
+          and call_queue.lead_id = leads.id
+          and call_queue.to_number = leads.phone
+          and call_queue.to_number <> $3
+          and call_queue.status in ('queued', 'processing')
+        "#,
+        organization.0,
+        lead,
+        phone.expose(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// What a row waits for is its last try's delay, or nothing: all else was a verdict on what is different now.

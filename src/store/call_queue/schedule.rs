@@ -61,6 +61,9 @@ pub enum ScheduleError {
         /// What it is instead.
         status: String,
     },
+    /// It is a record of somebody calling us.
+    #[error("the interaction is INBOUND: its caller calls us; create an OUTBOUND one for a call of ours")]
+    InteractionInbound,
     /// Its call is in the queue.
     #[error("a call for this interaction is in the queue already")]
     InteractionQueued,
@@ -93,7 +96,7 @@ pub async fn schedule(
     let agent_id = new.agent_id.or(named);
     let to = checked(&mut transaction, organization, new, agent_id).await?;
     if let Some(interaction) = &interaction {
-        note_dispatch(&mut transaction, interaction, &to).await?;
+        note_dispatch(&mut transaction, interaction).await?;
     }
     let id = sqlx::query_scalar!(
         r#"
@@ -186,6 +189,7 @@ async fn take_interaction(
     let interaction = sqlx::query!(
         r#"
         select status::text as "status!",
+               direction = 'INBOUND' as "is_inbound!",
                (
                    select agents.id
                    from agents
@@ -201,6 +205,9 @@ async fn take_interaction(
     .fetch_optional(&mut *connection)
     .await?
     .ok_or(ScheduleError::InteractionNotFound)?;
+    if interaction.is_inbound {
+        return Err(ScheduleError::InteractionInbound);
+    }
     if interaction.status != "INITIATED" {
         return Err(ScheduleError::InteractionNotInitiated { status: interaction.status });
     }
@@ -220,18 +227,16 @@ async fn take_interaction(
     Ok(interaction.agent.map(AgentId))
 }
 
-/// Notes that the interaction's call was asked for, and of whom, and changes nothing else about it.
-async fn note_dispatch(connection: &mut PgConnection, id: &str, to: &PhoneNumber) -> sqlx::Result<()> {
+/// Notes that the interaction's call was asked for, and changes nothing else about it.
+async fn note_dispatch(connection: &mut PgConnection, id: &str) -> sqlx::Result<()> {
     sqlx::query!(
         r#"
         update interactions
         set "dispatchedAt" = now(),
-            "phoneNumber" = $2,
             "updatedAt" = now()
         where id = $1
         "#,
         id,
-        to.expose(),
     )
     .execute(connection)
     .await?;

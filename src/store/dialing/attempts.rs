@@ -53,7 +53,7 @@ pub async fn by_id(store: &Store, id: Uuid) -> sqlx::Result<Option<Attempt>> {
     let row = sqlx::query_as!(
         Row,
         r#"
-        select a.id, a.queue_id, a.organization_id, a.agent_id as "agent_id!", q.interaction_id, a.from_number, a.to_number,
+        select a.id, a.queue_id as "queue_id!", a.organization_id, a.agent_id as "agent_id!", q.interaction_id, a.from_number, a.to_number,
                a.requested_at, a.call_sid, c.voicemail_policy as "voicemail_policy?", c.voicemail_message
         from call_attempts a
         join call_queue q on q.id = a.queue_id
@@ -173,7 +173,7 @@ pub async fn refuse(store: &Store, attempt: Uuid, why: &str, now: Timestamp) -> 
             ended_at = $3,
             error = $2
         where id = $1 and status = 'dialing'
-        returning queue_id
+        returning queue_id as "queue_id!"
         "#,
         attempt,
         storable(why),
@@ -195,7 +195,7 @@ pub async fn not_placed(store: &Store, attempt: Uuid, why: &str, now: Timestamp)
     let mut transaction = store.pool.begin().await?;
     let row = sqlx::query!(
         r#"
-        select a.queue_id, q.max_attempts, c.retry_delays_s as "retry_delays_s?", c.voicemail_policy as "voicemail_policy?",
+        select q.id as "queue_id", q.max_attempts, c.retry_delays_s as "retry_delays_s?", c.voicemail_policy as "voicemail_policy?",
                (
                    select count(*)
                    from call_attempts other
@@ -299,7 +299,7 @@ pub async fn unanswered(store: &Store, now: Timestamp, limit: i64) -> sqlx::Resu
             where call_attempts.id = chosen.id
             returning call_attempts.*
         )
-        select a.id, a.queue_id, a.organization_id, a.agent_id as "agent_id!", q.interaction_id, a.from_number, a.to_number,
+        select a.id, a.queue_id as "queue_id!", a.organization_id, a.agent_id as "agent_id!", q.interaction_id, a.from_number, a.to_number,
                a.requested_at, a.call_sid, c.voicemail_policy as "voicemail_policy?", c.voicemail_message
         from looked_for a
         join call_queue q on q.id = a.queue_id

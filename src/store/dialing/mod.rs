@@ -489,7 +489,8 @@ async fn read(
                array(
                    select (extract(epoch from a.requested_at) * 1000000)::bigint
                    from call_attempts a
-                   where a.lead_id = q.lead_id
+                   where a.organization_id = q.organization_id
+                     and (a.lead_id = q.lead_id or a.to_number = q.to_number)
                      and a.requested_at > $4::timestamptz - interval '50 hours'
                      and (a.status <> 'ended' or a.call_sid is not null)
                ) as "recent_attempts_us!",

@@ -195,6 +195,9 @@ pub async fn update(
     patch: &LeadPatch,
 ) -> sqlx::Result<Option<Lead>> {
     let mut transaction = store.pool.begin().await?;
+    if let Some(phone) = &patch.phone {
+        call_queue::follow_lead(&mut transaction, organization, id, phone).await?;
+    }
     let row = sqlx::query_as!(
         Row,
         r#"

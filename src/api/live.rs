@@ -1,11 +1,12 @@
 //! Calls that are going on, and what somebody in charge wants of one: to end it, to put it through, to have something said or
-//! known. Whichever node carries the call does it, once.
+//! known. Whichever node carries the call does it, once. A call that none carries can be ended: the carrier does it.
 
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -15,18 +16,24 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::Api;
-use crate::api::error::{ApiError, Failures};
+use crate::api::error::{self, ApiError, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
+use crate::clients::twilio::{RestError, Update};
 use crate::ids::{CallSid, OrganizationId, PhoneNumber};
+use crate::lifecycle::{self, CallEvent, CallRef};
 use crate::routing::decide::RingGroup;
-use crate::store::commands::{self, LiveCall, Progress, Whereabouts};
-use crate::store::teams;
+use crate::store::commands::{self, CommandResult, LiveCall, Progress, Whereabouts};
+use crate::store::leases::{self, FencingToken};
+use crate::store::{Store, calls, teams};
 
 // Longest texts, in characters. What is said takes a minute; what is known costs the model's attention in every answer.
 const SAID: usize = 1_000;
 const KNOWN: usize = 8_000;
 const REASON: usize = 500;
 const SUMMARY: usize = 2_000;
+
+/// The command that ends a call.
+const HANG_UP: &str = "hang_up";
 
 /// How long the node that carries the call may take. A node that cannot be rung looks every two seconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -47,7 +54,7 @@ pub fn router() -> OpenApiRouter<Api> {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HangUp {
-    /// In the middle of a sentence; else after the one that the agent is saying.
+    /// In the middle of a sentence; else after the one that the agent is saying. A call that no agent has ends at once.
     #[serde(default)]
     pub now: bool,
 }
@@ -119,7 +126,7 @@ async fn live_calls(
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
-/// Ends a call that is going on.
+/// Ends a call that is going on, also while it rings or is with people: then the carrier is told to end it.
 #[utoipa::path(
     post, path = "/api/calls/{callSid}/hang-up", tag = "live calls",
     params(("callSid" = String, Path, description = "The carrier's id of the call")), request_body = HangUp,
@@ -135,8 +142,14 @@ async fn hang_up(
     Path(call_sid): Path<String>,
     Json(body): Json<HangUp>,
 ) -> Result<Response, ApiError> {
-    let call = live(&api, &call_sid).await?;
-    want(&api, call, "hang_up", json!({"now": body.now})).await
+    let payload = json!({"now": body.now});
+    let (call, whereabouts) = find(&api, &call_sid).await?;
+    match whereabouts {
+        Whereabouts::Live => want(&api, call, HANG_UP, payload).await,
+        Whereabouts::Dialed | Whereabouts::WithPeople => end_by_carrier(&api, call, payload).await,
+        Whereabouts::NotLive => Err(not_live()),
+        Whereabouts::Unknown => Err(unknown()),
+    }
 }
 
 /// Puts the caller of a live call through to people. If nobody answers the agent has the call again, and knows it.
@@ -236,25 +249,110 @@ fn check_length(what: &str, text: &str, most: usize) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The call, if a node carries it.
-async fn live(api: &Api, call_sid: &str) -> Result<(OrganizationId, CallSid), ApiError> {
+/// The call, and where it is.
+async fn find(api: &Api, call_sid: &str) -> Result<((OrganizationId, CallSid), Whereabouts), ApiError> {
     let call_sid =
         CallSid::parse(call_sid).map_err(|error| ApiError::bad_request("invalid_path", error.to_string()))?;
     let organization = api.organization().await?;
-    match commands::whereabouts(&api.store, organization, &call_sid).await? {
-        Whereabouts::Live => Ok((organization, call_sid)),
-        Whereabouts::Unknown => Err(ApiError::not_found(
-            "there is no such call; GET /api/calls/live lists those that are going on",
-        )),
-        Whereabouts::NotLive => Err(ApiError::conflict(
-            "call_not_live",
-            "the call is not going on; GET /api/calls/live lists those that are",
-        )),
+    let whereabouts = commands::whereabouts(&api.store, organization, &call_sid).await?;
+    Ok(((organization, call_sid), whereabouts))
+}
+
+/// The call, if a node carries it.
+async fn live(api: &Api, call_sid: &str) -> Result<(OrganizationId, CallSid), ApiError> {
+    let (call, whereabouts) = find(api, call_sid).await?;
+    match whereabouts {
+        Whereabouts::Live => Ok(call),
+        Whereabouts::Unknown => Err(unknown()),
+        Whereabouts::NotLive | Whereabouts::Dialed => Err(not_live()),
         Whereabouts::WithPeople => Err(ApiError::conflict(
             "call_with_people",
-            "people have the call, or their telephones ring; try again if it comes back to the agent",
+            "people have the call, or their telephones ring; try again if it comes back to the agent, or hang it up",
         )),
     }
+}
+
+fn unknown() -> ApiError {
+    ApiError::not_found("there is no such call; GET /api/calls/live lists those that are going on")
+}
+
+fn not_live() -> ApiError {
+    ApiError::conflict("call_not_live", "the call is not going on; GET /api/calls/live lists those that are")
+}
+
+/// Has the carrier end a call that no node carries, in whatever state it is: one that is answered in this moment ends, too.
+async fn end_by_carrier(
+    api: &Api,
+    (organization, call_sid): (OrganizationId, CallSid),
+    payload: Value,
+) -> Result<Response, ApiError> {
+    let Some(carrier) = &api.carrier else {
+        return Err(ApiError::conflict(
+            "carrier_not_configured",
+            "no server carries the call, and the carrier cannot be told to end it; set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN",
+        ));
+    };
+    let (store, node) = (&api.store, &*api.settings.node);
+    let id = commands::take_oneself(store, organization, &call_sid, HANG_UP, payload, node).await?;
+    let asked_at = Timestamp::now();
+    let ended = carrier.update(&call_sid, Update::HangUp).await;
+    let result = match &ended {
+        Ok(()) => CommandResult { outcome: "done".into(), message: "the carrier ends the call now".into() },
+        Err(error) => {
+            tracing::warn!(call.id = %call_sid, %error, "the carrier does not end a call");
+            CommandResult { outcome: "refused".into(), message: error.explanation() }
+        }
+    };
+    // The carrier has done it, or has not, whatever becomes of the record.
+    if let Err(error) = commands::finish(store, id, &result).await {
+        error::log(&error);
+    }
+    if let Err(error) = ended {
+        return Err(refused_by_carrier(&error).with_details(json!({"id": id})));
+    }
+    if let Err(error) = note_hang_up(store, &call_sid, id, asked_at).await {
+        error::log(&error);
+    }
+    let CommandResult { outcome, message } = result;
+    Ok((StatusCode::OK, Success::new(CommandAnswer { id, outcome, message })).into_response())
+}
+
+/// What it means that the carrier has not ended a call.
+fn refused_by_carrier(error: &RestError) -> ApiError {
+    match error {
+        error if error.is_call_over() => {
+            ApiError::conflict("call_not_live", "the carrier says that the call is over, or does not know it")
+        }
+        RestError::NotProcessed { about_account: false, .. } => ApiError::unavailable(
+            "carrier_unavailable",
+            "the carrier cannot be reached, or has no time; nothing was done, try again",
+        ),
+        RestError::Unknown { .. } => ApiError::unavailable(
+            "carrier_unavailable",
+            "the carrier has not said whether it has ended the call; try again, which does no harm",
+        ),
+        RestError::NotProcessed { .. } | RestError::OwnNumber { .. } | RestError::Refused { .. } => {
+            ApiError::bad_gateway("carrier_refused", error.explanation())
+        }
+    }
+}
+
+/// Puts it on record that the call was ended by somebody in charge. Nobody who carries it does.
+async fn note_hang_up(
+    store: &Store,
+    call_sid: &CallSid,
+    command: Uuid,
+    asked_at: Timestamp,
+) -> sqlx::Result<()> {
+    let Some(record) = calls::by_call_sid(store, call_sid).await? else { return Ok(()) };
+    let lease = leases::next_action(store, call_sid).await?;
+    // Without a lease nobody's right is checked.
+    let token = lease.map_or(FencingToken(0), |lease| lease.fencing_token);
+    let call =
+        CallRef { call_sid: call_sid.clone(), organization: record.organization_id, agent: record.agent_id };
+    let event = CallEvent::Operator { token, command, kind: HANG_UP.to_owned() };
+    lifecycle::record(store, &call, asked_at, &event).await?;
+    Ok(())
 }
 
 /// Writes down what is wanted and waits for the node that carries the call to say what comes of it.
@@ -291,6 +389,37 @@ async fn want(
             }
             // Somebody has taken it in this moment.
             Progress::Waiting => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_the_carrier_from_ending_a_call_is_told_apart() {
+        let not_processed = |about_account| RestError::NotProcessed {
+            what: "account or token is not accepted".to_owned(),
+            status: None,
+            about_account,
+        };
+        let refused = |status, code| RestError::Refused { status, code, message: "no".to_owned() };
+        for (error, status, code) in [
+            (not_processed(false), 503, "carrier_unavailable"),
+            (
+                RestError::Unknown { what: "no answer in time".to_owned(), status: None },
+                503,
+                "carrier_unavailable",
+            ),
+            (not_processed(true), 502, "carrier_refused"),
+            (refused(400, Some(21205)), 502, "carrier_refused"),
+            (refused(400, Some(21220)), 409, "call_not_live"),
+            (refused(404, Some(20404)), 409, "call_not_live"),
+        ] {
+            let told = refused_by_carrier(&error);
+            assert_eq!(told.status(), status, "{error}");
+            assert!(format!("{told:?}").contains(code), "{told:?}");
         }
     }
 }

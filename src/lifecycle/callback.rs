@@ -116,6 +116,7 @@ fn why_over(
         // Somebody who hangs up while people's telephones ring has not been put through.
         return Some(match story.handoffs().last() {
             Some(handoff) if handoff.was_answered() => EndReason::Transferred,
+            _ if story.was_hung_up() => EndReason::Operator,
             _ => EndReason::CallerHungUp,
         });
     }

@@ -256,6 +256,11 @@ impl<'a> Story<'a> {
         numbers.into_iter().map(handoff).collect()
     }
 
+    /// Somebody in charge has ended it.
+    pub(super) fn was_hung_up(self) -> bool {
+        self.last("operator").is_some_and(|event| event.details["kind"] == "hang_up")
+    }
+
     /// What came of trying to reach somebody, once the carrier says that the call is over: the agent's part may end before,
     /// while people still speak.
     pub(super) fn outcome(self) -> Option<Outcome> {

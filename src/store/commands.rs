@@ -59,7 +59,9 @@ pub enum Whereabouts {
     Unknown,
     /// It is over, or was never carried.
     NotLive,
-    /// It is with people.
+    /// We make it, and no node carries it: it rings, or its end is not on record yet. Only the carrier can end it.
+    Dialed,
+    /// It is with people, or their telephones ring. Only the carrier can end it.
     WithPeople,
     /// A node carries it, or is about to.
     Live,
@@ -101,7 +103,27 @@ pub async fn whereabouts(
     let row = sqlx::query!(
         r#"
         select organization_of_call($2) = $1 as "is_ours", call_is_live($2) as "is_live!",
-               exists (select from call_leases where call_sid = $2 and handed_over_at is not null) as "with_people!"
+               exists (select from call_leases where call_sid = $2 and handed_over_at is not null) as "with_people!",
+               -- People were to answer first: no agent has had it. As long as the carrier lets them speak.
+               exists (
+                   select
+                   from calls
+                   where call_sid = $2
+                     and routing_status = 'transferred_to_team'
+                     and created_at > now() - interval '4 hours'
+                     and not exists (select from call_leases where call_leases.call_sid = calls.call_sid)
+                     and not exists (
+                         select
+                         from call_events
+                         where call_events.call_sid = calls.call_sid
+                           and call_status in ('completed', 'busy', 'failed', 'no-answer', 'canceled')
+                     )
+               ) as "with_team!",
+               exists (
+                   select
+                   from call_attempts
+                   where call_sid = $2 and organization_id = $1 and status <> 'ended'
+               ) as "is_dialed!"
         "#,
         organization.0,
         call_sid.as_str(),
@@ -109,9 +131,10 @@ pub async fn whereabouts(
     .fetch_one(&store.pool)
     .await?;
     Ok(match row.is_ours {
-        Some(true) if !row.is_live => Whereabouts::NotLive,
-        Some(true) if row.with_people => Whereabouts::WithPeople,
-        Some(true) => Whereabouts::Live,
+        Some(true) if row.is_live && row.with_people || row.with_team => Whereabouts::WithPeople,
+        Some(true) if row.is_live => Whereabouts::Live,
+        Some(true) if row.is_dialed => Whereabouts::Dialed,
+        Some(true) => Whereabouts::NotLive,
         Some(false) | None => Whereabouts::Unknown,
     })
 }
@@ -189,6 +212,31 @@ pub async fn want(
         kind,
         storable_json(payload),
         CHANNEL,
+    )
+    .fetch_one(&store.pool)
+    .await
+}
+
+/// Puts on record what is wanted of a call that no node carries, as taken by this one, which has the carrier do it.
+pub async fn take_oneself(
+    store: &Store,
+    organization: OrganizationId,
+    call_sid: &CallSid,
+    kind: &str,
+    payload: Value,
+    node: &str,
+) -> sqlx::Result<Uuid> {
+    sqlx::query_scalar!(
+        r#"
+        insert into call_commands (organization_id, call_sid, kind, payload, taken_at, node)
+        values ($1, $2, $3, $4, now(), $5)
+        returning id
+        "#,
+        organization.0,
+        call_sid.as_str(),
+        kind,
+        storable_json(payload),
+        node,
     )
     .fetch_one(&store.pool)
     .await

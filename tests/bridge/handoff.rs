@@ -20,7 +20,7 @@ const REFUND: &str = r#"{"reason":"Wants a refund.","summary":"Order 4711 came b
 const HEARD: &str = "select count(*) from conversation_transcripts where call_sid = 'CA1'";
 
 /// Puts the caller through when asked for a person, and says so when nobody has answered.
-fn putting_through() -> Script {
+pub(crate) fn putting_through() -> Script {
     brief([
         asking("person-please", tone(500, "I will put you through."), &[("transfer", REFUND)]),
         rule(When::Asked("nobody of the team answered".into()), [tone(700, "Nobody is there.")]),

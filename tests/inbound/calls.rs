@@ -130,6 +130,27 @@ async fn when_the_team_has_spoken_with_the_caller_the_call_ends_as_the_carrier_s
 }
 
 #[tokio::test]
+async fn a_call_that_people_answer_first_is_with_them_until_the_carrier_or_they_say_otherwise() {
+    let server = Server::new().await;
+    let line = server.line().await;
+    let is_refused = async |sid: &str, command: &str, code: &str| {
+        let answer = server.post(&format!("/api/calls/{sid}/{command}"), json!({})).await;
+        answer.is_error(StatusCode::CONFLICT, code);
+    };
+    server.rings(&line, "CA1").await;
+    is_refused("CA1", "transfer", "call_with_people").await;
+    // That is for the carrier to do, and this server has no account with it.
+    is_refused("CA1", "hang-up", "carrier_not_configured").await;
+    server.status("CA1", "completed").await;
+    is_refused("CA1", "hang-up", "call_not_live").await;
+    server.rings(&line, "CA2").await;
+    server.rang(&line, "CA2", "no-answer", "in-progress").await.connects();
+    let withdrawn = server.post("/api/calls/CA2/transfer", json!({})).await;
+    withdrawn.is_error(StatusCode::GATEWAY_TIMEOUT, "command_not_taken");
+    assert_eq!(server.count("call_commands").await, 1, "what is refused at once is not wanted of anybody");
+}
+
+#[tokio::test]
 async fn a_caller_who_does_not_wait_for_the_team_has_hung_up_and_no_agent_is_called() {
     let server = Server::new().await;
     let line = server.line().await;

@@ -364,6 +364,7 @@ impl End {
                         .await;
                 }
                 campaigns::complete_over(store, now).await.unwrap();
+                campaigns::fail_left_over(store, Duration::from_secs(60)).await.unwrap();
             }
             Self::RefusedByRule => {
                 // By somebody who knows nothing of the queue.

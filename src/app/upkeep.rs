@@ -29,6 +29,8 @@ const REAP_MOST: i64 = 100;
 const FINISH_MOST: i64 = 200;
 /// Each of them is a transaction of its own, so that it does not matter where this stops. Shorter than a beat.
 const FINISH_WITHIN: Duration = Duration::from_secs(10);
+/// The same of calls that campaigns which are over do not make any more.
+const FAIL_WITHIN: Duration = Duration::from_secs(10);
 /// How long the database may take before it counts as away.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -136,13 +138,18 @@ async fn reap(store: &Store) {
     }
 }
 
-/// Ends campaigns whose last day is over everywhere.
+/// Ends campaigns whose last day is over everywhere, and fails what waits to be called by those that are over.
 async fn complete_campaigns(store: &Store) {
     let completing = async { campaigns::complete_over(store, store.now().await?).await };
     match in_time(completing).await {
         Ok(0) => {}
         Ok(count) => info!(count, "campaigns are completed: their last day is over everywhere"),
-        Err(why) => warn!(why, "campaigns whose last day is over cannot be looked for"),
+        Err(why) => return warn!(why, "campaigns whose last day is over cannot be looked for"),
+    }
+    match campaigns::fail_left_over(store, FAIL_WITHIN).await {
+        Ok(true) => {}
+        Ok(false) => info!("more calls of campaigns that are over are failed at the next beat"),
+        Err(error) => warn!(%error, "calls of campaigns that are over cannot be looked for"),
     }
 }
 

@@ -29,13 +29,28 @@ pub struct Found {
 
 impl Dialer {
     /// Looks for tries whose request was not answered within half a minute, and for calls that nothing was heard of for long.
+    ///
+    /// One that cannot be looked for keeps none of the others: it is looked for again at its time. Fails where the database
+    /// cannot be asked at all.
     pub async fn reconcile(&self, now: Timestamp) -> sqlx::Result<Found> {
         let mut found = Found::default();
         for attempt in attempts::unanswered(&self.store, now, AT_A_TIME).await? {
-            self.look_for(&attempt, now, &mut found).await?;
+            match self.look_for(&attempt, now, &mut found).await {
+                Err(error) if is_away(&error) => return Err(error),
+                Err(error) => {
+                    tracing::error!(attempt = %attempt.id, %error, "a call may have been placed, and cannot be looked for");
+                }
+                Ok(()) => {}
+            }
         }
         for call in attempts::unended(&self.store, now, AT_A_TIME).await? {
-            found.over += usize::from(self.look_up(&call, now).await?);
+            match self.look_up(&call, now).await {
+                Err(error) if is_away(&error) => return Err(error),
+                Err(error) => {
+                    tracing::error!(call.id = %call.call_sid, %error, "a call whose end was not told cannot be looked up");
+                }
+                Ok(is_over) => found.over += usize::from(is_over),
+            }
         }
         Ok(found)
     }
@@ -55,16 +70,25 @@ impl Dialer {
         };
         let sids: Vec<_> = listed.into_iter().map(|call| call.sid).collect();
         let known = attempts::known_of(&self.store, &sids).await?;
-        let mut unknown = sids.into_iter().filter(|sid| !known.contains(sid));
-        if let Some(call_sid) = unknown.next() {
-            tracing::info!(call.id = %call_sid, attempt = %id, "a call whose request was not answered is found");
-            let others = unknown.count();
-            if others > 0 {
-                tracing::error!(attempt = %id, others, "there are calls between the same telephones that are none of ours");
+        let unknown: Vec<_> = sids.into_iter().filter(|sid| !known.contains(sid)).collect();
+        for (position, call_sid) in unknown.iter().enumerate() {
+            placed(&self.store, &attempt.into(), call_sid, now).await?;
+            let Some(now_known) = attempts::by_id(&self.store, id).await? else { return Ok(()) };
+            if now_known.call_sid.as_ref() == Some(call_sid) {
+                tracing::info!(call.id = %call_sid, attempt = %id, "a call whose request was not answered is found");
+                let others = unknown.len() - position - 1;
+                if others > 0 {
+                    tracing::error!(attempt = %id, others, "there are calls between the same telephones that are none of ours");
+                }
+                found.placed += 1;
+                return Ok(());
             }
-            placed(&self.store, &attempt.into(), &call_sid, now).await?;
-            found.placed += 1;
-        } else if now >= attempt.requested_at + LISTED_WITHIN {
+            if now_known.call_sid.is_some() {
+                return Ok(()); // Somebody else has found its call meanwhile.
+            }
+            tracing::warn!(call.id = %call_sid, attempt = %id, "a call between the same telephones is of a try that is not on record any more");
+        }
+        if now >= attempt.requested_at + LISTED_WITHIN {
             let why = "the carrier did not answer, and has no such call";
             if attempts::not_placed(&self.store, id, why, now).await? {
                 tracing::warn!(attempt = %id, "a call was not placed");
@@ -95,6 +119,11 @@ impl Dialer {
         callback::record(&self.store, &as_callback(call, &answer), now).await?;
         Ok(true)
     }
+}
+
+/// The database cannot be asked, so that it would be the same with all others.
+const fn is_away(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_))
 }
 
 fn gone(call: &Unended) -> Call {

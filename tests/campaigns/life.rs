@@ -1,11 +1,17 @@
 //! A campaign from its draft to its end.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use voicebridge::store::campaigns;
 
 use crate::queue::attempt;
 use crate::server::{NOBODY, Server};
+
+/// Longer than anything here takes.
+const A_WHILE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_campaign_is_created_read_changed_listed_and_deleted() {
@@ -195,6 +201,7 @@ async fn a_campaign_is_completed_when_its_last_day_is_over_everywhere() {
     assert_eq!(server.get(&path).await.data()["status"], "active");
     assert_eq!(complete("2099-05-05T12:00:00Z").await, 1);
     assert_eq!(server.get(&path).await.data()["status"], "completed");
+    assert!(campaigns::fail_left_over(&server.store, A_WHILE).await.unwrap());
     assert_eq!(server.get(&format!("{path}/queue?status=failed")).await.total(), 2);
     assert_eq!(complete("2099-05-05T12:00:00Z").await, 0);
 }
@@ -248,13 +255,13 @@ async fn a_campaign_is_changed_and_completed_while_a_row_of_it_is_being_claimed(
     let path = campaign_with_two_leads(&server).await;
     server.post(&format!("{path}/activate"), Value::Null).await.data();
     server.execute("update call_queue set next_retry_at = '2099-01-01T09:00:00Z'").await;
-    // Whoever claims has the row, and asks for the campaign next: waiting for it here would be a deadlock.
+    // Whoever claims has the row, and asks for the campaign next.
     let mut claim = server.store.pool().begin().await.unwrap();
     sqlx::query("select from call_queue where to_number = '+14155550101' for update")
         .execute(&mut *claim)
         .await
         .unwrap();
-    server.patch(&path, json!({"time_end": "24:00", "max_attempts": 7})).await.data();
+    server.patch(&path, json!({"time_end": "24:00"})).await.data();
     server.post(&format!("{path}/complete"), Value::Null).await.data();
     let status: String =
         sqlx::query_scalar("select status from campaigns for share").fetch_one(&mut *claim).await.unwrap();
@@ -264,6 +271,165 @@ async fn a_campaign_is_changed_and_completed_while_a_row_of_it_is_being_claimed(
         server.scalar::<Value>("select jsonb_object_agg(to_number, status) from call_queue").await,
         json!({"+14155550101": "queued", "+14155550102": "failed"})
     );
+    assert!(campaigns::fail_left_over(&server.store, A_WHILE).await.unwrap());
+    assert_eq!(statuses(&server).await, json!({"failed": 2}), "what nobody holds any more");
+}
+
+#[tokio::test]
+async fn a_row_that_somebody_holds_follows_the_tries_of_its_campaign_once_it_is_free() {
+    let server = Server::with_number().await;
+    let path = campaign_with_two_leads(&server).await;
+    let mut claim = server.store.pool().begin().await.unwrap();
+    sqlx::query("select from call_queue where to_number = '+14155550101' for no key update")
+        .execute(&mut *claim)
+        .await
+        .unwrap();
+    let claiming = async {
+        let waiting = "select exists (select from pg_stat_activity where wait_event_type = 'Lock')";
+        let is_waited_for = async { while !server.scalar::<bool>(waiting).await {} };
+        timeout(A_WHILE / 4, is_waited_for).await.expect("the row is waited for");
+        // It asks for the campaign next, and changes the row.
+        let tries: i32 = sqlx::query_scalar("select max_attempts from campaigns for share")
+            .fetch_one(&mut *claim)
+            .await
+            .unwrap();
+        sqlx::query("update call_queue set attempt_count = 1 where to_number = '+14155550101'")
+            .execute(&mut *claim)
+            .await
+            .unwrap();
+        claim.commit().await.unwrap();
+        tries
+    };
+    let (changed, tries) = tokio::join!(server.patch(&path, json!({"max_attempts": 7})), claiming);
+    assert_eq!((changed.data()["max_attempts"].as_i64(), tries), (Some(7), 7));
+    assert_eq!(
+        server.scalar::<Value>("select jsonb_object_agg(to_number, max_attempts) from call_queue").await,
+        json!({"+14155550101": 7, "+14155550102": 7})
+    );
+}
+
+#[tokio::test]
+async fn all_rows_of_a_large_campaign_fail_with_what_waits_for_them() {
+    let server = Server::with_number().await;
+    let path = large_campaign(&server, 2500).await;
+    server.post(&format!("{path}/activate"), Value::Null).await.data();
+    server
+        .execute(
+            "insert into interactions (id, organization_id, status, \"createdAt\", \"updatedAt\")
+             select 'i-' || q.to_number, q.organization_id, 'INITIATED', now(), now() from call_queue q;
+             update call_queue set interaction_id = 'i-' || to_number",
+        )
+        .await;
+    server.post(&format!("{path}/complete"), Value::Null).await.data();
+    // What there was no time for, on a slow machine.
+    assert!(campaigns::fail_left_over(&server.store, A_WHILE).await.unwrap());
+    assert_eq!(statuses(&server).await, json!({"failed": 2500}));
+    let interactions =
+        "select jsonb_object_agg(status, n) from (select status, count(*) n from interactions group by 1) s";
+    assert_eq!(server.scalar::<Value>(interactions).await, json!({"FAILED": 2500}));
+    let stats = server.get(&format!("{path}/stats")).await.data();
+    assert_eq!(stats["failures"], json!({"blocked_by_rule: the campaign is over": 2500}));
+    // No transaction has written more than the others wait for.
+    let most = "select max(n) from (select count(*) n from call_queue group by xmin) t";
+    assert_eq!(server.scalar::<i64>(most).await, 1000);
+}
+
+#[tokio::test]
+async fn a_campaign_is_completed_also_where_its_rows_cannot_fail_and_they_do_later() {
+    let server = Server::with_number().await;
+    let (bad, good) = (campaign_with_two_leads(&server).await, large_campaign(&server, 1500).await);
+    for path in [&bad, &good] {
+        server.patch(path, json!({"end_date": "2099-05-04"})).await.data();
+        server.post(&format!("{path}/activate"), Value::Null).await.data();
+    }
+    server
+        .execute(
+            "create function refuse() returns trigger language plpgsql as $$ begin raise 'no'; end $$;
+             create trigger refuse before update on call_queue for each row
+             when (new.status = 'failed' and old.to_number < '+14155550103') execute function refuse()",
+        )
+        .await;
+    assert_eq!(server.post(&format!("{bad}/complete"), Value::Null).await.data()["status"], "completed");
+    let stats = server.get(&format!("{bad}/stats")).await.data();
+    assert_eq!((&stats["queue"]["queued"], &stats["queue"]["failed"]), (&json!(2), &json!(0)));
+    // Nor does it keep another one from its end.
+    let after_it = "2099-05-05T12:00:00Z".parse().unwrap();
+    assert_eq!(campaigns::complete_over(&server.store, after_it).await.unwrap(), 1);
+    assert!(!campaigns::fail_left_over(&server.store, A_WHILE).await.unwrap(), "there is more");
+    assert_eq!(statuses(&server).await, json!({"queued": 2, "failed": 1500}));
+    server.execute("drop trigger refuse on call_queue").await;
+    assert_eq!(server.post(&format!("{bad}/complete"), Value::Null).await.data()["status"], "completed");
+    assert_eq!(statuses(&server).await, json!({"failed": 1502}), "completing once more goes on with it");
+}
+
+#[tokio::test]
+async fn a_campaign_that_somebody_holds_keeps_no_other_from_its_end() {
+    let server = Server::with_number().await;
+    let (held, other) = (campaign_with_two_leads(&server).await, large_campaign(&server, 1).await);
+    for path in [&held, &other] {
+        server.patch(path, json!({"end_date": "2099-05-04"})).await.data();
+        server.post(&format!("{path}/activate"), Value::Null).await.data();
+    }
+    let mut holding = server.store.pool().begin().await.unwrap();
+    sqlx::query("select from campaigns where name = 'Renewals' for share")
+        .execute(&mut *holding)
+        .await
+        .unwrap();
+    let after_it = "2099-05-05T12:00:00Z".parse().unwrap();
+    assert_eq!(campaigns::complete_over(&server.store, after_it).await.unwrap(), 1);
+    assert_eq!(server.get(&other).await.data()["status"], "completed");
+    holding.rollback().await.unwrap();
+    assert_eq!(campaigns::complete_over(&server.store, after_it).await.unwrap(), 1);
+    assert_eq!(server.get(&held).await.data()["status"], "completed");
+}
+
+#[tokio::test]
+async fn of_what_is_over_no_more_fails_at_once_than_there_is_time_for() {
+    let server = Server::with_number().await;
+    let path = large_campaign(&server, 2).await;
+    server.execute("update campaigns set status = 'completed', completed_at = now()").await;
+    assert!(!campaigns::fail_left_over(&server.store, Duration::ZERO).await.unwrap());
+    assert_eq!(server.get(&format!("{path}/stats")).await.data()["queue"]["queued"], 2);
+    assert!(campaigns::fail_left_over(&server.store, A_WHILE).await.unwrap());
+    assert_eq!(statuses(&server).await, json!({"failed": 2}));
+}
+
+#[tokio::test]
+async fn rows_are_left_alone_by_a_change_that_does_not_say_when_to_call() {
+    let server = Server::with_number().await;
+    let path = large_campaign(&server, 2500).await;
+    let agent = server.scalar::<String>("select id::text from agents").await;
+    server
+        .execute("update call_queue set next_retry_at = '2099-01-01T09:00:00Z', updated_at = '2020-01-01T00:00:00Z'")
+        .await;
+    let changed = "select count(*) from call_queue where updated_at > '2020-01-01T00:00:00Z'";
+    server
+        .patch(
+            &path,
+            json!({"name": "Winter", "time_end": "20:00", "max_concurrent_calls": 2, "ring_timeout_s": 20}),
+        )
+        .await
+        .data();
+    assert_eq!(server.scalar::<i64>(changed).await, 0);
+    for change in [
+        json!({"start_date": "2020-01-01"}),
+        json!({"end_date": "2099-12-31"}),
+        json!({"time_start": "08:00"}),
+        json!({"weekdays": [1]}),
+        json!({"max_attempts_per_day": 2}),
+        json!({"agent_id": agent}),
+    ] {
+        server.execute("update call_queue set next_retry_at = '2099-01-01T09:00:00Z'").await;
+        server.patch(&path, change.clone()).await.data();
+        let due = "select count(*) from call_queue where next_retry_at <= now()";
+        assert_eq!(server.scalar::<i64>(due).await, 2500, "{change}");
+    }
+    let most = "select max(n) from (select count(*) n from call_queue group by xmin) t";
+    assert_eq!(server.scalar::<i64>(most).await, 1000);
+    server.patch(&path, json!({"max_attempts": 9})).await.data();
+    let follow = "select count(*) from call_queue where max_attempts = 9";
+    assert_eq!(server.scalar::<i64>(follow).await, 2500);
+    assert_eq!(server.scalar::<i64>(most).await, 1000);
 }
 
 #[tokio::test]
@@ -326,4 +492,25 @@ pub(crate) async fn campaign_with_two_leads(server: &Server) -> String {
     let report = server.post(&format!("{path}/leads"), json!({ "lead_ids": leads })).await.data();
     assert_eq!(report["enqueued"], 2);
     path
+}
+
+/// The path of a campaign with so many leads.
+async fn large_campaign(server: &Server, leads: u32) -> String {
+    let answer = server.post("/api/campaigns", json!({"name": "Large"})).await;
+    let id = answer.ok(StatusCode::CREATED)["id"].as_str().unwrap().to_owned();
+    server
+        .execute(&format!(
+            "insert into call_queue (organization_id, campaign_id, to_number)
+             select organization_id, id, '+1415' || 6000000 + n from campaigns, generate_series(1, {leads}) as n
+             where id = '{id}'"
+        ))
+        .await;
+    format!("/api/campaigns/{id}")
+}
+
+/// How many rows of the queue are where.
+async fn statuses(server: &Server) -> Value {
+    server
+        .scalar("select jsonb_object_agg(status, n) from (select status, count(*) n from call_queue group by 1) s")
+        .await
 }

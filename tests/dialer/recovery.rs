@@ -130,6 +130,64 @@ async fn a_lost_answer_is_found_and_calls_of_other_tries_are_left_alone() {
 }
 
 #[tokio::test]
+async fn a_try_that_cannot_be_looked_for_keeps_no_other_from_being_found() {
+    let world = World::new().await;
+    for (number, seconds) in [(THEIRS, 0), ("+14155550199", 5)] {
+        world.enqueue(number).await;
+        world.carrier.will([Behaviour::LoseAnswer]);
+        assert_eq!(world.step("node-1", after(seconds)).await, Step::Asked);
+    }
+    world
+        .run(&format!(
+            "create function refuse() returns trigger language plpgsql as $$ begin raise 'no'; end $$;
+             create trigger refuse before update on call_attempts for each row
+             when (new.status = 'placed' and new.to_number = '{THEIRS}') execute function refuse()"
+        ))
+        .await;
+    let dialer = world.dialer("node-2");
+    assert_eq!(dialer.reconcile(after(41)).await.unwrap(), Found { placed: 1, ..Found::default() });
+    let statuses =
+        async || -> Vec<String> { world.attempts().await.into_iter().map(|(status, ..)| status).collect() };
+    assert_eq!(statuses().await, ["dialing", "placed"]);
+    world.run("drop trigger refuse on call_attempts").await;
+    assert_eq!(dialer.reconcile(after(61)).await.unwrap(), Found { placed: 1, ..Found::default() });
+    assert_eq!(statuses().await, ["placed", "placed"]);
+}
+
+#[tokio::test]
+async fn a_call_of_a_try_that_is_not_on_record_any_more_does_not_hide_the_one_that_is_looked_for() {
+    let world = World::new().await;
+    world.enqueue(THEIRS).await;
+    assert_eq!(world.step("node-1", noon()).await, Step::Asked);
+    // As with a campaign that is deleted, the record of the call stays.
+    world.run("delete from call_queue").await;
+    world.enqueue(THEIRS).await;
+    world.carrier.will([Behaviour::LoseAnswer]);
+    assert_eq!(world.step("node-1", after(10)).await, Step::Asked);
+    let dialer = world.dialer("node-2");
+    assert_eq!(dialer.reconcile(after(41)).await.unwrap(), Found { placed: 1, ..Found::default() });
+    let second = world.carrier.calls()[1].sid.clone();
+    assert_eq!(world.attempts().await, [("placed".into(), None, Some(second))]);
+}
+
+#[tokio::test]
+async fn a_try_whose_call_is_on_record_and_that_does_not_say_so_is_given_that_call_and_not_made_again() {
+    let world = World::new().await;
+    let row = world.enqueue(THEIRS).await;
+    assert_eq!(world.step("node-1", noon()).await, Step::Asked);
+    // What follows from the record could not be written.
+    world.run("update call_attempts set status = 'dialing', call_sid = null, placed_at = null").await;
+    world.carrier.set_clock(after(20));
+    world.carrier.add_foreign(THEIRS, OWN);
+    let dialer = world.dialer("node-2");
+    assert_eq!(dialer.reconcile(after(41)).await.unwrap(), Found { placed: 1, ..Found::default() });
+    assert_eq!(dialer.reconcile(after(91)).await.unwrap(), Found::default());
+    let own = world.carrier.calls()[0].sid.clone();
+    assert_eq!(world.attempts().await, [("placed".into(), None, Some(own))]);
+    assert_eq!((world.row(row).await.status.as_str(), world.carrier.requests()), ("processing", 1));
+}
+
+#[tokio::test]
 async fn an_error_of_the_carrier_is_never_answered_by_asking_again() {
     let world = World::new().await;
     world.enqueue(THEIRS).await;

@@ -1,6 +1,7 @@
 //! What is asked inside the transaction that takes a try.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use serde_json::json;
 use uuid::Uuid;
@@ -301,7 +302,7 @@ async fn a_row_that_rang_when_its_campaign_was_completed_is_not_left_open() {
     };
     callback::record(&world.store, &event, after(30)).await.unwrap();
     assert_eq!(world.row(row).await.status, "queued");
-    campaigns::complete_over(&world.store, after(31)).await.unwrap();
+    campaigns::fail_left_over(&world.store, Duration::from_secs(60)).await.unwrap();
     let queued = world.row(row).await;
     assert_eq!(
         (queued.status.as_str(), queued.error.as_str()),

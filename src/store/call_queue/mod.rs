@@ -5,6 +5,7 @@
 mod attempts;
 mod enqueue;
 mod fail;
+mod of_campaign;
 mod schedule;
 
 use jiff::Timestamp;
@@ -20,6 +21,7 @@ pub use self::attempts::{Attempt, attempts};
 pub(in crate::store) use self::enqueue::add_leads;
 pub use self::enqueue::{EnqueueError, Enqueued, LeadFilter, Skip, Skipped, enqueue, enqueue_matching};
 pub(in crate::store) use self::fail::fail;
+pub(in crate::store) use self::of_campaign::{fail_some, left_over, limit_attempts, reconsider_campaign};
 pub use self::schedule::{NewCall, ScheduleError, schedule};
 
 /// What `last_error` says of a row that was taken back.
@@ -222,31 +224,7 @@ pub async fn retry(store: &Store, organization: OrganizationId, id: Uuid) -> Res
     Ok(row)
 }
 
-/// Lets rows of a campaign that wait for its hours be looked at again; a delay after a try stays.
-///
-/// A row that is being claimed is left to whoever claims it: that one waits for the campaign's row, which is locked here,
-/// and then sees what is new. Waiting for each other would be a deadlock.
-pub(in crate::store) async fn reconsider_campaign(
-    connection: &mut PgConnection,
-    campaign: Uuid,
-) -> sqlx::Result<()> {
-    let waiting = sqlx::query_scalar!(
-        r#"
-        select id
-        from call_queue
-        where campaign_id = $1
-          and status = 'queued'
-          and next_retry_at > now()
-        for update skip locked
-        "#,
-        campaign,
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    reconsider(connection, &waiting).await
-}
-
-/// The same for the rows by which campaigns want to reach a lead.
+/// Lets rows by which campaigns want to reach a lead, and that wait for its hours, be looked at again; a delay after a try stays.
 pub(in crate::store) async fn reconsider_lead(connection: &mut PgConnection, lead: i64) -> sqlx::Result<()> {
     let waiting = sqlx::query_scalar!(
         r#"
@@ -318,73 +296,6 @@ async fn reconsider(connection: &mut PgConnection, rows: &[Uuid]) -> sqlx::Resul
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// Has rows that are open follow a campaign whose number of tries was changed; a row that was given another stays.
-pub(in crate::store) async fn limit_attempts(
-    connection: &mut PgConnection,
-    campaign: Uuid,
-    before: i32,
-    now: i32,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        r#"
-        update call_queue
-        set max_attempts = $3,
-            updated_at = now()
-        where id in (
-            select id
-            from call_queue
-            where campaign_id = $1
-              and max_attempts = $2
-              and status in ('queued', 'processing')
-            for update skip locked
-        )
-        "#,
-        campaign,
-        before,
-        now,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Fails what waits to be called by campaigns that are over. What is being claimed fails there, by the same rule.
-pub(in crate::store) async fn fail_campaigns(
-    connection: &mut PgConnection,
-    campaigns: &[Uuid],
-) -> sqlx::Result<()> {
-    let waiting = sqlx::query_scalar!(
-        r#"
-        select id
-        from call_queue
-        where campaign_id = any($1) and status = 'queued'
-        for update skip locked
-        "#,
-        campaigns,
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    fail(connection, &waiting, &Refusal::CampaignOver.to_string(), None).await?;
-    Ok(())
-}
-
-/// Fails what came back from a call into the queue after its campaign was over, of all organisations, and says how many rows
-/// that were.
-pub(in crate::store) async fn fail_left_over(connection: &mut PgConnection) -> sqlx::Result<u64> {
-    let left_over = sqlx::query_scalar!(
-        r#"
-        select q.id
-        from call_queue q
-        join campaigns c on c.id = q.campaign_id
-        where q.status = 'queued' and c.status = 'completed'
-        for update of q skip locked
-        "#,
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    fail(connection, &left_over, &Refusal::CampaignOver.to_string(), None).await
 }
 
 /// Fails what waits to be called at this number, and says how many rows that were.

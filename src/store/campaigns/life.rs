@@ -1,8 +1,11 @@
 //! How a campaign begins to call, stops for a while, and ends.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use sqlx::PgConnection;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::ids::OrganizationId;
@@ -11,7 +14,13 @@ use crate::outreach::window::earliest_day;
 use crate::store::campaigns::{Campaign, CampaignError, lock, one};
 use crate::store::{Store, call_queue};
 
+/// How long somebody who completes a campaign waits for its rows to fail: some ten thousands do in that time.
+const FAIL_WITHIN: Duration = Duration::from_secs(2);
+
 /// Does what is wanted of a campaign. Every claim reads the status, so it is obeyed from the next one on.
+///
+/// What waits to be called by a campaign that is completed fails afterwards, for two seconds at most; [`fail_left_over`] does
+/// the rest, and so does completing the campaign once more.
 pub async fn step(
     store: &Store,
     organization: OrganizationId,
@@ -21,14 +30,23 @@ pub async fn step(
     let mut transaction = store.pool.begin().await?;
     let campaign = lock(&mut transaction, organization, id).await?;
     let status = campaign.status.after(command)?;
-    if status == campaign.status {
-        return Ok(campaign);
+    let campaign = if status == campaign.status {
+        campaign
+    } else {
+        if status == CampaignStatus::Active {
+            check_ready(&mut transaction, organization, &campaign).await?;
+        }
+        write_status(&mut transaction, id, status).await?;
+        one(&mut transaction, organization, id).await?.ok_or(CampaignError::NotFound)?
+    };
+    transaction.commit().await?;
+    if status == CampaignStatus::Completed {
+        fail_rows(store, vec![id], FAIL_WITHIN).await;
     }
-    match status {
-        CampaignStatus::Active => check_ready(&mut transaction, organization, &campaign).await?,
-        CampaignStatus::Completed => call_queue::fail_campaigns(&mut transaction, &[id]).await?,
-        CampaignStatus::Draft | CampaignStatus::Paused => {}
-    }
+    Ok(campaign)
+}
+
+async fn write_status(connection: &mut PgConnection, id: Uuid, status: CampaignStatus) -> sqlx::Result<()> {
     sqlx::query!(
         r#"
         update campaigns
@@ -40,11 +58,9 @@ pub async fn step(
         id,
         status.as_str(),
     )
-    .execute(&mut *transaction)
+    .execute(connection)
     .await?;
-    let campaign = one(&mut transaction, organization, id).await?.ok_or(CampaignError::NotFound)?;
-    transaction.commit().await?;
-    Ok(campaign)
+    Ok(())
 }
 
 /// Refuses what could not call anybody.
@@ -104,27 +120,60 @@ pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> Re
     Ok(())
 }
 
-/// Completes the campaigns whose last day is over everywhere, of all organisations, and says how many that were. Rows whose
-/// calls went on when their campaign was completed, and that would be tried again, fail.
+/// Completes the campaigns whose last day is over everywhere, of all organisations, and says how many that were. What waits
+/// to be called by them is left to [`fail_left_over`].
+///
+/// A campaign that somebody holds right now is left for the next time: it keeps none of the others from its end.
 pub async fn complete_over(store: &Store, now: Timestamp) -> sqlx::Result<u64> {
-    let mut transaction = store.pool.begin().await?;
-    let over = sqlx::query_scalar!(
+    let over = sqlx::query!(
         r#"
         update campaigns
         set status = 'completed',
             completed_at = now(),
             updated_at = now()
-        where status in ('active', 'paused') and end_date < $1
-        returning id
+        where id in (
+            select id
+            from campaigns
+            where status in ('active', 'paused') and end_date < $1
+            for no key update skip locked
+        )
         "#,
         earliest_day(now).to_sqlx() as _,
     )
-    .fetch_all(&mut *transaction)
+    .execute(&store.pool)
     .await?;
-    if !over.is_empty() {
-        call_queue::fail_campaigns(&mut transaction, &over).await?;
+    Ok(over.rows_affected())
+}
+
+/// Fails what waits to be called by campaigns that are completed, of all organisations, for as long at most; the next time it
+/// goes on. False: there is more of it. Among them are rows whose calls went on when their campaign was completed, and that
+/// would be tried again.
+pub async fn fail_left_over(store: &Store, within: Duration) -> sqlx::Result<bool> {
+    let campaigns = call_queue::left_over(store).await?;
+    Ok(fail_rows(store, campaigns, within).await)
+}
+
+/// Fails what waits to be called by these campaigns, which are completed, until there is no more of it or the time is up: a
+/// batch of each in its turn, so that a large one does not keep the others waiting, nor one that fails. False: there is more.
+async fn fail_rows(store: &Store, mut campaigns: Vec<Uuid>, within: Duration) -> bool {
+    let begun = Instant::now();
+    let mut is_done = true;
+    while !campaigns.is_empty() {
+        let mut have_more = Vec::new();
+        for campaign in campaigns {
+            if begun.elapsed() >= within {
+                return false;
+            }
+            match call_queue::fail_some(store, campaign).await {
+                Ok(true) => have_more.push(campaign),
+                Ok(false) => {}
+                Err(error) => {
+                    is_done = false;
+                    tracing::warn!(%campaign, %error, "calls of a campaign that is over are failed later");
+                }
+            }
+        }
+        campaigns = have_more;
     }
-    call_queue::fail_left_over(&mut transaction).await?;
-    transaction.commit().await?;
-    Ok(over.len() as u64)
+    is_done
 }

@@ -19,7 +19,7 @@ use crate::outreach::retry::{Outcome, VoicemailPolicy, stored_delays};
 use crate::outreach::window::{TimeOfDay, Weekdays, Window};
 use crate::store::{Store, call_queue, decoded, storable, storable_json};
 
-pub use self::life::{complete_over, delete, step};
+pub use self::life::{complete_over, delete, fail_left_over, step};
 pub use self::stats::{Stats, stats};
 
 /// A campaign with its counters, which always equal what the records of its calls say.
@@ -194,7 +194,9 @@ pub async fn create(
 
 /// Changes a campaign that is not completed. What `change` refuses stays as it was.
 ///
-/// Calls that wait for other hours than the campaign now has are looked at again at once.
+/// Calls that wait for other hours than the campaign now has are looked at again at once, and tries that are left follow the
+/// campaign's, unless a row was given more: both some rows at a time, after the campaign itself is written. What fails then
+/// leaves the campaign changed.
 pub async fn edit<E: From<CampaignError>>(
     store: &Store,
     organization: OrganizationId,
@@ -207,11 +209,17 @@ pub async fn edit<E: From<CampaignError>>(
     if campaign.status == CampaignStatus::Completed {
         return Err(CampaignError::Step(StepError::Completed).into());
     }
-    let mut settings = campaign.settings;
+    let before = campaign.settings;
+    let mut settings = before.clone();
     change(&mut settings)?;
     let campaign = write(&mut transaction, organization, id, &settings).await?;
-    call_queue::reconsider_campaign(&mut transaction, id).await.map_err(database)?;
     transaction.commit().await.map_err(database)?;
+    if before.max_attempts != settings.max_attempts {
+        call_queue::limit_attempts(store, id, before.max_attempts).await.map_err(database)?;
+    }
+    if before.when_to_call() != settings.when_to_call() {
+        call_queue::reconsider_campaign(store, id).await.map_err(database)?;
+    }
     Ok(campaign)
 }
 
@@ -231,7 +239,7 @@ async fn lock(
     one(connection, organization, id).await?.ok_or(CampaignError::NotFound)
 }
 
-/// Writes all settings. Tries that are left follow the campaign's, unless a row was given more.
+/// Writes all settings.
 async fn write(
     connection: &mut PgConnection,
     organization: OrganizationId,
@@ -239,9 +247,6 @@ async fn write(
     settings: &Settings,
 ) -> Result<Campaign, CampaignError> {
     check_references(connection, organization, settings).await?;
-    let before = sqlx::query_scalar!("select max_attempts from campaigns where id = $1", id)
-        .fetch_one(&mut *connection)
-        .await?;
     sqlx::query!(
         r#"
         update campaigns
@@ -291,9 +296,6 @@ async fn write(
     )
     .execute(&mut *connection)
     .await?;
-    if before != settings.max_attempts {
-        call_queue::limit_attempts(connection, id, before, settings.max_attempts).await?;
-    }
     one(connection, organization, id).await?.ok_or(CampaignError::NotFound)
 }
 
@@ -487,6 +489,11 @@ impl Settings {
             closes: self.time_end,
             weekdays: self.weekdays,
         }
+    }
+
+    /// All that makes a claim put a row off until a later moment: days and hours, calls of a day, and who is missing to speak.
+    const fn when_to_call(&self) -> (Window, i32, Option<AgentId>) {
+        (self.window(), self.max_attempts_per_day, self.agent_id)
     }
 
     /// What a campaign is that says no more than its name; the table says the same.

@@ -107,7 +107,10 @@ pub(super) fn all(truth: &Truth) -> Vec<Check> {
         check(
             "no frame of the caller was lost",
             session.is_some_and(|session| lost_ms(truth, session.received_audio_ms) < 100.0),
-            format!("{session:?}"),
+            format!(
+                "{:.0} ms of the caller did not reach the model",
+                lost_ms(truth, session.map_or(0.0, |session| session.received_audio_ms))
+            ),
         ),
     ]
 }
@@ -143,9 +146,10 @@ fn said_goodbye(truth: &Truth) -> bool {
     truth.stream().is_some_and(|stream| stream.unheard_bytes == 0)
 }
 
-/// Caller audio that was sent and did not reach the model; what was said into the closing socket does not count.
+/// Caller audio that did not reach the model, of what was sent before the mark at the end of the goodbye: nobody listens to what
+/// is said into the closing socket, however long it takes to close.
 fn lost_ms(truth: &Truth, received_ms: f64) -> f64 {
-    truth.stream().map_or(f64::INFINITY, |stream| stream.frames_sent as f64 * 20.0 - received_ms)
+    truth.stream().map_or(f64::INFINITY, |stream| stream.frames_before_last_event as f64 * 20.0 - received_ms)
 }
 
 impl Truth {

@@ -71,6 +71,8 @@ pub struct StreamReport {
     pub ended_by: StreamEnd,
     /// Frames of caller audio that were sent.
     pub frames_sent: u64,
+    /// Those of them that were sent before the last mark or key: a bridge that has read that one has read them.
+    pub frames_before_last_event: u64,
     /// Frames that were thrown away because the bridge did not read (warning 31930).
     pub frames_discarded: u64,
     /// Bytes of audio that arrived and could be played.

@@ -342,7 +342,8 @@ impl Live<'_> {
                     complain(self.line.violations, "31930: the bridge does not read".into());
                 }
                 // The connection is gone; the reader says so.
-                (Ok(()), false) | (Err(TrySendError::Closed(_)), _) => {}
+                (Ok(()), false) => self.report.frames_before_last_event = self.report.frames_sent,
+                (Err(TrySendError::Closed(_)), _) => {}
             }
         }
     }

@@ -72,7 +72,7 @@ async fn put_once(
     fact: Fact<'_>,
     at_any_price: bool,
 ) -> sqlx::Result<Recorded> {
-    let mut transaction = store.pool().begin().await?;
+    let mut transaction = store.begin().await?;
     calls::lock(&mut transaction, call_sid).await?;
     let recorded = match fact {
         Fact::Event { change, .. } => calls::append(&mut transaction, change.clone()).await?,

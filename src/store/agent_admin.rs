@@ -115,9 +115,9 @@ pub async fn list(
         r#"select count(*) as "count!" from agents where organization_id = $1"#,
         organization.0
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
-    let mut connection = store.pool.acquire().await?;
+    let mut connection = store.connection().await?;
     Ok((select(&mut connection, organization, None, limit, offset).await?, total.unsigned_abs()))
 }
 
@@ -127,7 +127,7 @@ pub async fn agent(
     organization: OrganizationId,
     id: Uuid,
 ) -> sqlx::Result<Option<AgentRecord>> {
-    let mut connection = store.pool.acquire().await?;
+    let mut connection = store.connection().await?;
     Ok(select(&mut connection, organization, Some(id), 1, 0).await?.pop())
 }
 
@@ -198,7 +198,7 @@ pub async fn create(
     fields: &AgentFields,
 ) -> sqlx::Result<Option<AgentRecord>> {
     let id = Uuid::now_v7();
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     sqlx::query!(
         "insert into agents (id, organization_id, name, instructions) values ($1, $2, '', '')",
         id,
@@ -219,7 +219,7 @@ pub async fn update<E: From<sqlx::Error>>(
     id: Uuid,
     change: impl FnOnce(&mut AgentFields) -> Result<(), E>,
 ) -> Result<Option<AgentRecord>, E> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     if !lock(&mut transaction, organization, id).await? {
         return Ok(None);
     }
@@ -235,7 +235,7 @@ pub async fn update<E: From<sqlx::Error>>(
 
 /// Removes an agent, and its calls with it. An agent that speaks with somebody, or is about to call people, stays.
 pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx::Result<AgentDeleted> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     if !lock(&mut transaction, organization, id).await? {
         return Ok(AgentDeleted::NotFound);
     }
@@ -265,7 +265,7 @@ pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> sq
 }
 
 /// Whether calls go on, are being made or will be made that name it. Whoever adds one waits for the agent's row, which is locked.
-async fn is_calling(transaction: &mut sqlx::PgTransaction<'_>, id: Uuid) -> sqlx::Result<bool> {
+async fn is_calling(transaction: &mut sqlx::PgConnection, id: Uuid) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"
         select exists (select from call_attempts where agent_id = $1 and status <> 'ended')
@@ -275,13 +275,13 @@ async fn is_calling(transaction: &mut sqlx::PgTransaction<'_>, id: Uuid) -> sqlx
         "#,
         id,
     )
-    .fetch_one(&mut **transaction)
+    .fetch_one(&mut *transaction)
     .await
 }
 
 /// Keeps others from changing it, and numbers from being given to it. False: there is no such agent.
 async fn lock(
-    transaction: &mut sqlx::PgTransaction<'_>,
+    transaction: &mut sqlx::PgConnection,
     organization: OrganizationId,
     id: Uuid,
 ) -> sqlx::Result<bool> {
@@ -290,13 +290,13 @@ async fn lock(
         organization.0,
         id,
     )
-    .fetch_optional(&mut **transaction)
+    .fetch_optional(&mut *transaction)
     .await?;
     Ok(found.is_some())
 }
 
 async fn write(
-    transaction: &mut sqlx::PgTransaction<'_>,
+    transaction: &mut sqlx::PgConnection,
     organization: OrganizationId,
     id: Uuid,
     fields: &AgentFields,
@@ -307,7 +307,7 @@ async fn write(
             organization.0,
             id,
         )
-        .execute(&mut **transaction)
+        .execute(&mut *transaction)
         .await?;
     }
     let texts = |texts: &[String]| texts.iter().map(storable).collect::<Vec<_>>();
@@ -364,7 +364,7 @@ async fn write(
         fields.reversible_barge_in,
         fields.opt_out_digit,
     )
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?;
     Ok(())
 }

@@ -199,7 +199,7 @@ pub async fn list(
     limit: u32,
     offset: u64,
 ) -> sqlx::Result<(Vec<AgentCall>, u64)> {
-    let mut connection = store.pool.acquire().await?;
+    let mut connection = store.connection().await?;
     let total = sqlx::query_scalar!(
         r#"
         select count(*) as "total!"
@@ -262,7 +262,7 @@ pub async fn find(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx
         organization.0,
         id,
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(row.map(AgentCall::from))
 }
@@ -306,7 +306,7 @@ pub async fn update(
         text(&patch.interest_level),
         patch.objections.clone().map(storable_json),
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(row.map(AgentCall::from))
 }

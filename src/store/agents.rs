@@ -135,7 +135,7 @@ pub async fn default_agent(store: &Store) -> sqlx::Result<Option<Agent>> {
         where o.slug = 'default' and a.is_default and a.enabled
         "#,
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     let Some(id) = id else { return Ok(None) };
     agent(store, AgentId(id)).await
@@ -164,7 +164,7 @@ pub async fn agent(store: &Store, id: AgentId) -> sqlx::Result<Option<Agent>> {
         "#,
         id.0,
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     row.map(Agent::try_from).transpose()
 }

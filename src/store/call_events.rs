@@ -41,7 +41,7 @@ pub struct CarrierEvent {
 /// Writes the callback down. False: it had been written before, and nothing was changed. A call of which nothing is known
 /// is the default organisation's.
 pub async fn record(store: &Store, event: &CarrierEvent) -> sqlx::Result<bool> {
-    let mut connection = store.pool.acquire().await?;
+    let mut connection = store.connection().await?;
     note(&mut connection, event, Timestamp::now()).await
 }
 

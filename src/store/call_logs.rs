@@ -152,7 +152,7 @@ pub async fn unfinished(store: &Store, limit: i64) -> sqlx::Result<Vec<CallSid>>
         "#,
         limit,
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     rows.into_iter().map(|text| decoded(CallSid::try_from(text))).collect()
 }
@@ -255,7 +255,7 @@ pub async fn list(
     limit: u32,
     offset: u64,
 ) -> sqlx::Result<(Vec<CallLog>, u64)> {
-    let mut connection = store.pool.acquire().await?;
+    let mut connection = store.connection().await?;
     let total = sqlx::query_scalar!(
         r#"
         select count(*) as "total!"
@@ -336,7 +336,7 @@ pub async fn find(
         Uuid::try_parse(id_or_sid).ok(),
         storable(id_or_sid),
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(row.map(CallLog::from))
 }

@@ -70,7 +70,7 @@ pub async fn list(
     limit: u32,
     offset: u64,
 ) -> sqlx::Result<(Vec<CallRecord>, u64)> {
-    let mut connection = store.pool.acquire().await?;
+    let mut connection = store.connection().await?;
     let total = sqlx::query_scalar!(
         r#"
         select count(*) as "total!"
@@ -144,7 +144,7 @@ pub async fn find(
         Uuid::try_parse(id_or_sid).ok(),
         storable(id_or_sid),
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     row.map(CallRecord::try_from).transpose()
 }
@@ -192,7 +192,7 @@ pub async fn by_call_sid(store: &Store, call_sid: &CallSid) -> sqlx::Result<Opti
         "#,
         call_sid.as_str(),
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     row.map(CallRecord::try_from).transpose()
 }
@@ -200,7 +200,7 @@ pub async fn by_call_sid(store: &Store, call_sid: &CallSid) -> sqlx::Result<Opti
 /// Whose call this is, once anything is known of it.
 pub async fn organization_of(store: &Store, call_sid: &CallSid) -> sqlx::Result<Option<OrganizationId>> {
     let id = sqlx::query_scalar!("select organization_of_call($1)", call_sid.as_str())
-        .fetch_one(&store.pool)
+        .fetch_one(&mut *store.connection().await?)
         .await?;
     Ok(id.map(OrganizationId))
 }

@@ -128,7 +128,7 @@ pub async fn whereabouts(
         organization.0,
         call_sid.as_str(),
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
     Ok(match row.is_ours {
         Some(true) if row.is_live && row.with_people || row.with_team => Whereabouts::WithPeople,
@@ -170,7 +170,7 @@ pub async fn live_calls(
         i64::from(limit),
         i64::try_from(offset).unwrap_or(i64::MAX),
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     let total = rows.first().map_or(0, |row| row.total.unsigned_abs());
     let calls = rows.into_iter().map(|row| {
@@ -213,7 +213,7 @@ pub async fn want(
         storable_json(payload),
         CHANNEL,
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await
 }
 
@@ -238,7 +238,7 @@ pub async fn take_oneself(
         storable_json(payload),
         node,
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await
 }
 
@@ -278,7 +278,7 @@ pub async fn take(store: &Store, node: &str, calls: &[(CallSid, FencingToken)]) 
         &call_sids,
         &tokens,
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     rows.into_iter()
         .map(|row| {
@@ -301,7 +301,7 @@ pub async fn finish(store: &Store, id: Uuid, result: &CommandResult) -> sqlx::Re
         id,
         sqlx::types::Json(result) as _,
     )
-    .execute(&store.pool)
+    .execute(&mut *store.connection().await?)
     .await?;
     Ok(())
 }
@@ -316,7 +316,7 @@ pub async fn progress(store: &Store, id: Uuid) -> sqlx::Result<Progress> {
         "#,
         id,
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
     Ok(match row.result {
         Some(sqlx::types::Json(result)) => Progress::Done(result),
@@ -338,7 +338,7 @@ pub async fn withdraw(store: &Store, id: Uuid) -> sqlx::Result<bool> {
         id,
         sqlx::types::Json(&result) as _,
     )
-    .execute(&store.pool)
+    .execute(&mut *store.connection().await?)
     .await?;
     Ok(withdrawn.rows_affected() == 1)
 }

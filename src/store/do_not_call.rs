@@ -63,7 +63,7 @@ pub async fn list(
         organization.0,
         number,
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
     let rows = sqlx::query_as!(
         Row,
@@ -80,7 +80,7 @@ pub async fn list(
         i64::from(limit),
         i64::try_from(offset).unwrap_or(i64::MAX),
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     Ok((rows.into_iter().map(Entry::from).collect(), total.unsigned_abs()))
 }
@@ -94,7 +94,7 @@ pub async fn add(
     entries: &[(PhoneNumber, String)],
     source: Source,
 ) -> sqlx::Result<Added> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     let said = Said { source: source.as_str(), call_sid: None, at: None };
     let added = forbid(&mut transaction, organization, entries, said).await?;
     transaction.commit().await?;
@@ -159,7 +159,7 @@ pub async fn remove(store: &Store, organization: OrganizationId, number: &PhoneN
         organization.0,
         number.expose(),
     )
-    .execute(&store.pool)
+    .execute(&mut *store.connection().await?)
     .await?;
     Ok(done.rows_affected() > 0)
 }

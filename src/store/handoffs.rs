@@ -27,7 +27,7 @@ pub async fn last_wish(store: &Store, call_sid: &CallSid) -> sqlx::Result<Option
         "#,
         call_sid.as_str(),
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(row.map(|row| Wish {
         to: row.to,

@@ -220,7 +220,7 @@ pub async fn list(
     limit: u32,
     offset: u64,
 ) -> sqlx::Result<(Vec<Interaction>, u64)> {
-    let mut connection = store.pool.acquire().await?;
+    let mut connection = store.connection().await?;
     let total = sqlx::query_scalar!(
         r#"
         select count(*) as "total!"
@@ -289,7 +289,7 @@ pub async fn find(
         organization.0,
         storable(id),
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(row.map(Interaction::from))
 }
@@ -324,7 +324,7 @@ pub async fn create(
         new.recording_consent,
         new.phone_number.as_ref().map(PhoneNumber::expose),
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(row.map(Interaction::from))
 }

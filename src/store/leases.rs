@@ -164,7 +164,7 @@ pub async fn offer(store: &Store, offer: &Offer<'_>) -> sqlx::Result<Option<Fenc
         offer.to.map(storable),
         &offer.token_sha256,
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(token.map(FencingToken))
 }
@@ -210,7 +210,7 @@ pub async fn claim(store: &Store, token_sha256: &[u8; 32], node: &str) -> sqlx::
         token_sha256,
         node,
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     row.map(|row| row.claimed(asked)).transpose()
 }
@@ -272,7 +272,7 @@ pub async fn claim_unoffered(
         agent.0,
         node,
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     row.map(|row| row.claimed(asked)).transpose()
 }
@@ -345,7 +345,7 @@ pub async fn resume(
         MOST_RESUMED,
         MOST_RESUMED_OR_MOVED,
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(token.map(FencingToken))
 }
@@ -368,7 +368,7 @@ pub async fn hand_over(store: &Store, call_sid: &CallSid, token: FencingToken) -
         call_sid.as_str(),
         token.0,
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(handoffs.map(i32::unsigned_abs))
 }
@@ -398,7 +398,7 @@ pub async fn heartbeat(
         &call_sids,
         &tokens,
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     ours.into_iter()
         .map(|row| Ok((decoded(CallSid::try_from(row.call_sid))?, FencingToken(row.fencing_token))))
@@ -426,7 +426,7 @@ pub async fn set_next_action(
         step.as_str(),
         reason.as_str(),
     )
-    .execute(&store.pool)
+    .execute(&mut *store.connection().await?)
     .await?;
     Ok(updated.rows_affected() == 1)
 }
@@ -447,7 +447,7 @@ pub async fn next_action(store: &Store, call_sid: &CallSid) -> sqlx::Result<Opti
         "#,
         call_sid.as_str(),
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(row.map(|row| AfterStream {
         organization: row.organization_id.into(),
@@ -536,7 +536,7 @@ pub async fn reap(store: &Store, limit: i64) -> sqlx::Result<Vec<Abandoned>> {
         "#,
         limit,
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     rows.into_iter()
         .map(|row| {

@@ -30,8 +30,10 @@ pub mod routing_decisions;
 pub mod schedules;
 pub mod standby;
 pub mod teams;
+pub mod tenancy;
 pub mod transcripts;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
@@ -52,10 +54,12 @@ const IDLE_IN_TRANSACTION_TIMEOUT: &str = "15s";
 /// Longest to wait for a free connection. A caller of the API would rather be told.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The database. Cheap to clone; all clones share one pool of connections.
+/// The database. Cheap to clone; all clones share one pool of connections, and those of a request its transaction.
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: PgPool,
+    /// The request that this is the store of; `None`: the server itself.
+    request: Option<Arc<tenancy::Request>>,
 }
 
 impl Store {
@@ -72,7 +76,7 @@ impl Store {
             .after_release(|connection, _| Box::pin(leave_no_transaction(connection)))
             .connect_with(options)
             .await?;
-        Ok(Self { pool })
+        Ok(Self { pool, request: None })
     }
 
     /// Brings the schema up to date. Several nodes may do so at once; a second time changes nothing.

@@ -15,7 +15,7 @@ pub async fn beat(store: &Store, name: &str, draining: bool) -> sqlx::Result<()>
         name,
         draining,
     )
-    .execute(&store.pool)
+    .execute(&mut *store.connection().await?)
     .await?;
     Ok(())
 }
@@ -32,7 +32,7 @@ pub async fn has_others(store: &Store, name: &str) -> sqlx::Result<bool> {
         "#,
         name,
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
     Ok(found)
 }
@@ -51,7 +51,7 @@ pub async fn has_successor(store: &Store, name: &str) -> sqlx::Result<bool> {
         "#,
         name,
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
     Ok(found)
 }
@@ -59,7 +59,7 @@ pub async fn has_successor(store: &Store, name: &str) -> sqlx::Result<bool> {
 /// This server is about to end, and those that ended without saying so are forgotten after a day.
 pub async fn leave(store: &Store, name: &str) -> sqlx::Result<()> {
     sqlx::query!("delete from nodes where name = $1 or seen_at < now() - interval '1 day'", name)
-        .execute(&store.pool)
+        .execute(&mut *store.connection().await?)
         .await?;
     Ok(())
 }

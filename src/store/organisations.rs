@@ -26,7 +26,7 @@ pub struct Organisation {
 /// The organisation that exists after migration, for everything that names no other.
 pub async fn default_organization(store: &Store) -> sqlx::Result<OrganizationId> {
     let id = sqlx::query_scalar!("select id from organisations where slug = 'default'")
-        .fetch_one(&store.pool)
+        .fetch_one(&mut *store.connection().await?)
         .await?;
     Ok(OrganizationId(id))
 }
@@ -34,7 +34,7 @@ pub async fn default_organization(store: &Store) -> sqlx::Result<OrganizationId>
 /// Organisations by name, and how many there are in all.
 pub async fn list(store: &Store, limit: u32, offset: u64) -> sqlx::Result<(Vec<Organisation>, u64)> {
     let total = sqlx::query_scalar!(r#"select count(*) as "count!" from organisations"#)
-        .fetch_one(&store.pool)
+        .fetch_one(&mut *store.connection().await?)
         .await?;
     let rows = sqlx::query_as!(
         Row,
@@ -48,7 +48,7 @@ pub async fn list(store: &Store, limit: u32, offset: u64) -> sqlx::Result<(Vec<O
         i64::from(limit),
         i64::try_from(offset).unwrap_or(i64::MAX),
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     Ok((rows.into_iter().map(Organisation::from).collect(), total.unsigned_abs()))
 }
@@ -56,7 +56,7 @@ pub async fn list(store: &Store, limit: u32, offset: u64) -> sqlx::Result<(Vec<O
 /// One organisation.
 pub async fn organisation(store: &Store, id: Uuid) -> sqlx::Result<Option<Organisation>> {
     let row = sqlx::query_as!(Row, "select id, slug, name, created_at from organisations where id = $1", id)
-        .fetch_optional(&store.pool)
+        .fetch_optional(&mut *store.connection().await?)
         .await?;
     Ok(row.map(Organisation::from))
 }
@@ -73,7 +73,7 @@ pub async fn create(store: &Store, slug: &str, name: &str) -> sqlx::Result<Organ
         storable(slug),
         storable(name),
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
     Ok(Organisation::from(row))
 }
@@ -91,14 +91,14 @@ pub async fn update(store: &Store, id: Uuid, name: Option<&str>) -> sqlx::Result
         id,
         name.map(storable),
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(row.map(Organisation::from))
 }
 
 /// Removes an organisation that has nothing: what it has would go with it.
 pub async fn delete(store: &Store, id: Uuid) -> sqlx::Result<Deleted> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     // Locked, so that nothing is added to it meanwhile.
     let found = sqlx::query_scalar!("select id from organisations where id = $1 for update", id)
         .fetch_optional(&mut *transaction)
@@ -115,7 +115,7 @@ pub async fn delete(store: &Store, id: Uuid) -> sqlx::Result<Deleted> {
 }
 
 /// Whether any table names it, each of them asked for itself: a test knows them all.
-async fn has_anything(transaction: &mut sqlx::PgTransaction<'_>, id: Uuid) -> sqlx::Result<bool> {
+async fn has_anything(transaction: &mut sqlx::PgConnection, id: Uuid) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"
         select exists (select from agents where organization_id = $1)
@@ -144,7 +144,7 @@ async fn has_anything(transaction: &mut sqlx::PgTransaction<'_>, id: Uuid) -> sq
         "#,
         id,
     )
-    .fetch_one(&mut **transaction)
+    .fetch_one(&mut *transaction)
     .await
 }
 

@@ -85,7 +85,7 @@ pub async fn by_number(store: &Store, number: &PhoneNumber) -> sqlx::Result<Opti
         "select id, organization_id, agent_id from phone_numbers where number = $1",
         number.expose(),
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await
 }
 
@@ -95,7 +95,7 @@ pub async fn route(store: &Store, id: PhoneNumberId) -> sqlx::Result<Option<Numb
         "select id, organization_id, agent_id, schedule_id, team_id from phone_numbers where id = $1",
         id.0,
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(row.map(|row| NumberRoute {
         own: OwnNumber {
@@ -142,7 +142,7 @@ pub async fn add(
         new.schedule,
         new.team,
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
     Ok(row.into())
 }
@@ -158,7 +158,7 @@ pub async fn list(
         r#"select count(*) as "count!" from phone_numbers where organization_id = $1"#,
         organization.0,
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
     let rows = sqlx::query_as!(
         Row,
@@ -174,7 +174,7 @@ pub async fn list(
         i64::from(limit),
         i64::try_from(offset).unwrap_or(i64::MAX),
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     Ok((rows.into_iter().map(Into::into).collect(), total.unsigned_abs()))
 }
@@ -195,7 +195,7 @@ pub async fn phone_number(
         organization.0,
         id,
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(row.map(Into::into))
 }
@@ -227,7 +227,7 @@ pub async fn update(
         patch.team.is_some(),
         patch.team.flatten(),
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(row.map(Into::into))
 }
@@ -246,7 +246,7 @@ pub enum NumberDeleted {
 /// Gives a number up. Calls that came on it stay. One that calls are to show stays, too: people who know it would be called
 /// from another one.
 pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx::Result<NumberDeleted> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     // Whoever names it from now on waits.
     let found = sqlx::query_scalar!(
         "select id from phone_numbers where organization_id = $1 and id = $2 for update",

@@ -33,7 +33,7 @@ pub async fn list(
         r#"select count(*) as "count!" from projects where organization_id = $1"#,
         organization.0
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
     let rows = sqlx::query_as!(
         Row,
@@ -49,7 +49,7 @@ pub async fn list(
         i64::from(limit),
         i64::try_from(offset).unwrap_or(i64::MAX),
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     Ok((rows.into_iter().map(Project::from).collect(), total.unsigned_abs()))
 }
@@ -72,7 +72,7 @@ pub async fn create(
         storable(name),
         storable(description),
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
     Ok(Project::from(row))
 }
@@ -89,7 +89,7 @@ pub async fn project(store: &Store, organization: OrganizationId, id: Uuid) -> s
         organization.0,
         id,
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(row.map(Project::from))
 }
@@ -117,14 +117,14 @@ pub async fn update(
         name.map(storable),
         description.map(storable),
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(row.map(Project::from))
 }
 
 /// Removes a project that no campaign is of. Calls that were made for it stay, and are for none.
 pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx::Result<Deleted> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     // Locked, so that no campaign takes it meanwhile.
     let found = sqlx::query_scalar!(
         "select id from projects where organization_id = $1 and id = $2 for update",

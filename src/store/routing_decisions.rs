@@ -98,7 +98,7 @@ pub async fn decide_once(
         step.as_str(),
         organization.0,
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     // Of another organisation, or none of our words: it does not bind us.
     let first = first.and_then(|row| Some(Decided { to: To::from_word(&row.decision)?, reason: row.reason }));
@@ -129,7 +129,7 @@ async fn insert(
         details,
         at.to_sqlx() as _,
     )
-    .execute(&store.pool)
+    .execute(&mut *store.connection().await?)
     .await?;
     Ok(inserted.rows_affected() == 1)
 }
@@ -151,7 +151,7 @@ pub async fn of_call(
         organization.0,
         call_sid.as_str(),
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     let decisions = rows.into_iter().map(|row| RoutingDecision {
         step: row.step,

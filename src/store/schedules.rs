@@ -131,7 +131,7 @@ pub async fn list(
         r#"select count(*) as "count!" from schedules where organization_id = $1"#,
         organization.0,
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
     Ok((select(store, organization, None, limit, offset).await?, total.unsigned_abs()))
 }
@@ -188,7 +188,7 @@ async fn select(
         i64::from(limit),
         i64::try_from(offset).unwrap_or(i64::MAX),
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     let records = rows.into_iter().map(|row| ScheduleRecord {
         id: row.id,
@@ -205,7 +205,7 @@ async fn select(
 
 /// Adds a schedule with all its hours, or nothing.
 pub async fn create(store: &Store, organization: OrganizationId, new: &NewSchedule) -> sqlx::Result<Uuid> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     let id = sqlx::query_scalar!(
         "insert into schedules (organization_id, name, time_zone, enabled) values ($1, $2, $3, $4) returning id",
         organization.0,
@@ -228,7 +228,7 @@ pub async fn update(
     id: Uuid,
     patch: &SchedulePatch,
 ) -> sqlx::Result<bool> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     // Also the lock that keeps two changes of the hours apart.
     let updated = sqlx::query!(
         r#"
@@ -268,7 +268,7 @@ pub async fn update(
 
 /// Removes a schedule that no number goes by.
 pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx::Result<Deleted> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     // Locked, so that no number takes it meanwhile.
     let found = sqlx::query_scalar!(
         "select id from schedules where organization_id = $1 and id = $2 for update",
@@ -295,7 +295,7 @@ pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> sq
 }
 
 async fn add_spans(
-    transaction: &mut sqlx::PgTransaction<'_>,
+    transaction: &mut sqlx::PgConnection,
     organization: OrganizationId,
     schedule: Uuid,
     spans: &[WeekdayHours],
@@ -315,13 +315,13 @@ async fn add_spans(
         &opens,
         &closes,
     )
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?;
     Ok(())
 }
 
 async fn add_holidays(
-    transaction: &mut sqlx::PgTransaction<'_>,
+    transaction: &mut sqlx::PgConnection,
     organization: OrganizationId,
     schedule: Uuid,
     holidays: &[HolidayHours],
@@ -344,7 +344,7 @@ async fn add_holidays(
         &opens as &[Option<String>],
         &closes as &[Option<String>],
     )
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?;
     Ok(())
 }

@@ -121,7 +121,7 @@ async fn record_once(store: &Store, offer: &LateOffer) -> sqlx::Result<bool> {
         offer.offered_at.to_sqlx() as _,
         offer.claimed_at.map(ToSqlx::to_sqlx) as _,
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(taken.is_some())
 }

@@ -104,7 +104,7 @@ pub async fn ring_group(
         organization.map(|organization| organization.0),
         MOST_AT_ONCE,
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     let Some(ring_timeout_s) = rows.first().map(|row| row.ring_timeout_s) else { return Ok(None) };
     // Somebody who cannot be called does not keep the others from being called.
@@ -126,7 +126,7 @@ pub async fn ring_group(
 /// The telephones of the people an agent puts its callers through to.
 pub async fn ring_group_of_agent(store: &Store, agent: AgentId) -> sqlx::Result<Option<RingGroup>> {
     let team = sqlx::query_scalar!("select team_id from agents where id = $1", agent.0)
-        .fetch_optional(&store.pool)
+        .fetch_optional(&mut *store.connection().await?)
         .await?;
     match team.flatten() {
         Some(team) => ring_group(store, team, None).await,
@@ -145,7 +145,7 @@ pub async fn list(
         r#"select count(*) as "count!" from teams where organization_id = $1"#,
         organization.0
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
     Ok((select(store, organization, None, limit, offset).await?, total.unsigned_abs()))
 }
@@ -187,7 +187,7 @@ async fn select(
         i64::from(limit),
         i64::try_from(offset).unwrap_or(i64::MAX),
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     let teams = rows.into_iter().map(|row| Team {
         id: row.id,
@@ -208,7 +208,7 @@ pub async fn create(
     ring_timeout_s: Option<i32>,
     members: &[NewMember],
 ) -> sqlx::Result<Uuid> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     let id = sqlx::query_scalar!(
         "insert into teams (organization_id, name, ring_timeout_s) values ($1, $2, coalesce($3, 25)) returning id",
         organization.0,
@@ -229,7 +229,7 @@ pub async fn update(
     id: Uuid,
     patch: &TeamPatch,
 ) -> sqlx::Result<bool> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     // Also the lock that keeps two changes of the people apart.
     let updated = sqlx::query!(
         r#"
@@ -262,7 +262,7 @@ pub async fn update(
 
 /// Removes a team that no number and no agent puts callers through to.
 pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx::Result<Deleted> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     // Locked, so that nobody takes it meanwhile.
     let found = sqlx::query_scalar!(
         "select id from teams where organization_id = $1 and id = $2 for update",
@@ -292,7 +292,7 @@ pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> sq
 }
 
 async fn put_members(
-    transaction: &mut sqlx::PgTransaction<'_>,
+    transaction: &mut sqlx::PgConnection,
     organization: OrganizationId,
     team: Uuid,
     members: &[NewMember],
@@ -316,7 +316,7 @@ async fn put_members(
         &numbers,
         &enabled,
     )
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?;
     Ok(())
 }

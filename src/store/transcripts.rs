@@ -220,7 +220,7 @@ async fn write<T: Borrow<Turns> + Sync>(
         Json(rows) as _,
         fence == Fence::ByTime,
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     let unwritten = unwritten.into_iter().map(|row| {
         Ok(Unwritten {
@@ -253,7 +253,7 @@ pub async fn history(
         call_sid.as_str(),
         i64::from(limit),
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     let remembered = rows.into_iter().rev().filter_map(|row| match &*row.role {
         "user" => Some(Remembered::Caller(row.content)),
@@ -291,7 +291,7 @@ pub async fn by_call(
         call_sid.as_str(),
         i64::from(limit),
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     rows.into_iter()
         .map(|row| {

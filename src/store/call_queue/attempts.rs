@@ -84,7 +84,7 @@ pub async fn attempts(
         queue_id,
         campaign_id,
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
     let rows = sqlx::query_as!(
         Row,
@@ -128,7 +128,7 @@ pub async fn attempts(
         i64::from(limit),
         i64::try_from(offset).unwrap_or(i64::MAX),
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     Ok((rows.into_iter().map(Attempt::from).collect(), total.unsigned_abs()))
 }

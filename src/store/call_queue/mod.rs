@@ -154,21 +154,21 @@ pub async fn list(
         filter.campaign_id,
         filter.lead_id,
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
-    let mut connection = store.pool.acquire().await?;
+    let mut connection = store.connection().await?;
     let rows = select(&mut connection, organization, filter, limit, offset).await?;
     Ok((rows, total.unsigned_abs()))
 }
 
 /// One row.
 pub async fn row(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx::Result<Option<QueueRow>> {
-    one(&mut *store.pool.acquire().await?, organization, id).await
+    one(&mut *store.connection().await?, organization, id).await
 }
 
 /// Takes a row back. Twice is as good as once.
 pub async fn cancel(store: &Store, organization: OrganizationId, id: Uuid) -> Result<QueueRow, ChangeError> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     let state = lock(&mut transaction, organization, id).await?;
     let is_canceled = state.status == "failed" && state.last_error.as_deref() == Some(CANCELED);
     if state.status == "queued" {
@@ -183,7 +183,7 @@ pub async fn cancel(store: &Store, organization: OrganizationId, id: Uuid) -> Re
 
 /// Has a row tried now, also when it was over. The rules still say whether and when it is dialed.
 pub async fn retry(store: &Store, organization: OrganizationId, id: Uuid) -> Result<QueueRow, ChangeError> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     let state = lock(&mut transaction, organization, id).await?;
     if state.status == "processing" {
         return Err(ChangeError::GoingOn);

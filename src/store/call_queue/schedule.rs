@@ -87,7 +87,7 @@ pub async fn schedule(
     organization: OrganizationId,
     new: &NewCall,
 ) -> Result<QueueRow, ScheduleError> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     let interaction = new.interaction_id.as_deref().map(storable);
     let named = match &interaction {
         Some(interaction) => take_interaction(&mut transaction, organization, interaction).await?,

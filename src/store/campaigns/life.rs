@@ -27,7 +27,7 @@ pub async fn step(
     id: Uuid,
     command: Command,
 ) -> Result<Campaign, CampaignError> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     let campaign = lock(&mut transaction, organization, id).await?;
     let status = campaign.status.after(command)?;
     let campaign = if status == campaign.status {
@@ -97,7 +97,7 @@ async fn check_ready(
 
 /// Deletes a campaign with its queue; the records of its calls stay, and belong to no campaign then.
 pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> Result<(), CampaignError> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     let campaign = lock(&mut transaction, organization, id).await?;
     if campaign.status == CampaignStatus::Active {
         return Err(CampaignError::Active);
@@ -140,7 +140,7 @@ pub async fn complete_over(store: &Store, now: Timestamp) -> sqlx::Result<u64> {
         "#,
         earliest_day(now).to_sqlx() as _,
     )
-    .execute(&store.pool)
+    .execute(&mut *store.connection().await?)
     .await?;
     Ok(over.rows_affected())
 }

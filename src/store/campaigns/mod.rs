@@ -157,9 +157,9 @@ pub async fn list(
         organization.0,
         status.map(CampaignStatus::as_str),
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
-    let mut connection = store.pool.acquire().await?;
+    let mut connection = store.connection().await?;
     let campaigns = select(&mut connection, organization, None, status, limit, offset).await?;
     Ok((campaigns, total.unsigned_abs()))
 }
@@ -170,7 +170,7 @@ pub async fn campaign(
     organization: OrganizationId,
     id: Uuid,
 ) -> sqlx::Result<Option<Campaign>> {
-    one(&mut *store.pool.acquire().await?, organization, id).await
+    one(&mut *store.connection().await?, organization, id).await
 }
 
 /// Creates a draft.
@@ -179,7 +179,7 @@ pub async fn create(
     organization: OrganizationId,
     settings: &Settings,
 ) -> Result<Campaign, CampaignError> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     let id = sqlx::query_scalar!(
         "insert into campaigns (organization_id, name) values ($1, $2) returning id",
         organization.0,
@@ -204,7 +204,7 @@ pub async fn edit<E: From<CampaignError>>(
     change: impl FnOnce(&mut Settings) -> Result<(), E>,
 ) -> Result<Campaign, E> {
     let database = |error: sqlx::Error| E::from(CampaignError::Database(error));
-    let mut transaction = store.pool.begin().await.map_err(database)?;
+    let mut transaction = store.begin().await.map_err(database)?;
     let campaign = lock(&mut transaction, organization, id).await?;
     if campaign.status == CampaignStatus::Completed {
         return Err(CampaignError::Step(StepError::Completed).into());

@@ -49,7 +49,7 @@ pub async fn stats(store: &Store, organization: OrganizationId, id: Uuid) -> sql
         "#,
         id,
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     let failures = sqlx::query!(
         r#"
@@ -63,7 +63,7 @@ pub async fn stats(store: &Store, organization: OrganizationId, id: Uuid) -> sql
         id,
         MOST_REASONS,
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     let attempts = sqlx::query!(
         r#"
@@ -74,7 +74,7 @@ pub async fn stats(store: &Store, organization: OrganizationId, id: Uuid) -> sql
         "#,
         id,
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     let next = queue.iter().find(|row| row.status == "queued").and_then(|row| row.next);
     let mut counts: BTreeMap<String, u64> =

@@ -62,7 +62,7 @@ pub async fn by_id(store: &Store, id: Uuid) -> sqlx::Result<Option<Attempt>> {
         "#,
         id,
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     row.map(Attempt::try_from).transpose()
 }
@@ -155,7 +155,7 @@ pub async fn undo(
         storable(why),
         now.to_sqlx() as _,
     )
-    .execute(&store.pool)
+    .execute(&mut *store.connection().await?)
     .await?;
     Ok(undone.rows_affected() == 1)
 }
@@ -163,7 +163,7 @@ pub async fn undo(
 /// The carrier refused for good: neither the try nor its row nor the interaction it is for is left open. False: something has
 /// become known of it since, and nothing was changed.
 pub async fn refuse(store: &Store, attempt: Uuid, why: &str, now: Timestamp) -> sqlx::Result<bool> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     let row = sqlx::query_scalar!(
         r#"
         update call_attempts
@@ -192,7 +192,7 @@ pub async fn refuse(store: &Store, attempt: Uuid, why: &str, now: Timestamp) -> 
 /// fifth time in a row. False: something has become known of it since,
 /// and nothing was changed.
 pub async fn not_placed(store: &Store, attempt: Uuid, why: &str, now: Timestamp) -> sqlx::Result<bool> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     let row = sqlx::query!(
         r#"
         select q.id as "queue_id", q.max_attempts, c.retry_delays_s as "retry_delays_s?", c.voicemail_policy as "voicemail_policy?",
@@ -311,7 +311,7 @@ pub async fn unanswered(store: &Store, now: Timestamp, limit: i64) -> sqlx::Resu
         ANSWERED_WITHIN,
         LOOK_EVERY,
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     rows.into_iter().map(Attempt::try_from).collect()
 }
@@ -365,7 +365,7 @@ pub async fn unended(store: &Store, now: Timestamp, limit: i64) -> sqlx::Result<
         limit,
         SILENT_FOR,
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     rows.into_iter()
         .filter_map(|row| {
@@ -387,7 +387,7 @@ pub async fn known_of(store: &Store, calls: &[CallSid]) -> sqlx::Result<Vec<Call
         r#"select call_sid as "call_sid!" from call_attempts where call_sid = any($1)"#,
         &calls,
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     known.into_iter().map(|call_sid| decoded(CallSid::try_from(call_sid))).collect()
 }
@@ -404,7 +404,7 @@ pub async fn briefing(store: &Store, call_sid: &CallSid) -> sqlx::Result<Option<
         "#,
         call_sid.as_str(),
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     Ok(row.map(|row| {
         let messages = [row.row_message, row.campaign_message];

@@ -121,7 +121,7 @@ pub async fn claim(
     now: Option<Timestamp>,
     limits: &Limits,
 ) -> sqlx::Result<Turn> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     let mut turn = Turn { claim: Claim::Nothing, lacking: Vec::new(), going_on: None };
     turn.claim = turn.take(&mut transaction, account, node, now, limits).await?;
     transaction.commit().await?;
@@ -140,7 +140,7 @@ pub async fn slow_down(store: &Store, account: &str, until: Timestamp) -> sqlx::
         account,
         until.to_sqlx() as _,
     )
-    .execute(&store.pool)
+    .execute(&mut *store.connection().await?)
     .await?;
     Ok(())
 }

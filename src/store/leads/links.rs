@@ -109,7 +109,7 @@ async fn try_link(
         id,
         call_sid.as_str(),
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     row.map(Lead::try_from).transpose()
 }
@@ -135,7 +135,7 @@ async fn why_not_linked(
         id,
         call_sid.as_str(),
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
     Ok(if !facts.lead_exists {
         Some(LinkError::LeadNotFound)
@@ -162,7 +162,7 @@ pub async fn unlink_call(store: &Store, organization: OrganizationId, id: i64) -
         organization.0,
         id,
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     row.map(Lead::try_from).transpose()
 }
@@ -200,7 +200,7 @@ pub async fn link_by_phone(
         organization.0,
         call_sid.as_str(),
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
     if let Some(lead) = known.linked {
         return Ok(LinkOutcome::AlreadyLinked { lead });
@@ -270,7 +270,7 @@ async fn link_number(
         number.expose(),
         call_sid.as_str(),
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     let Some(row) = row else { return Ok(LinkOutcome::NoLead) };
     let before = stored_call_sid(row.before)?;

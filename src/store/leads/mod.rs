@@ -104,7 +104,7 @@ pub async fn list(
         r#"select count(*) as "count!" from leads where organization_id = $1"#,
         organization.0
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
     let rows = sqlx::query_as!(
         Row,
@@ -120,7 +120,7 @@ pub async fn list(
         i64::from(limit),
         i64::try_from(offset).unwrap_or(i64::MAX),
     )
-    .fetch_all(&store.pool)
+    .fetch_all(&mut *store.connection().await?)
     .await?;
     let leads = rows.into_iter().map(Lead::try_from).collect::<sqlx::Result<_>>()?;
     Ok((leads, total.unsigned_abs()))
@@ -138,7 +138,7 @@ pub async fn lead(store: &Store, organization: OrganizationId, id: i64) -> sqlx:
         organization.0,
         id,
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     row.map(Lead::try_from).transpose()
 }
@@ -159,7 +159,7 @@ pub async fn by_call_sid(
         organization.0,
         call_sid.as_str(),
     )
-    .fetch_optional(&store.pool)
+    .fetch_optional(&mut *store.connection().await?)
     .await?;
     row.map(Lead::try_from).transpose()
 }
@@ -182,7 +182,7 @@ pub async fn create(store: &Store, organization: OrganizationId, new: &NewLead) 
         new.score,
         new.time_zone,
     )
-    .fetch_one(&store.pool)
+    .fetch_one(&mut *store.connection().await?)
     .await?;
     Lead::try_from(row)
 }
@@ -194,7 +194,7 @@ pub async fn update(
     id: i64,
     patch: &LeadPatch,
 ) -> sqlx::Result<Option<Lead>> {
-    let mut transaction = store.pool.begin().await?;
+    let mut transaction = store.begin().await?;
     if let Some(phone) = &patch.phone {
         call_queue::follow_lead(&mut transaction, organization, id, phone).await?;
     }

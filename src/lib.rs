@@ -11,6 +11,7 @@ pub mod wire;
 pub mod call;
 pub mod outreach;
 pub mod routing;
+pub mod keys;
 pub mod simulate;
 pub mod store;
 pub mod clients;

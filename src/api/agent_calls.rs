@@ -1,20 +1,19 @@
 //! Calls that people took over from an agent: what happened, and what people make of it.
 
-use axum::extract::State;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::api::Api;
+use crate::api::auth::Caller;
 use crate::api::body::present;
 use crate::api::error::{ApiError, Failures};
 use crate::api::extract::{
     Json, Listing, PageQuery, Pagination, Path, Query, Success, check_lengths, one_of,
 };
+use crate::api::routes::Routes;
 use crate::store::agent_calls::{self, AgentCall, HandoffFilter, HandoffPatch};
 
 const STATUSES: [&str; 7] = ["ringing", "connected", "completed", "no_answer", "busy", "failed", "canceled"];
@@ -25,8 +24,8 @@ const NOTES: usize = 20_000;
 const OBJECTIONS: usize = 100;
 
 /// Routes of handoffs.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list_agent_calls)).routes(routes!(agent_call, update_agent_call))
+pub fn router() -> Routes {
+    Routes::new().read(routes!(list_agent_calls)).read(routes!(agent_call)).review(routes!(update_agent_call))
 }
 
 /// Which handoffs are wanted.
@@ -78,10 +77,9 @@ pub struct UpdateAgentCall {
 #[utoipa::path(
     get, path = "/api/agent-calls", tag = "calls", params(HandoffQuery, PageQuery),
     responses((status = 200, description = "Part of the list", body = Listing<AgentCall>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn list_agent_calls(
-    State(api): State<Api>,
+    caller: Caller,
     Query(query): Query<HandoffQuery>,
     Query(page): Query<PageQuery>,
 ) -> Result<Listing<AgentCall>, ApiError> {
@@ -89,8 +87,10 @@ async fn list_agent_calls(
     let HandoffQuery { lead_id, campaign_id, parent_call_sid, status } = query;
     one_of("status", status.as_deref(), &STATUSES)?;
     let filter = HandoffFilter { lead_id, campaign_id, parent_call_sid, status };
-    let (data, total) =
-        agent_calls::list(&api.store, api.organization().await?, &filter, limit, offset).await?;
+    let (data, total) = agent_calls::list(&caller.store, caller.organization, &filter, limit, offset).await?;
+    for row in &data {
+        caller.does_in_call("agent_call.read", row.id, Some(&row.parent_call_sid));
+    }
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
@@ -98,10 +98,9 @@ async fn list_agent_calls(
 #[utoipa::path(
     get, path = "/api/agent-calls/{id}", tag = "calls", params(("id" = Uuid, Path, description = "The handoff")),
     responses((status = 200, description = "The handoff as it is now", body = Success<AgentCall>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn agent_call(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Success<AgentCall>, ApiError> {
-    found(agent_calls::find(&api.store, api.organization().await?, id).await?)
+async fn agent_call(caller: Caller, Path(id): Path<Uuid>) -> Result<Success<AgentCall>, ApiError> {
+    found(&caller, "agent_call.read", agent_calls::find(&caller.store, caller.organization, id).await?)
 }
 
 /// Writes down what a person made of the call.
@@ -109,19 +108,25 @@ async fn agent_call(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Succ
     patch, path = "/api/agent-calls/{id}", tag = "calls", params(("id" = Uuid, Path, description = "The handoff")),
     request_body = UpdateAgentCall,
     responses((status = 200, description = "The handoff as it is now", body = Success<AgentCall>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn update_agent_call(
-    State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<Uuid>,
     Json(body): Json<UpdateAgentCall>,
 ) -> Result<Success<AgentCall>, ApiError> {
     let patch = body.checked()?;
-    found(agent_calls::update(&api.store, api.organization().await?, id, &patch).await?)
+    let changed = agent_calls::update(&caller.store, caller.organization, id, &patch).await?;
+    found(&caller, "agent_call.changed", changed)
 }
 
-fn found(handoff: Option<AgentCall>) -> Result<Success<AgentCall>, ApiError> {
-    handoff.map(Success::new).ok_or_else(|| ApiError::not_found("there is no such handoff"))
+fn found(
+    caller: &Caller,
+    action: &'static str,
+    handoff: Option<AgentCall>,
+) -> Result<Success<AgentCall>, ApiError> {
+    let row = handoff.ok_or_else(|| ApiError::not_found("there is no such handoff"))?;
+    caller.does_in_call(action, row.id, Some(&row.parent_call_sid));
+    Ok(Success::new(row))
 }
 
 impl UpdateAgentCall {

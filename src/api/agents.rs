@@ -7,15 +7,16 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::Api;
+use crate::api::auth::Caller;
 use crate::api::body::{Problems, present};
 use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
 use crate::api::inbound::agent_changed;
+use crate::api::routes::Routes;
 use crate::audio::AudioFormat;
 use crate::bridge::http_tools;
 use crate::call::tools::built_in;
@@ -33,12 +34,12 @@ const MOST_TOOLS: usize = 128;
 const TOOL_NAME: usize = 64;
 
 /// Routes of agents.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list_agents, create_agent)).routes(routes!(
-        agent,
-        update_agent,
-        delete_agent
-    ))
+pub fn router() -> Routes {
+    Routes::new()
+        .read(routes!(list_agents))
+        .admin(routes!(create_agent))
+        .read(routes!(agent))
+        .admin(routes!(update_agent, delete_agent))
 }
 
 /// What to say of an agent. A member that is absent stays as it is, or of a new agent is as the server has it; `null`
@@ -156,14 +157,13 @@ pub struct EditHeader {
 #[utoipa::path(
     get, path = "/api/agents", tag = "agents", params(PageQuery),
     responses((status = 200, description = "Part of the list", body = Listing<AgentRecord>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn list_agents(
-    State(api): State<Api>,
+    caller: Caller,
     Query(page): Query<PageQuery>,
 ) -> Result<Listing<AgentRecord>, ApiError> {
     let PageQuery { limit, offset } = page.checked()?;
-    let (data, total) = agent_admin::list(&api.store, api.organization().await?, limit, offset).await?;
+    let (data, total) = agent_admin::list(&caller.store, caller.organization, limit, offset).await?;
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
@@ -171,10 +171,10 @@ async fn list_agents(
 #[utoipa::path(
     post, path = "/api/agents", tag = "agents", request_body = EditAgent,
     responses((status = 201, description = "The new agent", body = Success<AgentRecord>, headers(("Location" = String, description = "The agent"))), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn create_agent(
     State(api): State<Api>,
+    caller: Caller,
     Json(body): Json<EditAgent>,
 ) -> Result<impl IntoResponse, ApiError> {
     let mut problems = Problems::default();
@@ -186,8 +186,8 @@ async fn create_agent(
     problems.none()?;
     let mut fields = unconfigured();
     body.apply(&mut fields)?;
-    let record =
-        agent_admin::create(&api.store, api.organization().await?, &fields).await?.ok_or_else(gone)?;
+    let record = agent_admin::create(&caller.store, caller.organization, &fields).await?.ok_or_else(gone)?;
+    caller.keep().await?;
     agent_changed(&api, record.id).await;
     let location = format!("/api/agents/{}", record.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Success::new(record)))
@@ -197,10 +197,9 @@ async fn create_agent(
 #[utoipa::path(
     get, path = "/api/agents/{id}", tag = "agents", params(("id" = Uuid, Path, description = "The agent")),
     responses((status = 200, description = "The agent as it is now", body = Success<AgentRecord>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn agent(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Success<AgentRecord>, ApiError> {
-    found(agent_admin::agent(&api.store, api.organization().await?, id).await?)
+async fn agent(caller: Caller, Path(id): Path<Uuid>) -> Result<Success<AgentRecord>, ApiError> {
+    found(agent_admin::agent(&caller.store, caller.organization, id).await?)
 }
 
 /// Changes what the body names. The next call goes by it.
@@ -208,16 +207,17 @@ async fn agent(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Success<A
     patch, path = "/api/agents/{id}", tag = "agents", params(("id" = Uuid, Path, description = "The agent")),
     request_body = EditAgent,
     responses((status = 200, description = "The agent as it is now", body = Success<AgentRecord>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn update_agent(
     State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<Uuid>,
     Json(body): Json<EditAgent>,
 ) -> Result<Success<AgentRecord>, ApiError> {
     let edited =
-        agent_admin::update(&api.store, api.organization().await?, id, |fields| body.apply(fields)).await?;
+        agent_admin::update(&caller.store, caller.organization, id, |fields| body.apply(fields)).await?;
     if edited.is_some() {
+        caller.keep().await?;
         agent_changed(&api, id).await;
     }
     found(edited)
@@ -231,11 +231,15 @@ async fn update_agent(
         (status = 409, description = "It is the default agent, answers numbers, or has calls", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn delete_agent(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<StatusCode, ApiError> {
-    match agent_admin::delete(&api.store, api.organization().await?, id).await? {
+async fn delete_agent(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+) -> Result<StatusCode, ApiError> {
+    match agent_admin::delete(&caller.store, caller.organization, id).await? {
         AgentDeleted::Done => {
+            caller.keep().await?;
             agent_changed(&api, id).await;
             Ok(StatusCode::NO_CONTENT)
         }

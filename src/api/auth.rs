@@ -1,36 +1,168 @@
-//! Who may ask: the API key.
+//! Who asks, what they may, and what they have seen: a key makes a [`Caller`], whose request is one transaction as the key's
+//! organisation.
 
-use axum::extract::{Request, State};
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use uuid::Uuid;
 
 use crate::api::Api;
 use crate::api::error::ApiError;
+use crate::api::layers::RequestId;
+use crate::ids::OrganizationId;
+use crate::keys::{KeyPrint, Scope};
+use crate::store::audit::{self, Actor, Deed};
+use crate::store::{Store, api_keys, organisations};
 
 /// Header that holds a key, for clients that cannot send `Authorization`.
 const API_KEY: &str = "x-api-key";
+/// Header by which the administrator says for which organisation he asks: its slug or id.
+const ORGANIZATION: &str = "x-organization";
+/// The administrator, in records.
+const ADMINISTRATOR: &str = "administrator";
 
-/// Lets a request through that shows the key.
-pub async fn require_key(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let known = api.settings.admin_key.expose_secret();
-    match shown_key(request.headers()) {
-        Some(shown) if is_same(shown, known) => next.run(request).await,
-        _ => ApiError::unauthorized().into_response(),
+/// Who asks.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The records as the caller's organisation sees them. What is done is kept when the request has been answered well.
+    pub store: Store,
+    /// The caller's organisation, or the one that the administrator asks for.
+    pub organization: OrganizationId,
+    actor: Actor,
+    /// `None`: the administrator of the server.
+    scopes: Option<Arc<[Scope]>>,
+    request: Uuid,
+    deeds: Arc<Mutex<Vec<Deed>>>,
+}
+
+impl Caller {
+    /// Whether the caller may do what this scope is needed for.
+    #[must_use]
+    pub fn may(&self, needed: Scope) -> bool {
+        self.scopes.as_ref().is_none_or(|scopes| scopes.iter().any(|scope| scope.includes(needed)))
+    }
+
+    /// Whether it is the administrator of the server, who sees all organisations.
+    #[must_use]
+    pub const fn is_administrator(&self) -> bool {
+        self.scopes.is_none()
+    }
+
+    /// Who asks, for records that people read.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.actor.name
+    }
+
+    /// Something is done that is of no conversation: a kind of thing and a verb, and an id. It is on record once the request
+    /// has been answered well.
+    pub fn does(&self, action: &'static str, subject: impl Display) {
+        self.note(Deed::to(action, subject));
+    }
+
+    /// The same of the conversation of a call.
+    pub fn does_in_call(&self, action: &'static str, subject: impl Display, call_sid: Option<&str>) {
+        self.note(Deed::in_call(action, subject, call_sid));
+    }
+
+    /// Keeps what was done so far; what follows is another transaction. For handlers that wait for somebody else.
+    pub async fn keep(&self) -> sqlx::Result<()> {
+        let deeds = std::mem::take(&mut *self.deeds.lock().unwrap_or_else(PoisonError::into_inner));
+        audit::note(&self.store, self.organization, &self.actor, self.request, &deeds).await?;
+        self.store.finish().await
+    }
+
+    fn note(&self, deed: Deed) {
+        self.deeds.lock().unwrap_or_else(PoisonError::into_inner).push(deed);
+    }
+
+    /// Keeps what a request did that was answered well, and undoes what another did.
+    async fn conclude(&self, response: Response) -> Response {
+        if response.status().is_success() {
+            return match self.keep().await {
+                Ok(()) => response,
+                Err(error) => ApiError::from(error).into_response(),
+            };
+        }
+        if let Err(error) = self.store.undo().await {
+            // The connection is gone, and the transaction with it.
+            tracing::debug!(%error, "a transaction could not be undone");
+        }
+        response
     }
 }
 
-/// As [`require_key`], unless the numbers may be read by everybody who can reach us.
-pub async fn require_key_for_metrics(State(api): State<Api>, request: Request, next: Next) -> Response {
-    if api.settings.open_metrics {
-        return next.run(request).await;
+impl FromRequestParts<Api> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, ApiError> {
+        // Only a route that was registered as open is asked by nobody.
+        parts.extensions.get::<Self>().cloned().ok_or_else(ApiError::unauthorized)
     }
-    require_key(State(api), request, next).await
 }
 
+/// Lets a request through that shows a key that holds, as its caller and in a transaction of its own.
+pub async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let id = request.extensions().get::<RequestId>().map_or_else(Uuid::now_v7, |id| id.0);
+    let caller = match caller(&api, request.headers(), id).await {
+        Ok(caller) => caller,
+        Err(error) => return error.into_response(),
+    };
+    request.extensions_mut().insert(caller.clone());
+    let response = next.run(request).await;
+    caller.conclude(response).await
+}
+
+async fn caller(api: &Api, headers: &HeaderMap, request: Uuid) -> Result<Caller, ApiError> {
+    let shown = shown_key(headers).ok_or_else(ApiError::unauthorized)?;
+    let (organization, actor, scopes) = if is_same(shown, api.settings.admin_key.expose_secret()) {
+        let actor = Actor { key: None, name: ADMINISTRATOR.to_owned() };
+        (organization_asked_for(api, headers).await?, actor, None)
+    } else {
+        let print = KeyPrint::of(shown).ok_or_else(ApiError::unauthorized)?;
+        let key = api_keys::shown(&api.store, &print).await?.ok_or_else(ApiError::unauthorized)?;
+        api.limits.take(key.id, key.requests_per_minute).map_err(ApiError::too_many_requests)?;
+        if headers.contains_key(ORGANIZATION)
+            && organization_asked_for(api, headers).await.ok() != Some(key.organization)
+        {
+            return Err(ApiError::forbidden_by_scope(ADMINISTRATOR));
+        }
+        let name = format!("{} ({})", key.name, print.prefix);
+        (key.organization, Actor { key: Some(key.id), name }, Some(key.scopes.into()))
+    };
+    let store = api.store.of_organization(organization);
+    Ok(Caller { store, organization, actor, scopes, request, deeds: Arc::default() })
+}
+
+/// The organisation that the administrator names, or the default one.
+async fn organization_asked_for(api: &Api, headers: &HeaderMap) -> Result<OrganizationId, ApiError> {
+    let Some(asked_for) = headers.get(ORGANIZATION) else { return Ok(api.default_organization().await?) };
+    let unknown = || {
+        ApiError::bad_request(
+            "unknown_organization",
+            "X-Organization must be the slug or id of an organisation; GET /api/organisations lists them",
+        )
+    };
+    let asked_for = asked_for.to_str().map_err(|_| unknown())?;
+    organisations::by_slug_or_id(&api.store, asked_for).await?.ok_or_else(unknown)
+}
+
+/// Refuses whoever does not show the key of the administrator.
+pub fn require_administrator(api: &Api, headers: &HeaderMap) -> Result<(), ApiError> {
+    match shown_key(headers) {
+        Some(shown) if is_same(shown, api.settings.admin_key.expose_secret()) => Ok(()),
+        Some(shown) if KeyPrint::of(shown).is_some() => Err(ApiError::forbidden_by_scope(ADMINISTRATOR)),
+        _ => Err(ApiError::unauthorized()),
+    }
+}
 fn shown_key(headers: &HeaderMap) -> Option<&str> {
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
         let (scheme, key) = value.split_once(' ')?;

@@ -1,24 +1,23 @@
 //! Calls as those who sell by telephone count them.
 
-use axum::extract::State;
 use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::IntoParams;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::api::Api;
+use crate::api::auth::Caller;
 use crate::api::error::{ApiError, Failures};
 use crate::api::extract::{Listing, PageQuery, Pagination, Path, Query, Success, one_of};
+use crate::api::routes::Routes;
 use crate::store::call_logs::{self, CallLog, LogFilter};
 
 const DIRECTIONS: [&str; 2] = ["outbound", "inbound"];
 const STATUSES: [&str; 6] = ["initiated", "ringing", "connected", "transferred", "completed", "failed"];
 
 /// Routes of call logs.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list_call_logs)).routes(routes!(call_log))
+pub fn router() -> Routes {
+    Routes::new().read(routes!(list_call_logs)).read(routes!(call_log))
 }
 
 /// Which calls are wanted.
@@ -48,10 +47,9 @@ struct LogQuery {
 #[utoipa::path(
     get, path = "/api/call-logs", tag = "calls", params(LogQuery, PageQuery),
     responses((status = 200, description = "Part of the list", body = Listing<CallLog>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn list_call_logs(
-    State(api): State<Api>,
+    caller: Caller,
     Query(query): Query<LogQuery>,
     Query(page): Query<PageQuery>,
 ) -> Result<Listing<CallLog>, ApiError> {
@@ -60,8 +58,10 @@ async fn list_call_logs(
     one_of("direction", direction.as_deref(), &DIRECTIONS)?;
     one_of("status", status.as_deref(), &STATUSES)?;
     let filter = LogFilter { lead_id, campaign_id, agent_id, direction, status, from, to };
-    let (data, total) =
-        call_logs::list(&api.store, api.organization().await?, &filter, limit, offset).await?;
+    let (data, total) = call_logs::list(&caller.store, caller.organization, &filter, limit, offset).await?;
+    for row in &data {
+        caller.does_in_call("call_log.read", row.id, Some(&row.call_sid));
+    }
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
@@ -70,9 +70,10 @@ async fn list_call_logs(
     get, path = "/api/call-logs/{id}", tag = "calls",
     params(("id" = String, Path, description = "Our id of the row, or the carrier's of the call")),
     responses((status = 200, description = "The call as it is now", body = Success<CallLog>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn call_log(State(api): State<Api>, Path(id): Path<String>) -> Result<Success<CallLog>, ApiError> {
-    let found = call_logs::find(&api.store, api.organization().await?, &id).await?;
-    found.map(Success::new).ok_or_else(|| ApiError::not_found("there is no such call"))
+async fn call_log(caller: Caller, Path(id): Path<String>) -> Result<Success<CallLog>, ApiError> {
+    let found = call_logs::find(&caller.store, caller.organization, &id).await?;
+    let row = found.ok_or_else(|| ApiError::not_found("there is no such call"))?;
+    caller.does_in_call("call_log.read", row.id, Some(&row.call_sid));
+    Ok(Success::new(row))
 }

@@ -4,21 +4,21 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use jiff::Timestamp;
 use tokio::time::timeout;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::Api;
 use crate::api::attempts::{self, OfAttempt};
 use crate::api::error::{self, ApiError, Failures};
 use crate::api::extract::Query;
+use crate::api::routes::Routes;
 use crate::api::webhook::Webhook;
 use crate::api::without_database::{WITHIN, keep_callback};
 use crate::ids::{CallSid, OrganizationId};
 use crate::lifecycle::callback;
 
 /// Routes of callbacks.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(call_status))
+pub fn router() -> Routes {
+    Routes::new().signed(routes!(call_status))
 }
 
 /// How a call is doing. The same callback twice is one record.

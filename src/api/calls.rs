@@ -1,24 +1,24 @@
 //! Calls: what happened in each, and the report at its end.
 
-use axum::extract::State;
 use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::IntoParams;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::api::Api;
+use crate::api::auth::Caller;
 use crate::api::error::{ApiError, Failures};
 use crate::api::extract::{Listing, PageQuery, Pagination, Path, Query, Success, one_of};
+use crate::api::routes::Routes;
+use crate::ids::CallSid;
 use crate::store::calls::{self, CallFilter, CallRecord};
 
 const STATUSES: [&str; 3] = ["live", "completed", "failed"];
 const ROUTING_STATUSES: [&str; 4] = ["transferred_to_team", "team_no_answer", "direct_to_agent", "completed"];
 
 /// Routes of calls.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list_calls)).routes(routes!(call))
+pub fn router() -> Routes {
+    Routes::new().read(routes!(list_calls)).read(routes!(call))
 }
 
 /// Which calls are wanted.
@@ -46,10 +46,9 @@ struct CallQuery {
 #[utoipa::path(
     get, path = "/api/calls", tag = "calls", params(CallQuery, PageQuery),
     responses((status = 200, description = "Part of the list", body = Listing<CallRecord>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn list_calls(
-    State(api): State<Api>,
+    caller: Caller,
     Query(query): Query<CallQuery>,
     Query(page): Query<PageQuery>,
 ) -> Result<Listing<CallRecord>, ApiError> {
@@ -58,7 +57,10 @@ async fn list_calls(
     one_of("status", status.as_deref(), &STATUSES)?;
     one_of("routing_status", routing_status.as_deref(), &ROUTING_STATUSES)?;
     let filter = CallFilter { agent_id, phone_number_id, from, to, status, routing_status };
-    let (data, total) = calls::list(&api.store, api.organization().await?, &filter, limit, offset).await?;
+    let (data, total) = calls::list(&caller.store, caller.organization, &filter, limit, offset).await?;
+    for row in &data {
+        caller.does_in_call("call.read", row.id, row.call_sid.as_ref().map(CallSid::as_str));
+    }
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
@@ -67,9 +69,10 @@ async fn list_calls(
     get, path = "/api/calls/{callSid}", tag = "calls",
     params(("callSid" = String, Path, description = "The carrier's id of the call, or ours", example = "CA00000000000000000000000000000001")),
     responses((status = 200, description = "The call as it is now", body = Success<CallRecord>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn call(State(api): State<Api>, Path(call): Path<String>) -> Result<Success<CallRecord>, ApiError> {
-    let found = calls::find(&api.store, api.organization().await?, &call).await?;
-    found.map(Success::new).ok_or_else(|| ApiError::not_found("there is no such call"))
+async fn call(caller: Caller, Path(call): Path<String>) -> Result<Success<CallRecord>, ApiError> {
+    let found = calls::find(&caller.store, caller.organization, &call).await?;
+    let row = found.ok_or_else(|| ApiError::not_found("there is no such call"))?;
+    caller.does_in_call("call.read", row.id, row.call_sid.as_ref().map(CallSid::as_str));
+    Ok(Success::new(row))
 }

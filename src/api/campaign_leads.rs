@@ -3,21 +3,22 @@
 use std::collections::HashSet;
 
 use axum::body::Bytes;
+use axum::extract::DefaultBodyLimit;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
 use axum::http::HeaderMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::UtoipaMethodRouterExt as _;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::api::Api;
+use crate::api::auth::Caller;
 use crate::api::body::{EMAIL, NAME, NOTES};
 use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{Json, Path, Query, Success};
 use crate::api::leads::STATUS;
+use crate::api::routes::Routes;
 use crate::api::upload::{BadRow, BadRows, Column, Fields, MOST_BYTES, Table, ValueClass};
 use crate::ids::PhoneNumber;
 use crate::outreach::window::zone;
@@ -38,10 +39,9 @@ const COLUMNS: [Column; 7] = [
 const BATCH: usize = 250;
 
 /// Routes of the leads of campaigns.
-pub fn router() -> OpenApiRouter<Api> {
-    let upload =
-        OpenApiRouter::new().routes(routes!(upload_campaign_leads)).layer(DefaultBodyLimit::max(MOST_BYTES));
-    OpenApiRouter::new().routes(routes!(enqueue_campaign_leads)).merge(upload)
+pub fn router() -> Routes {
+    let upload = routes!(upload_campaign_leads).layer(DefaultBodyLimit::max(MOST_BYTES));
+    Routes::new().operate(routes!(enqueue_campaign_leads)).operate(upload)
 }
 
 /// Whom to call: either of the two.
@@ -113,18 +113,17 @@ pub struct LeadsImported {
         (status = 409, description = "`campaign_completed`", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn enqueue_campaign_leads(
-    State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<Uuid>,
     Json(body): Json<EnqueueLeads>,
 ) -> Result<Success<Enqueued>, ApiError> {
-    let organization = api.organization().await?;
+    let organization = caller.organization;
     let report = match (body.lead_ids, body.filter) {
-        (Some(leads), None) => call_queue::enqueue(&api.store, organization, id, &leads).await?,
+        (Some(leads), None) => call_queue::enqueue(&caller.store, organization, id, &leads).await?,
         (None, Some(filter)) => {
-            call_queue::enqueue_matching(&api.store, organization, id, &filter.into()).await?
+            call_queue::enqueue_matching(&caller.store, organization, id, &filter.into()).await?
         }
         _ => return Err(ApiError::invalid("say whom to call: either `lead_ids` or `filter`")),
     };
@@ -142,10 +141,9 @@ async fn enqueue_campaign_leads(
         (status = 409, description = "`campaign_completed`", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn upload_campaign_leads(
-    State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<Uuid>,
     Query(query): Query<UploadQuery>,
     headers: HeaderMap,
@@ -156,7 +154,7 @@ async fn upload_campaign_leads(
         .map_err(|error| ApiError::bad_request("invalid_query", format!("time_zone: {error}")))?
         .and_then(|zone| zone.iana_name().map(str::to_owned));
     let mut table = Table::open(&headers, body, &COLUMNS)?;
-    let organization = api.organization().await?;
+    let organization = caller.organization;
     let mut report = LeadsImported::default();
     let mut seen = HashSet::new();
     let mut is_more = true;
@@ -173,7 +171,7 @@ async fn upload_campaign_leads(
                 Err(row) => report.bad.add(row),
             }
         }
-        let imported = leads::import(&api.store, organization, id, &batch).await?;
+        let imported = leads::import(&caller.store, organization, id, &batch).await?;
         report.created += imported.created;
         report.found += imported.found;
         report.enqueued.add(imported.enqueued);

@@ -1,36 +1,37 @@
 //! Many leads called with one aim.
 
-use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use utoipa::IntoParams;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::api::Api;
+use crate::api::auth::Caller;
 use crate::api::campaign_settings::CampaignBody;
 use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
 use crate::api::queue::known_status;
+use crate::api::routes::Routes;
 use crate::ids::OrganizationId;
 use crate::outreach::campaign::{CampaignStatus, Command};
 use crate::store::call_queue::{self, Attempt, Filter, QueueRow};
 use crate::store::campaigns::{self, Campaign, CampaignError, Settings, Stats};
 
 /// Routes of campaigns; their leads have a file of their own.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(list_campaigns, create_campaign))
-        .routes(routes!(campaign, update_campaign, delete_campaign))
-        .routes(routes!(activate_campaign))
-        .routes(routes!(pause_campaign))
-        .routes(routes!(resume_campaign))
-        .routes(routes!(complete_campaign))
-        .routes(routes!(campaign_stats))
-        .routes(routes!(campaign_queue))
-        .routes(routes!(campaign_attempts))
+pub fn router() -> Routes {
+    Routes::new()
+        .read(routes!(list_campaigns))
+        .operate(routes!(create_campaign))
+        .read(routes!(campaign))
+        .operate(routes!(update_campaign, delete_campaign))
+        .operate(routes!(activate_campaign))
+        .operate(routes!(pause_campaign))
+        .operate(routes!(resume_campaign))
+        .operate(routes!(complete_campaign))
+        .read(routes!(campaign_stats))
+        .read(routes!(campaign_queue))
+        .read(routes!(campaign_attempts))
 }
 
 /// Which campaigns are wanted.
@@ -53,16 +54,15 @@ pub struct CampaignQueueQuery {
 #[utoipa::path(
     get, path = "/api/campaigns", tag = "campaigns", params(PageQuery, CampaignQuery),
     responses((status = 200, description = "Part of the list", body = Listing<Campaign>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn list_campaigns(
-    State(api): State<Api>,
+    caller: Caller,
     Query(page): Query<PageQuery>,
     Query(query): Query<CampaignQuery>,
 ) -> Result<Listing<Campaign>, ApiError> {
     let PageQuery { limit, offset } = page.checked()?;
-    let organization = api.organization().await?;
-    let (data, total) = campaigns::list(&api.store, organization, query.status, limit, offset).await?;
+    let organization = caller.organization;
+    let (data, total) = campaigns::list(&caller.store, organization, query.status, limit, offset).await?;
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
@@ -74,15 +74,14 @@ async fn list_campaigns(
         (status = 422, description = "`unknown_reference` or `invalid_value`", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn create_campaign(
-    State(api): State<Api>,
+    caller: Caller,
     Json(body): Json<CampaignBody>,
 ) -> Result<impl IntoResponse, ApiError> {
     let mut settings = Settings::named("");
     body.apply(&mut settings)?;
-    let campaign = campaigns::create(&api.store, api.organization().await?, &settings).await?;
+    let campaign = campaigns::create(&caller.store, caller.organization, &settings).await?;
     let location = format!("/api/campaigns/{}", campaign.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Success::new(campaign)))
 }
@@ -91,10 +90,9 @@ async fn create_campaign(
 #[utoipa::path(
     get, path = "/api/campaigns/{id}", tag = "campaigns", params(("id" = Uuid, Path, description = "The campaign")),
     responses((status = 200, description = "The campaign as it is now", body = Success<Campaign>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn campaign(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Success<Campaign>, ApiError> {
-    let campaign = campaigns::campaign(&api.store, api.organization().await?, id).await?;
+async fn campaign(caller: Caller, Path(id): Path<Uuid>) -> Result<Success<Campaign>, ApiError> {
+    let campaign = campaigns::campaign(&caller.store, caller.organization, id).await?;
     Ok(Success::new(campaign.ok_or(CampaignError::NotFound)?))
 }
 
@@ -108,15 +106,14 @@ async fn campaign(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Succes
         (status = 422, description = "`unknown_reference` or `invalid_value`", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn update_campaign(
-    State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<Uuid>,
     Json(body): Json<CampaignBody>,
 ) -> Result<Success<Campaign>, ApiError> {
-    let organization = api.organization().await?;
-    campaigns::edit(&api.store, organization, id, |settings| body.apply(settings)).await.map(Success::new)
+    let organization = caller.organization;
+    campaigns::edit(&caller.store, organization, id, |settings| body.apply(settings)).await.map(Success::new)
 }
 
 /// Deletes a campaign that does not call, with its queue and tries. The records of its calls stay.
@@ -127,10 +124,9 @@ async fn update_campaign(
         (status = 409, description = "`campaign_active` or `calls_going_on`", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn delete_campaign(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<StatusCode, ApiError> {
-    campaigns::delete(&api.store, api.organization().await?, id).await?;
+async fn delete_campaign(caller: Caller, Path(id): Path<Uuid>) -> Result<StatusCode, ApiError> {
+    campaigns::delete(&caller.store, caller.organization, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -142,13 +138,9 @@ async fn delete_campaign(State(api): State<Api>, Path(id): Path<Uuid>) -> Result
         (status = 409, description = "`campaign_paused`, `campaign_completed`, `campaign_over`, `no_agent` or `no_own_number`", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn activate_campaign(
-    State(api): State<Api>,
-    Path(id): Path<Uuid>,
-) -> Result<Success<Campaign>, ApiError> {
-    step(&api, id, Command::Activate).await
+async fn activate_campaign(caller: Caller, Path(id): Path<Uuid>) -> Result<Success<Campaign>, ApiError> {
+    step(&caller, id, Command::Activate).await
 }
 
 /// Stops calling for now. Calls that are going on end by themselves.
@@ -159,10 +151,9 @@ async fn activate_campaign(
         (status = 409, description = "`campaign_draft` or `campaign_completed`", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn pause_campaign(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Success<Campaign>, ApiError> {
-    step(&api, id, Command::Pause).await
+async fn pause_campaign(caller: Caller, Path(id): Path<Uuid>) -> Result<Success<Campaign>, ApiError> {
+    step(&caller, id, Command::Pause).await
 }
 
 /// Goes on calling.
@@ -173,13 +164,9 @@ async fn pause_campaign(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<
         (status = 409, description = "`campaign_draft`, `campaign_completed`, `campaign_over`, `no_agent` or `no_own_number`", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn resume_campaign(
-    State(api): State<Api>,
-    Path(id): Path<Uuid>,
-) -> Result<Success<Campaign>, ApiError> {
-    step(&api, id, Command::Resume).await
+async fn resume_campaign(caller: Caller, Path(id): Path<Uuid>) -> Result<Success<Campaign>, ApiError> {
+    step(&caller, id, Command::Resume).await
 }
 
 /// Ends the campaign for good; leads that wait are not called. It also ends once its last day is over everywhere.
@@ -190,23 +177,18 @@ async fn resume_campaign(
         (status = 409, description = "`campaign_draft`", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn complete_campaign(
-    State(api): State<Api>,
-    Path(id): Path<Uuid>,
-) -> Result<Success<Campaign>, ApiError> {
-    step(&api, id, Command::Complete).await
+async fn complete_campaign(caller: Caller, Path(id): Path<Uuid>) -> Result<Success<Campaign>, ApiError> {
+    step(&caller, id, Command::Complete).await
 }
 
 /// How far a campaign is.
 #[utoipa::path(
     get, path = "/api/campaigns/{id}/stats", tag = "campaigns", params(("id" = Uuid, Path, description = "The campaign")),
     responses((status = 200, description = "As it is now", body = Success<Stats>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn campaign_stats(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Success<Stats>, ApiError> {
-    let stats = campaigns::stats(&api.store, api.organization().await?, id).await?;
+async fn campaign_stats(caller: Caller, Path(id): Path<Uuid>) -> Result<Success<Stats>, ApiError> {
+    let stats = campaigns::stats(&caller.store, caller.organization, id).await?;
     Ok(Success::new(stats.ok_or(CampaignError::NotFound)?))
 }
 
@@ -215,19 +197,18 @@ async fn campaign_stats(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<
     get, path = "/api/campaigns/{id}/queue", tag = "campaigns",
     params(("id" = Uuid, Path, description = "The campaign"), PageQuery, CampaignQueueQuery),
     responses((status = 200, description = "Part of the list", body = Listing<QueueRow>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn campaign_queue(
-    State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<Uuid>,
     Query(page): Query<PageQuery>,
     Query(query): Query<CampaignQueueQuery>,
 ) -> Result<Listing<QueueRow>, ApiError> {
     let PageQuery { limit, offset } = page.checked()?;
-    let organization = there_is(&api, id).await?;
+    let organization = there_is(&caller, id).await?;
     let status = known_status(query.status)?;
     let filter = Filter { status, campaign_id: Some(id), ..Filter::default() };
-    let (data, total) = call_queue::list(&api.store, organization, &filter, limit, offset).await?;
+    let (data, total) = call_queue::list(&caller.store, organization, &filter, limit, offset).await?;
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
@@ -236,27 +217,27 @@ async fn campaign_queue(
     get, path = "/api/campaigns/{id}/attempts", tag = "campaigns",
     params(("id" = Uuid, Path, description = "The campaign"), PageQuery),
     responses((status = 200, description = "Part of the list", body = Listing<Attempt>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn campaign_attempts(
-    State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<Uuid>,
     Query(page): Query<PageQuery>,
 ) -> Result<Listing<Attempt>, ApiError> {
     let PageQuery { limit, offset } = page.checked()?;
-    let organization = there_is(&api, id).await?;
-    let (data, total) = call_queue::attempts(&api.store, organization, None, Some(id), limit, offset).await?;
+    let organization = there_is(&caller, id).await?;
+    let (data, total) =
+        call_queue::attempts(&caller.store, organization, None, Some(id), limit, offset).await?;
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
-async fn step(api: &Api, id: Uuid, command: Command) -> Result<Success<Campaign>, ApiError> {
-    Ok(Success::new(campaigns::step(&api.store, api.organization().await?, id, command).await?))
+async fn step(caller: &Caller, id: Uuid, command: Command) -> Result<Success<Campaign>, ApiError> {
+    Ok(Success::new(campaigns::step(&caller.store, caller.organization, id, command).await?))
 }
 
 /// An empty list of a campaign that is not there would be believed.
-async fn there_is(api: &Api, id: Uuid) -> Result<OrganizationId, ApiError> {
-    let organization = api.organization().await?;
-    match campaigns::campaign(&api.store, organization, id).await? {
+async fn there_is(caller: &Caller, id: Uuid) -> Result<OrganizationId, ApiError> {
+    let organization = caller.organization;
+    match campaigns::campaign(&caller.store, organization, id).await? {
         Some(_) => Ok(organization),
         None => Err(CampaignError::NotFound.into()),
     }

@@ -3,18 +3,19 @@
 use std::collections::HashSet;
 
 use axum::body::Bytes;
+use axum::extract::DefaultBodyLimit;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::UtoipaMethodRouterExt as _;
 use utoipa_axum::routes;
 
-use crate::api::Api;
+use crate::api::auth::Caller;
 use crate::api::body::{NAME, Problems};
 use crate::api::error::{ApiError, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
+use crate::api::routes::Routes;
 use crate::api::upload::{BadRow, BadRows, Column, Fields, MOST_BYTES, Table, ValueClass};
 use crate::ids::PhoneNumber;
 use crate::store::do_not_call::{self, Added, Entry, Source};
@@ -25,13 +26,13 @@ const COLUMNS: [Column; 2] = [("number", &["phone", "to"]), ("reason", &["note",
 const BATCH: usize = 250;
 
 /// Routes of the list.
-pub fn router() -> OpenApiRouter<Api> {
-    let upload =
-        OpenApiRouter::new().routes(routes!(import_do_not_call)).layer(DefaultBodyLimit::max(MOST_BYTES));
-    OpenApiRouter::new()
-        .routes(routes!(list_do_not_call, add_do_not_call))
-        .routes(routes!(remove_do_not_call))
-        .merge(upload)
+pub fn router() -> Routes {
+    let upload = routes!(import_do_not_call).layer(DefaultBodyLimit::max(MOST_BYTES));
+    Routes::new()
+        .read(routes!(list_do_not_call))
+        .operate(routes!(add_do_not_call))
+        .operate(routes!(remove_do_not_call))
+        .operate(upload)
 }
 
 /// A number that is not to be called.
@@ -74,10 +75,9 @@ pub struct NumbersImported {
 #[utoipa::path(
     get, path = "/api/do-not-call", tag = "do-not-call", params(PageQuery, NumberQuery),
     responses((status = 200, description = "Part of the list", body = Listing<Entry>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn list_do_not_call(
-    State(api): State<Api>,
+    caller: Caller,
     Query(page): Query<PageQuery>,
     Query(query): Query<NumberQuery>,
 ) -> Result<Listing<Entry>, ApiError> {
@@ -85,8 +85,9 @@ async fn list_do_not_call(
     let number = query.number.as_deref().map(PhoneNumber::parse).transpose();
     let number =
         number.map_err(|error| ApiError::bad_request("invalid_query", format!("number: {error}")))?;
-    let organization = api.organization().await?;
-    let (data, total) = do_not_call::list(&api.store, organization, number.as_ref(), limit, offset).await?;
+    let organization = caller.organization;
+    let (data, total) =
+        do_not_call::list(&caller.store, organization, number.as_ref(), limit, offset).await?;
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
@@ -94,18 +95,14 @@ async fn list_do_not_call(
 #[utoipa::path(
     post, path = "/api/do-not-call", tag = "do-not-call", request_body = AddNumber,
     responses((status = 200, description = "What came of it", body = Success<Added>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn add_do_not_call(
-    State(api): State<Api>,
-    Json(body): Json<AddNumber>,
-) -> Result<Success<Added>, ApiError> {
+async fn add_do_not_call(caller: Caller, Json(body): Json<AddNumber>) -> Result<Success<Added>, ApiError> {
     let mut problems = Problems::default();
     problems.length("reason", &body.reason, 0, NAME);
     let Some(number) = problems.number("number", &body.number) else { return Err(problems.into_error()) };
     problems.none()?;
     let entries = [(number, body.reason)];
-    Ok(Success::new(do_not_call::add(&api.store, api.organization().await?, &entries, Source::Api).await?))
+    Ok(Success::new(do_not_call::add(&caller.store, caller.organization, &entries, Source::Api).await?))
 }
 
 /// Takes a number off the list. Calls that failed because of it stay as they are.
@@ -113,15 +110,11 @@ async fn add_do_not_call(
     delete, path = "/api/do-not-call/{number}", tag = "do-not-call",
     params(("number" = String, Path, description = "Telephone with `+` and country code", example = "+14155550123")),
     responses((status = 204, description = "It is off the list"), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn remove_do_not_call(
-    State(api): State<Api>,
-    Path(number): Path<String>,
-) -> Result<StatusCode, ApiError> {
+async fn remove_do_not_call(caller: Caller, Path(number): Path<String>) -> Result<StatusCode, ApiError> {
     let number = PhoneNumber::parse(&number)
         .map_err(|error| ApiError::bad_request("invalid_path", format!("number: {error}")))?;
-    if do_not_call::remove(&api.store, api.organization().await?, &number).await? {
+    if do_not_call::remove(&caller.store, caller.organization, &number).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(ApiError::not_found("the number is not on the do-not-call list"))
@@ -133,15 +126,14 @@ async fn remove_do_not_call(
     post, path = "/api/do-not-call.csv", tag = "do-not-call",
     request_body(content = String, content_type = "text/csv", example = "number,reason\n+14155550123,asked by mail\n"),
     responses((status = 200, description = "What came of each row", body = Success<NumbersImported>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn import_do_not_call(
-    State(api): State<Api>,
+    caller: Caller,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Success<NumbersImported>, ApiError> {
     let mut table = Table::open(&headers, body, &COLUMNS)?;
-    let organization = api.organization().await?;
+    let organization = caller.organization;
     let (mut rows, mut added, mut bad) = (0, Added::default(), BadRows::default());
     let mut seen = HashSet::new();
     let mut is_more = true;
@@ -158,7 +150,7 @@ async fn import_do_not_call(
                 Err(row) => bad.add(row),
             }
         }
-        added.add(do_not_call::add(&api.store, organization, &batch, Source::Import).await?);
+        added.add(do_not_call::add(&caller.store, organization, &batch, Source::Import).await?);
     }
     Ok(Success::new(NumbersImported { rows, added, bad, ignored_columns: table.ignored }))
 }

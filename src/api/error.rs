@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -180,6 +181,25 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, code, message)
     }
 
+    /// A key that is known, and that may not do this.
+    #[must_use]
+    pub fn forbidden_by_scope(needed: &'static str) -> Self {
+        let message = match needed {
+            "administrator" => Cow::from("this needs the key of the server's administrator"),
+            scope => Cow::from(format!("this needs a key with the scope {scope}")),
+        };
+        Self::new(StatusCode::FORBIDDEN, "missing_scope", message).with_details(json!({ "needed": needed }))
+    }
+
+    /// The key has asked too often of late; it may again after so long.
+    #[must_use]
+    pub fn too_many_requests(wait: Duration) -> Self {
+        let seconds = wait.as_secs() + 1;
+        let message = format!("this key asks too often; try again in {seconds} s");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message)
+            .with_details(json!({ "retry_after_s": seconds }))
+    }
+
     /// Path or method exists for others.
     #[must_use]
     pub fn method_not_allowed() -> Self {
@@ -253,6 +273,10 @@ impl IntoResponse for ApiError {
             }
             StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            StatusCode::TOO_MANY_REQUESTS => {
+                let seconds = self.details["retry_after_s"].as_u64().unwrap_or(1);
+                headers.insert(header::RETRY_AFTER, seconds.into());
             }
             _ => {}
         }

@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::IntoParams;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
@@ -16,6 +15,7 @@ use crate::api::Api;
 use crate::api::call_status::note_callback;
 use crate::api::error::{self, ApiError, Failures};
 use crate::api::extract::{Path, Query};
+use crate::api::routes::Routes;
 use crate::api::twilio::{NO_ANSWER, alone, connect, look_up_people, offer_again, within};
 use crate::api::webhook::{Twiml, Webhook};
 use crate::api::without_database::{keep_callback, keep_event};
@@ -36,8 +36,8 @@ use crate::wire::twiml::{self, Dial, Leg};
 const WHISPER: usize = 500;
 
 /// Routes that Twilio asks while people take a call over.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(whisper)).routes(routes!(handoff_ended))
+pub fn router() -> Routes {
+    Routes::new().signed(routes!(whisper)).signed(routes!(handoff_ended))
 }
 
 /// Why people are called.

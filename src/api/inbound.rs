@@ -6,14 +6,15 @@ use std::time::Duration;
 use axum::extract::State;
 use jiff::Timestamp;
 use serde_json::{Map, json};
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::Api;
+use crate::api::auth::Caller;
 use crate::api::call_status::note_callback;
 use crate::api::error::{self, ApiError, Failures};
 use crate::api::extract::{Path, Success};
+use crate::api::routes::Routes;
 use crate::api::twilio::{
     NO_OFFER, NOBODY, connect_agent, dial, health, look_up_people, still_possible, transferred, turn_away,
     within,
@@ -47,13 +48,11 @@ pub(super) struct Line {
 }
 
 /// Routes that answer with TwiML.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(phone_number_incoming)).routes(routes!(phone_number_fallback))
-}
-
-/// Routes of the decision log.
-pub fn keyed_router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(call_routing))
+pub fn router() -> Routes {
+    Routes::new()
+        .signed(routes!(phone_number_incoming))
+        .signed(routes!(phone_number_fallback))
+        .read(routes!(call_routing))
 }
 
 /// A call has come on this number: rings the team in its hours, else connects the number's agent.
@@ -97,13 +96,12 @@ async fn phone_number_fallback(
     get, path = "/api/calls/{callSid}/routing", tag = "routing",
     params(("callSid" = String, Path, description = "The carrier's id of the call")),
     responses((status = 200, description = "What was decided", body = Success<Vec<RoutingDecision>>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn call_routing(
-    State(api): State<Api>,
+    caller: Caller,
     Path(call_sid): Path<CallSid>,
 ) -> Result<Success<Vec<RoutingDecision>>, ApiError> {
-    let decisions = routing_decisions::of_call(&api.store, api.organization().await?, &call_sid).await?;
+    let decisions = routing_decisions::of_call(&caller.store, caller.organization, &call_sid).await?;
     if decisions.is_empty() {
         return Err(ApiError::not_found("nothing was decided of such a call"));
     }

@@ -1,20 +1,19 @@
 //! Calls as a platform around us counts them: it creates an interaction, asks for its call, and reads what came of it.
 
-use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::api::Api;
+use crate::api::auth::Caller;
 use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{
     Json, Listing, PageQuery, Pagination, Path, Query, Success, check_lengths, one_of,
 };
+use crate::api::routes::Routes;
 use crate::ids::{AgentId, PhoneNumber};
 use crate::store::call_queue::{self, NewCall, Priority, ScheduleError};
 use crate::store::interactions::{self, Interaction, InteractionFilter, NewInteraction};
@@ -26,11 +25,12 @@ const ID: usize = 200;
 const MESSAGE: usize = 5_000;
 
 /// Routes of interactions.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(list_interactions, create_interaction))
-        .routes(routes!(interaction))
-        .routes(routes!(dispatch_interaction))
+pub fn router() -> Routes {
+    Routes::new()
+        .read(routes!(list_interactions))
+        .operate(routes!(create_interaction))
+        .read(routes!(interaction))
+        .operate(routes!(dispatch_interaction))
 }
 
 /// Which interactions are wanted.
@@ -112,10 +112,9 @@ struct QueuedCall {
 #[utoipa::path(
     get, path = "/api/interactions", tag = "interactions", params(InteractionQuery, PageQuery),
     responses((status = 200, description = "Part of the list", body = Listing<Interaction>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn list_interactions(
-    State(api): State<Api>,
+    caller: Caller,
     Query(query): Query<InteractionQuery>,
     Query(page): Query<PageQuery>,
 ) -> Result<Listing<Interaction>, ApiError> {
@@ -124,7 +123,10 @@ async fn list_interactions(
     one_of("status", status.as_deref(), &STATUSES)?;
     let filter = InteractionFilter { customer_id, status, from, to };
     let (data, total) =
-        interactions::list(&api.store, api.organization().await?, &filter, limit, offset).await?;
+        interactions::list(&caller.store, caller.organization, &filter, limit, offset).await?;
+    for row in &data {
+        caller.does_in_call("interaction.read", &row.id, row.call_sid.as_deref());
+    }
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
@@ -136,14 +138,13 @@ async fn list_interactions(
         (status = 409, description = "There is one with this id", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn create_interaction(
-    State(api): State<Api>,
+    caller: Caller,
     Json(body): Json<CreateInteraction>,
 ) -> Result<impl IntoResponse, ApiError> {
     let new = body.checked()?;
-    let created = interactions::create(&api.store, api.organization().await?, &new).await?;
+    let created = interactions::create(&caller.store, caller.organization, &new).await?;
     let created = created.ok_or_else(|| {
         ApiError::conflict("interaction_exists", "there is an interaction with this id; choose another one")
     })?;
@@ -156,14 +157,12 @@ async fn create_interaction(
     get, path = "/api/interactions/{id}", tag = "interactions",
     params(("id" = String, Path, description = "The interaction")),
     responses((status = 200, description = "The interaction as it is now", body = Success<Interaction>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn interaction(
-    State(api): State<Api>,
-    Path(id): Path<String>,
-) -> Result<Success<Interaction>, ApiError> {
-    let found = interactions::find(&api.store, api.organization().await?, &id).await?;
-    found.map(Success::new).ok_or_else(unknown)
+async fn interaction(caller: Caller, Path(id): Path<String>) -> Result<Success<Interaction>, ApiError> {
+    let found = interactions::find(&caller.store, caller.organization, &id).await?;
+    let row = found.ok_or_else(unknown)?;
+    caller.does_in_call("interaction.read", &row.id, row.call_sid.as_deref());
+    Ok(Success::new(row))
 }
 
 /// Asks for the call of an interaction: once, for one try, and only as long as it is `INITIATED`. The call changes it, this
@@ -177,15 +176,14 @@ async fn interaction(
         (status = 422, description = "`unknown_lead`, `unknown_agent` or `invalid_value`", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn dispatch_interaction(
-    State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<String>,
     Json(body): Json<DispatchInteraction>,
 ) -> Result<impl IntoResponse, ApiError> {
     let new = body.checked(id.clone())?;
-    let row = call_queue::schedule(&api.store, api.organization().await?, &new).await.map_err(refusal)?;
+    let row = call_queue::schedule(&caller.store, caller.organization, &new).await.map_err(refusal)?;
     Ok((StatusCode::ACCEPTED, Success::new(QueuedCall { interaction_id: id, queue_id: row.id })))
 }
 

@@ -31,6 +31,10 @@ const SAFE_HEADERS: [(HeaderName, &str); 5] = [
     (header::CACHE_CONTROL, "no-store"),
 ];
 
+/// Names a request, in the log, in the answer and in the audit log.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestId(pub Uuid);
+
 /// Puts what every request passes through around the routes, and answers where there is no route.
 pub fn around<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
     router
@@ -43,8 +47,9 @@ pub fn around<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> 
 
 /// Gives the request an id and a span, ends it when it takes too long, and notes how it went. Only the pattern of the
 /// path is logged: paths hold tokens and call SIDs, queries hold telephone numbers.
-async fn observe(request: Request, next: Next) -> Response {
+async fn observe(mut request: Request, next: Next) -> Response {
     let id = Uuid::now_v7();
+    request.extensions_mut().insert(RequestId(id));
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let span = tracing::info_span!("http", method = %request.method(), route, request.id = %id);
     async move {

@@ -1,18 +1,17 @@
 //! People we talk to.
 
-use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::Api;
+use crate::api::auth::Caller;
 use crate::api::body::{NAME, NOTES, Problems, present};
 use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
+use crate::api::routes::Routes;
 use crate::ids::CallSid;
 use crate::store::leads::{self, Lead, LeadPatch, NewLead};
 
@@ -20,11 +19,13 @@ use crate::store::leads::{self, Lead, LeadPatch, NewLead};
 pub(crate) const STATUS: usize = 50;
 
 /// Routes of leads.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(list_leads, create_lead))
-        .routes(routes!(lead, update_lead))
-        .routes(routes!(link_call, unlink_call))
+pub fn router() -> Routes {
+    Routes::new()
+        .read(routes!(list_leads))
+        .operate(routes!(create_lead))
+        .read(routes!(lead))
+        .operate(routes!(update_lead))
+        .operate(routes!(link_call, unlink_call))
 }
 
 /// A person to add.
@@ -99,14 +100,10 @@ pub struct LinkCall {
 #[utoipa::path(
     get, path = "/api/leads", tag = "leads", params(PageQuery),
     responses((status = 200, description = "Part of the list", body = Listing<Lead>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn list_leads(
-    State(api): State<Api>,
-    Query(page): Query<PageQuery>,
-) -> Result<Listing<Lead>, ApiError> {
+async fn list_leads(caller: Caller, Query(page): Query<PageQuery>) -> Result<Listing<Lead>, ApiError> {
     let PageQuery { limit, offset } = page.checked()?;
-    let (data, total) = leads::list(&api.store, api.organization().await?, limit, offset).await?;
+    let (data, total) = leads::list(&caller.store, caller.organization, limit, offset).await?;
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
@@ -114,14 +111,10 @@ async fn list_leads(
 #[utoipa::path(
     post, path = "/api/leads", tag = "leads", request_body = CreateLead,
     responses((status = 201, description = "The new lead", body = Success<Lead>, headers(("Location" = String, description = "The lead"))), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn create_lead(
-    State(api): State<Api>,
-    Json(body): Json<CreateLead>,
-) -> Result<impl IntoResponse, ApiError> {
+async fn create_lead(caller: Caller, Json(body): Json<CreateLead>) -> Result<impl IntoResponse, ApiError> {
     let new = body.checked()?;
-    let lead = leads::create(&api.store, api.organization().await?, &new).await?;
+    let lead = leads::create(&caller.store, caller.organization, &new).await?;
     let location = format!("/api/leads/{}", lead.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Success::new(lead)))
 }
@@ -130,10 +123,9 @@ async fn create_lead(
 #[utoipa::path(
     get, path = "/api/leads/{id}", tag = "leads", params(("id" = i64, Path, description = "The lead")),
     responses((status = 200, description = "The lead as it is now", body = Success<Lead>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn lead(State(api): State<Api>, Path(id): Path<i64>) -> Result<Success<Lead>, ApiError> {
-    found(leads::lead(&api.store, api.organization().await?, id).await?)
+async fn lead(caller: Caller, Path(id): Path<i64>) -> Result<Success<Lead>, ApiError> {
+    found(leads::lead(&caller.store, caller.organization, id).await?)
 }
 
 /// Changes what the body names.
@@ -141,15 +133,14 @@ async fn lead(State(api): State<Api>, Path(id): Path<i64>) -> Result<Success<Lea
     patch, path = "/api/leads/{id}", tag = "leads", params(("id" = i64, Path, description = "The lead")),
     request_body = UpdateLead,
     responses((status = 200, description = "The lead as it is now", body = Success<Lead>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn update_lead(
-    State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<i64>,
     Json(body): Json<UpdateLead>,
 ) -> Result<Success<Lead>, ApiError> {
     let patch = body.checked()?;
-    found(leads::update(&api.store, api.organization().await?, id, &patch).await?)
+    found(leads::update(&caller.store, caller.organization, id, &patch).await?)
 }
 
 /// Links a lead to a call. A call belongs to at most one lead.
@@ -161,17 +152,17 @@ async fn update_lead(
         (status = 409, description = "The call belongs to another lead, or the lead is in another live call", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn link_call(
-    State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<i64>,
     Json(body): Json<LinkCall>,
 ) -> Result<Success<Lead>, ApiError> {
     let call_sid =
         CallSid::parse(&body.call_sid).map_err(|error| ApiError::invalid(format!("call_sid: {error}")))?;
-    let organization = api.organization().await?;
-    Ok(Success::new(leads::link_call(&api.store, organization, id, &call_sid).await?))
+    let linked = leads::link_call(&caller.store, caller.organization, id, &call_sid).await?;
+    caller.does_in_call("lead.linked", id, Some(call_sid.as_str()));
+    Ok(Success::new(linked))
 }
 
 /// Takes the call off a lead. Twice is as good as once.
@@ -179,10 +170,11 @@ async fn link_call(
     delete, path = "/api/leads/{id}/link-call", tag = "leads",
     params(("id" = i64, Path, description = "The lead")),
     responses((status = 200, description = "The lead as it is now", body = Success<Lead>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn unlink_call(State(api): State<Api>, Path(id): Path<i64>) -> Result<Success<Lead>, ApiError> {
-    found(leads::unlink_call(&api.store, api.organization().await?, id).await?)
+async fn unlink_call(caller: Caller, Path(id): Path<i64>) -> Result<Success<Lead>, ApiError> {
+    let unlinked = leads::unlink_call(&caller.store, caller.organization, id).await?;
+    caller.does("lead.unlinked", id);
+    found(unlinked)
 }
 
 fn found(lead: Option<Lead>) -> Result<Success<Lead>, ApiError> {

@@ -11,15 +11,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::Api;
+use crate::api::auth::Caller;
 use crate::api::error::{self, ApiError, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
+use crate::api::routes::Routes;
 use crate::clients::twilio::{RestError, Update};
-use crate::ids::{CallSid, OrganizationId, PhoneNumber};
+use crate::ids::{CallSid, PhoneNumber};
 use crate::lifecycle::{self, CallEvent, CallRef};
 use crate::routing::decide::RingGroup;
 use crate::store::commands::{self, CommandResult, LiveCall, Progress, Whereabouts};
@@ -41,13 +42,13 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Routes of live calls.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(live_calls))
-        .routes(routes!(hang_up))
-        .routes(routes!(transfer))
-        .routes(routes!(say))
-        .routes(routes!(inject))
+pub fn router() -> Routes {
+    Routes::new()
+        .read(routes!(live_calls))
+        .operate(routes!(hang_up))
+        .operate(routes!(transfer))
+        .operate(routes!(say))
+        .operate(routes!(inject))
 }
 
 /// How to end a call.
@@ -115,14 +116,10 @@ pub struct CommandAnswer {
 #[utoipa::path(
     get, path = "/api/calls/live", tag = "live calls", params(PageQuery),
     responses((status = 200, description = "Part of the list", body = Listing<LiveCall>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn live_calls(
-    State(api): State<Api>,
-    Query(page): Query<PageQuery>,
-) -> Result<Listing<LiveCall>, ApiError> {
+async fn live_calls(caller: Caller, Query(page): Query<PageQuery>) -> Result<Listing<LiveCall>, ApiError> {
     let PageQuery { limit, offset } = page.checked()?;
-    let (data, total) = commands::live_calls(&api.store, api.organization().await?, limit, offset).await?;
+    let (data, total) = commands::live_calls(&caller.store, caller.organization, limit, offset).await?;
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
@@ -135,18 +132,18 @@ async fn live_calls(
         (status = 202, description = "The server that carries the call has it, and has not said more in time", body = Success<CommandAnswer>),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn hang_up(
     State(api): State<Api>,
+    caller: Caller,
     Path(call_sid): Path<String>,
     Json(body): Json<HangUp>,
 ) -> Result<Response, ApiError> {
     let payload = json!({"now": body.now});
-    let (call, whereabouts) = find(&api, &call_sid).await?;
+    let (call, whereabouts) = find(&caller, &call_sid).await?;
     match whereabouts {
-        Whereabouts::Live => want(&api, call, HANG_UP, payload).await,
-        Whereabouts::Dialed | Whereabouts::WithPeople => end_by_carrier(&api, call, payload).await,
+        Whereabouts::Live => want(&api, &caller, call, HANG_UP, payload).await,
+        Whereabouts::Dialed | Whereabouts::WithPeople => end_by_carrier(&api, &caller, call, payload).await,
         Whereabouts::NotLive => Err(not_live()),
         Whereabouts::Unknown => Err(unknown()),
     }
@@ -161,10 +158,10 @@ async fn hang_up(
         (status = 202, description = "The server that carries the call has it, and has not said more in time", body = Success<CommandAnswer>),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn transfer(
     State(api): State<Api>,
+    caller: Caller,
     Path(call_sid): Path<String>,
     Json(body): Json<Transfer>,
 ) -> Result<Response, ApiError> {
@@ -179,16 +176,19 @@ async fn transfer(
     };
     check_length("reason", &reason, REASON)?;
     check_length("summary", &summary, SUMMARY)?;
-    let call = live(&api, &call_sid).await?;
+    let call = live(&caller, &call_sid).await?;
     if let Some(team) = team
-        && teams::ring_group(&api.store, team, Some(call.0)).await?.and_then(RingGroup::somebody).is_none()
+        && teams::ring_group(&caller.store, team, Some(caller.organization))
+            .await?
+            .and_then(RingGroup::somebody)
+            .is_none()
     {
         return Err(ApiError::invalid(
             "there is no such team, or nobody of it takes calls; enable a member first",
         ));
     }
     let payload = json!({"to": to, "team": team, "reason": reason, "summary": summary});
-    want(&api, call, "transfer", payload).await
+    want(&api, &caller, call, "transfer", payload).await
 }
 
 /// Has the agent say exactly this, as soon as nobody speaks.
@@ -200,16 +200,16 @@ async fn transfer(
         (status = 202, description = "The server that carries the call has it, and has not said more in time", body = Success<CommandAnswer>),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn say(
     State(api): State<Api>,
+    caller: Caller,
     Path(call_sid): Path<String>,
     Json(body): Json<Say>,
 ) -> Result<Response, ApiError> {
     let text = some_text(&body.text, SAID)?;
-    let call = live(&api, &call_sid).await?;
-    want(&api, call, "say", json!({"text": text})).await
+    let call = live(&caller, &call_sid).await?;
+    want(&api, &caller, call, "say", json!({"text": text})).await
 }
 
 /// Lets the agent know something, which it does not say by itself.
@@ -221,16 +221,16 @@ async fn say(
         (status = 202, description = "The server that carries the call has it, and has not said more in time", body = Success<CommandAnswer>),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn inject(
     State(api): State<Api>,
+    caller: Caller,
     Path(call_sid): Path<String>,
     Json(body): Json<Inject>,
 ) -> Result<Response, ApiError> {
     let text = some_text(&body.text, KNOWN)?;
-    let call = live(&api, &call_sid).await?;
-    want(&api, call, "inject", json!({"text": text})).await
+    let call = live(&caller, &call_sid).await?;
+    want(&api, &caller, call, "inject", json!({"text": text})).await
 }
 
 fn some_text(text: &str, most: usize) -> Result<&str, ApiError> {
@@ -250,17 +250,16 @@ fn check_length(what: &str, text: &str, most: usize) -> Result<(), ApiError> {
 }
 
 /// The call, and where it is.
-async fn find(api: &Api, call_sid: &str) -> Result<((OrganizationId, CallSid), Whereabouts), ApiError> {
+async fn find(caller: &Caller, call_sid: &str) -> Result<(CallSid, Whereabouts), ApiError> {
     let call_sid =
         CallSid::parse(call_sid).map_err(|error| ApiError::bad_request("invalid_path", error.to_string()))?;
-    let organization = api.organization().await?;
-    let whereabouts = commands::whereabouts(&api.store, organization, &call_sid).await?;
-    Ok(((organization, call_sid), whereabouts))
+    let whereabouts = commands::whereabouts(&caller.store, caller.organization, &call_sid).await?;
+    Ok((call_sid, whereabouts))
 }
 
 /// The call, if a node carries it.
-async fn live(api: &Api, call_sid: &str) -> Result<(OrganizationId, CallSid), ApiError> {
-    let (call, whereabouts) = find(api, call_sid).await?;
+async fn live(caller: &Caller, call_sid: &str) -> Result<CallSid, ApiError> {
+    let (call, whereabouts) = find(caller, call_sid).await?;
     match whereabouts {
         Whereabouts::Live => Ok(call),
         Whereabouts::Unknown => Err(unknown()),
@@ -269,6 +268,16 @@ async fn live(api: &Api, call_sid: &str) -> Result<(OrganizationId, CallSid), Ap
             "call_with_people",
             "people have the call, or their telephones ring; try again if it comes back to the agent, or hang it up",
         )),
+    }
+}
+
+/// What a command is in the audit log.
+fn deed(kind: &str) -> &'static str {
+    match kind {
+        HANG_UP => "call.hung_up",
+        "transfer" => "call.transferred",
+        "say" => "call.said",
+        _ => "call.injected",
     }
 }
 
@@ -283,7 +292,8 @@ fn not_live() -> ApiError {
 /// Has the carrier end a call that no node carries, in whatever state it is: one that is answered in this moment ends, too.
 async fn end_by_carrier(
     api: &Api,
-    (organization, call_sid): (OrganizationId, CallSid),
+    caller: &Caller,
+    call_sid: CallSid,
     payload: Value,
 ) -> Result<Response, ApiError> {
     let Some(carrier) = &api.carrier else {
@@ -292,8 +302,13 @@ async fn end_by_carrier(
             "no server carries the call, and the carrier cannot be told to end it; set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN",
         ));
     };
-    let (store, node) = (&api.store, &*api.settings.node);
-    let id = commands::take_oneself(store, organization, &call_sid, HANG_UP, payload, node).await?;
+    let node = &*api.settings.node;
+    let id =
+        commands::take_oneself(&caller.store, caller.organization, &call_sid, HANG_UP, payload, node).await?;
+    caller.does_in_call(deed(HANG_UP), id, Some(call_sid.as_str()));
+    // On record before the carrier is asked, and no transaction is open while it answers.
+    caller.keep().await?;
+    let store = &api.store;
     let asked_at = Timestamp::now();
     let ended = carrier.update(&call_sid, Update::HangUp).await;
     let result = match &ended {
@@ -358,11 +373,15 @@ async fn note_hang_up(
 /// Writes down what is wanted and waits for the node that carries the call to say what comes of it.
 async fn want(
     api: &Api,
-    (organization, call_sid): (OrganizationId, CallSid),
+    caller: &Caller,
+    call_sid: CallSid,
     kind: &str,
     payload: Value,
 ) -> Result<Response, ApiError> {
-    let id = commands::want(&api.store, organization, &call_sid, kind, payload).await?;
+    let id = commands::want(&caller.store, caller.organization, &call_sid, kind, payload).await?;
+    caller.does_in_call(deed(kind), id, Some(call_sid.as_str()));
+    // The node that carries the call sees it from now on, and no transaction is open while it is waited for.
+    caller.keep().await?;
     let deadline = Instant::now() + ANSWER_WITHIN;
     let answer = |status, outcome: &str, message: &str| {
         let answer = CommandAnswer { id, outcome: outcome.to_owned(), message: message.to_owned() };

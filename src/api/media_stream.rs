@@ -12,18 +12,18 @@ use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade::downcast;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::Api;
 use crate::api::error::ApiError;
 use crate::api::extract::Path;
+use crate::api::routes::Routes;
 use crate::api::without_database::promised;
 use crate::bridge::Refusal;
 
 /// Routes of the media stream.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(connect)).routes(routes!(connect_offered))
+pub fn router() -> Routes {
+    Routes::new().signed(routes!(connect)).signed(routes!(connect_offered))
 }
 
 /// Connects a stream of TwiML that is hosted elsewhere; the parameter `agent_id` names the agent.

@@ -1,6 +1,7 @@
 //! The HTTP surface: records, Twilio's webhooks, health.
 //!
-//! Webhooks are trusted by their signature, everything else by the API key; health and the document are open.
+//! Webhooks are trusted by their signature, everything else by a key, which is of one organisation and may do what its scopes
+//! say; health and the document are open.
 
 pub mod agent_calls;
 pub mod agents;
@@ -19,6 +20,7 @@ pub mod extract;
 pub mod interactions;
 pub mod handoff;
 pub mod layers;
+pub mod limits;
 pub mod inbound;
 pub mod known;
 pub mod leads;
@@ -27,6 +29,9 @@ pub mod media_stream;
 pub mod operations;
 pub mod projects;
 pub mod queue;
+pub mod routes;
+pub mod api_keys;
+pub mod audit;
 pub mod organisations;
 pub mod phone_numbers;
 pub mod schedules;
@@ -54,6 +59,8 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::api::error::Failure;
 use crate::api::known::Known;
+use crate::api::limits::Limits;
+use crate::api::routes::Routes;
 use crate::api::settings::Settings;
 use crate::api::standby_token::Seal;
 use crate::api::wall_clock::WallClock;
@@ -92,7 +99,9 @@ pub struct Parts {
     pub signatures: Option<Validator>,
     /// Makes secrets of streams that any node can take without the database.
     seal: Seal,
-    organization: OnceCell<OrganizationId>,
+    /// How often keys have asked of late.
+    limits: Limits,
+    default_organization: OnceCell<OrganizationId>,
 }
 
 impl Deref for Api {
@@ -123,7 +132,6 @@ impl Api {
         let seal = Seal::new(&settings.twilio_auth_tokens, &settings.public_url);
         let tokens = settings.twilio_auth_tokens.clone();
         let signatures = (!tokens.is_empty()).then(|| Validator::new(tokens, settings.public_url.as_str()));
-        let organization = OnceCell::new();
         let known = Known::default();
         Self(Arc::new(Parts {
             settings,
@@ -136,7 +144,8 @@ impl Api {
             clock,
             signatures,
             seal,
-            organization,
+            limits: Limits::default(),
+            default_organization: OnceCell::new(),
         }))
     }
 
@@ -149,9 +158,9 @@ impl Api {
         self
     }
 
-    /// Whose records the key shows. There is one key, and it is the default organisation's.
-    pub async fn organization(&self) -> sqlx::Result<OrganizationId> {
-        self.organization
+    /// The organisation that exists after migration: the administrator's, where he names no other.
+    pub async fn default_organization(&self) -> sqlx::Result<OrganizationId> {
+        self.default_organization
             .get_or_try_init(|| store::organisations::default_organization(&self.store))
             .await
             .copied()
@@ -182,6 +191,8 @@ impl Api {
         (name = "teams", description = "People whose telephones ring together."),
         (name = "routing", description = "Where calls were sent, and why."),
         (name = "live calls", description = "Calls that are going on: who is on the line, and what somebody in charge wants of it."),
+        (name = "api keys", description = "Who may ask, and what they may."),
+        (name = "audit log", description = "Who has seen or changed which conversation."),
         (name = "operations", description = "Health and numbers."),
     ),
 )]
@@ -189,18 +200,18 @@ struct Document;
 
 /// The whole HTTP surface.
 pub fn router(api: Api) -> Router {
-    let keyed = keyed_routes().route_layer(from_fn_with_state(api.clone(), auth::require_key));
-    let metrics = operations::metrics_router()
-        .route_layer(from_fn_with_state(api.clone(), auth::require_key_for_metrics));
-    let (router, _) = open_routes().merge(keyed).merge(metrics).split_for_parts();
+    let (keyed, open) = routes().split();
+    let keyed = keyed.route_layer(from_fn_with_state(api.clone(), auth::authenticate));
+    let (router, _) = open.merge(keyed).split_for_parts();
     layers::around(router).with_state(api)
 }
 
 /// The `OpenAPI` document of the same routes.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    let routes = open_routes().merge(keyed_routes()).merge(operations::metrics_router());
-    let mut document = OpenApiRouter::with_openapi(Document::openapi()).merge(routes).into_openapi();
+    let (keyed, open) = routes().split();
+    let mut document =
+        OpenApiRouter::with_openapi(Document::openapi()).merge(open).merge(keyed).into_openapi();
     let components = document.components.get_or_insert_default();
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
@@ -218,34 +229,35 @@ pub fn openapi_json() -> String {
     openapi().to_pretty_json().unwrap_or_else(|error| unreachable!("texts and maps can be written: {error}"))
 }
 
-fn open_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .merge(twilio::router())
-        .merge(inbound::router())
-        .merge(media_stream::router())
-        .merge(call_status::router())
-        .merge(handoff::router())
-        .merge(operations::router())
-}
-
-fn keyed_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .merge(transcripts::router())
-        .merge(leads::router())
-        .merge(calls::router())
-        .merge(call_logs::router())
-        .merge(agent_calls::router())
-        .merge(interactions::router())
-        .merge(campaigns::router())
-        .merge(campaign_leads::router())
-        .merge(projects::router())
-        .merge(queue::router())
-        .merge(do_not_call::router())
-        .merge(inbound::keyed_router())
-        .merge(organisations::router())
-        .merge(agents::router())
-        .merge(phone_numbers::router())
-        .merge(schedules::router())
-        .merge(teams::router())
-        .merge(live::router())
+/// Every route there is.
+fn routes() -> Routes {
+    [
+        twilio::router(),
+        inbound::router(),
+        media_stream::router(),
+        call_status::router(),
+        handoff::router(),
+        operations::router(),
+        transcripts::router(),
+        leads::router(),
+        calls::router(),
+        call_logs::router(),
+        agent_calls::router(),
+        interactions::router(),
+        campaigns::router(),
+        campaign_leads::router(),
+        projects::router(),
+        queue::router(),
+        do_not_call::router(),
+        organisations::router(),
+        agents::router(),
+        phone_numbers::router(),
+        schedules::router(),
+        teams::router(),
+        live::router(),
+        api_keys::router(),
+        audit::router(),
+    ]
+    .into_iter()
+    .fold(Routes::new(), Routes::merge)
 }

@@ -4,31 +4,30 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse;
 use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::Api;
 use crate::api::error::{ApiError, Failures};
 use crate::api::extract::Success;
+use crate::api::routes::Routes;
+use crate::api::{Api, auth};
 use crate::bridge::spool::Condition;
 use crate::telemetry::METRICS_CONTENT_TYPE;
 
 /// A load balancer asks every few seconds and wants an answer before it asks again.
 const PING_WITHIN: Duration = Duration::from_secs(2);
 
-/// Routes that anybody may ask.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(healthz)).routes(routes!(readyz)).routes(routes!(openapi_json))
-}
-
-/// The route of the numbers.
-pub fn metrics_router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(metrics))
+/// Routes for those who run the server.
+pub fn router() -> Routes {
+    Routes::new()
+        .open(routes!(healthz))
+        .open(routes!(readyz))
+        .open(routes!(openapi_json))
+        .administrator_by_handler(routes!(metrics))
 }
 
 /// The process.
@@ -92,17 +91,19 @@ async fn readyz(State(api): State<Api>) -> Result<Success<Readiness>, ApiError> 
 
 /// What this process counts, in the `OpenMetrics` text that Prometheus reads.
 ///
-/// Needs the API key unless the server listens on a loopback address and has no public URL, so that only programs of the
+/// Needs the administrator's key unless the server listens on a loopback address and has no public URL, so that only programs of the
 /// same machine can ask.
 #[utoipa::path(
     get, path = "/metrics", tag = "operations",
     responses((status = 200, description = "The numbers", content_type = "application/openmetrics-text", body = String), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn metrics(State(api): State<Api>) -> impl IntoResponse {
+async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Result<impl IntoResponse, ApiError> {
+    if !api.settings.open_metrics {
+        auth::require_administrator(&api, &headers)?;
+    }
     api.bridge.spool().observe();
     api.metrics.tasks.set(i64::try_from(api.tasks.running()).unwrap_or(i64::MAX));
-    ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], api.metrics.encode())
+    Ok(([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], api.metrics.encode()))
 }
 
 /// This document.

@@ -1,34 +1,36 @@
 //! Tenants.
 //!
-//! The key is the administrator's: it manages every organisation. All other records that it shows are the default
-//! organisation's.
+//! A key shows its own. The administrator's shows all of them, adds and removes them; other records it shows of the one that
+//! `X-Organization` names, or of the default one.
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::Api;
+use crate::api::auth::Caller;
 use crate::api::body::{NAME, Problems};
 use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
-use crate::store::Deleted;
+use crate::api::routes::Routes;
 use crate::store::organisations::{self, Organisation};
+use crate::store::{Deleted, Store};
 
 /// Longest slug, in characters.
 const SLUG: usize = 63;
 
 /// Routes of organisations.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list_organisations, create_organisation)).routes(routes!(
-        organisation,
-        update_organisation,
-        delete_organisation
-    ))
+pub fn router() -> Routes {
+    Routes::new()
+        .read(routes!(list_organisations))
+        .administrator(routes!(create_organisation))
+        .read(routes!(organisation))
+        .admin(routes!(update_organisation))
+        .administrator(routes!(delete_organisation))
 }
 
 /// An organisation to add.
@@ -57,14 +59,14 @@ pub struct UpdateOrganisation {
 #[utoipa::path(
     get, path = "/api/organisations", tag = "organisations", params(PageQuery),
     responses((status = 200, description = "Part of the list", body = Listing<Organisation>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn list_organisations(
     State(api): State<Api>,
+    caller: Caller,
     Query(page): Query<PageQuery>,
 ) -> Result<Listing<Organisation>, ApiError> {
     let PageQuery { limit, offset } = page.checked()?;
-    let (data, total) = organisations::list(&api.store, limit, offset).await?;
+    let (data, total) = organisations::list(seen_by(&caller, &api), limit, offset).await?;
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
@@ -76,7 +78,6 @@ async fn list_organisations(
         (status = 409, description = "`organisation_exists`", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn create_organisation(
     State(api): State<Api>,
@@ -99,13 +100,13 @@ async fn create_organisation(
     get, path = "/api/organisations/{id}", tag = "organisations",
     params(("id" = Uuid, Path, description = "The organisation")),
     responses((status = 200, description = "The organisation as it is now", body = Success<Organisation>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn organisation(
     State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<Uuid>,
 ) -> Result<Success<Organisation>, ApiError> {
-    found(organisations::organisation(&api.store, id).await?)
+    found(organisations::organisation(seen_by(&caller, &api), id).await?)
 }
 
 /// Gives an organisation another name.
@@ -113,10 +114,10 @@ async fn organisation(
     patch, path = "/api/organisations/{id}", tag = "organisations",
     params(("id" = Uuid, Path, description = "The organisation")), request_body = UpdateOrganisation,
     responses((status = 200, description = "The organisation as it is now", body = Success<Organisation>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn update_organisation(
     State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<Uuid>,
     Json(body): Json<UpdateOrganisation>,
 ) -> Result<Success<Organisation>, ApiError> {
@@ -125,7 +126,7 @@ async fn update_organisation(
         problems.length("name", name, 1, NAME);
     }
     problems.none()?;
-    found(organisations::update(&api.store, id, body.name.as_deref()).await?)
+    found(organisations::update(seen_by(&caller, &api), id, body.name.as_deref()).await?)
 }
 
 /// Removes an organisation that has nothing and is not the default.
@@ -137,10 +138,9 @@ async fn update_organisation(
         (status = 409, description = "`default_organisation`, or `in_use`: agents, numbers, people or calls belong to it", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn delete_organisation(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<StatusCode, ApiError> {
-    if api.organization().await?.0 == id {
+    if api.default_organization().await?.0 == id {
         let message =
             "this is the default organisation, which everything belongs to that names no other; it stays";
         return Err(ApiError::conflict("default_organisation", message));
@@ -153,6 +153,11 @@ async fn delete_organisation(State(api): State<Api>, Path(id): Path<Uuid>) -> Re
             "agents, numbers, people or calls belong to this organisation; remove them first, or keep it",
         )),
     }
+}
+
+/// A tenant sees itself, the administrator all of them.
+fn seen_by<'a>(caller: &'a Caller, api: &'a Api) -> &'a Store {
+    if caller.is_administrator() { &api.store } else { &caller.store }
 }
 
 fn found(record: Option<Organisation>) -> Result<Success<Organisation>, ApiError> {

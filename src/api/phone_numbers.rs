@@ -5,26 +5,27 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::Api;
+use crate::api::auth::Caller;
 use crate::api::body::{Problems, present};
 use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
 use crate::api::inbound::look_up_again;
+use crate::api::routes::Routes;
 use crate::store::phone_numbers::{self, NewPhoneNumber, NumberDeleted, PhoneNumberPatch, PhoneNumberRecord};
 
 const LABEL: usize = 200;
 
 /// Routes of our numbers.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list_phone_numbers, create_phone_number)).routes(routes!(
-        phone_number,
-        update_phone_number,
-        delete_phone_number
-    ))
+pub fn router() -> Routes {
+    Routes::new()
+        .read(routes!(list_phone_numbers))
+        .admin(routes!(create_phone_number))
+        .read(routes!(phone_number))
+        .admin(routes!(update_phone_number, delete_phone_number))
 }
 
 /// A number to add. At the carrier, calls to it go to `/api/phone-number/{id}/incoming`.
@@ -71,14 +72,13 @@ pub struct UpdatePhoneNumber {
 #[utoipa::path(
     get, path = "/api/phone-numbers", tag = "phone numbers", params(PageQuery),
     responses((status = 200, description = "Part of the list", body = Listing<PhoneNumberRecord>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn list_phone_numbers(
-    State(api): State<Api>,
+    caller: Caller,
     Query(page): Query<PageQuery>,
 ) -> Result<Listing<PhoneNumberRecord>, ApiError> {
     let PageQuery { limit, offset } = page.checked()?;
-    let (data, total) = phone_numbers::list(&api.store, api.organization().await?, limit, offset).await?;
+    let (data, total) = phone_numbers::list(&caller.store, caller.organization, limit, offset).await?;
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
@@ -86,14 +86,13 @@ async fn list_phone_numbers(
 #[utoipa::path(
     post, path = "/api/phone-numbers", tag = "phone numbers", request_body = CreatePhoneNumber,
     responses((status = 201, description = "The new phone number", body = Success<PhoneNumberRecord>, headers(("Location" = String, description = "The phone number"))), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn create_phone_number(
-    State(api): State<Api>,
+    caller: Caller,
     Json(body): Json<CreatePhoneNumber>,
 ) -> Result<impl IntoResponse, ApiError> {
     let new = body.checked()?;
-    let record = phone_numbers::add(&api.store, api.organization().await?, &new).await?;
+    let record = phone_numbers::add(&caller.store, caller.organization, &new).await?;
     let location = format!("/api/phone-numbers/{}", record.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Success::new(record)))
 }
@@ -102,13 +101,9 @@ async fn create_phone_number(
 #[utoipa::path(
     get, path = "/api/phone-numbers/{id}", tag = "phone numbers", params(("id" = Uuid, Path, description = "The phone number")),
     responses((status = 200, description = "The phone number as it is now", body = Success<PhoneNumberRecord>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn phone_number(
-    State(api): State<Api>,
-    Path(id): Path<Uuid>,
-) -> Result<Success<PhoneNumberRecord>, ApiError> {
-    found(phone_numbers::phone_number(&api.store, api.organization().await?, id).await?)
+async fn phone_number(caller: Caller, Path(id): Path<Uuid>) -> Result<Success<PhoneNumberRecord>, ApiError> {
+    found(phone_numbers::phone_number(&caller.store, caller.organization, id).await?)
 }
 
 /// Changes what the body names. The next call goes by it.
@@ -116,10 +111,10 @@ async fn phone_number(
     patch, path = "/api/phone-numbers/{id}", tag = "phone numbers", params(("id" = Uuid, Path, description = "The phone number")),
     request_body = UpdatePhoneNumber,
     responses((status = 200, description = "The phone number as it is now", body = Success<PhoneNumberRecord>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn update_phone_number(
     State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<Uuid>,
     Json(body): Json<UpdatePhoneNumber>,
 ) -> Result<Success<PhoneNumberRecord>, ApiError> {
@@ -128,7 +123,8 @@ async fn update_phone_number(
     problems.length("label", label.as_deref().unwrap_or_default(), 0, LABEL);
     problems.none()?;
     let patch = PhoneNumberPatch { label, agent: agent_id, schedule: schedule_id, team: team_id };
-    let record = phone_numbers::update(&api.store, api.organization().await?, id, &patch).await?;
+    let record = phone_numbers::update(&caller.store, caller.organization, id, &patch).await?;
+    caller.keep().await?;
     look_up_again(&api, |line| line.route.own.id.0 == id).await;
     found(record)
 }
@@ -141,11 +137,15 @@ async fn update_phone_number(
         (status = 409, description = "`in_use`: calls are to show it", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn delete_phone_number(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<StatusCode, ApiError> {
-    match phone_numbers::delete(&api.store, api.organization().await?, id).await? {
+async fn delete_phone_number(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+) -> Result<StatusCode, ApiError> {
+    match phone_numbers::delete(&caller.store, caller.organization, id).await? {
         NumberDeleted::Done => {
+            caller.keep().await?;
             look_up_again(&api, |line| line.route.own.id.0 == id).await;
             Ok(StatusCode::NO_CONTENT)
         }

@@ -1,28 +1,27 @@
 //! What campaigns and calls are for.
 
-use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::api::Api;
+use crate::api::auth::Caller;
 use crate::api::body::{NAME, NOTES, Problems};
 use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
+use crate::api::routes::Routes;
 use crate::store::Deleted;
 use crate::store::projects::{self, Project};
 
 /// Routes of projects.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list_projects, create_project)).routes(routes!(
-        project,
-        update_project,
-        delete_project
-    ))
+pub fn router() -> Routes {
+    Routes::new()
+        .read(routes!(list_projects))
+        .operate(routes!(create_project))
+        .read(routes!(project))
+        .operate(routes!(update_project, delete_project))
 }
 
 /// A project to add.
@@ -54,14 +53,10 @@ pub struct UpdateProject {
 #[utoipa::path(
     get, path = "/api/projects", tag = "campaigns", params(PageQuery),
     responses((status = 200, description = "Part of the list", body = Listing<Project>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn list_projects(
-    State(api): State<Api>,
-    Query(page): Query<PageQuery>,
-) -> Result<Listing<Project>, ApiError> {
+async fn list_projects(caller: Caller, Query(page): Query<PageQuery>) -> Result<Listing<Project>, ApiError> {
     let PageQuery { limit, offset } = page.checked()?;
-    let (data, total) = projects::list(&api.store, api.organization().await?, limit, offset).await?;
+    let (data, total) = projects::list(&caller.store, caller.organization, limit, offset).await?;
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
@@ -73,15 +68,14 @@ async fn list_projects(
         (status = 409, description = "`project_exists`", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn create_project(
-    State(api): State<Api>,
+    caller: Caller,
     Json(body): Json<CreateProject>,
 ) -> Result<impl IntoResponse, ApiError> {
     let (name, description) = (body.name.trim(), &*body.description);
     check(Some(name), Some(description))?;
-    let project = projects::create(&api.store, api.organization().await?, name, description).await?;
+    let project = projects::create(&caller.store, caller.organization, name, description).await?;
     let location = format!("/api/projects/{}", project.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Success::new(project)))
 }
@@ -90,10 +84,9 @@ async fn create_project(
 #[utoipa::path(
     get, path = "/api/projects/{id}", tag = "campaigns", params(("id" = Uuid, Path, description = "The project")),
     responses((status = 200, description = "The project as it is now", body = Success<Project>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn project(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Success<Project>, ApiError> {
-    found(projects::project(&api.store, api.organization().await?, id).await?)
+async fn project(caller: Caller, Path(id): Path<Uuid>) -> Result<Success<Project>, ApiError> {
+    found(projects::project(&caller.store, caller.organization, id).await?)
 }
 
 /// Changes what the body names.
@@ -105,16 +98,15 @@ async fn project(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Success
         (status = 409, description = "`project_exists`", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn update_project(
-    State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<Uuid>,
     Json(body): Json<UpdateProject>,
 ) -> Result<Success<Project>, ApiError> {
     let (name, description) = (body.name.as_deref().map(str::trim), body.description.as_deref());
     check(name, description)?;
-    found(projects::update(&api.store, api.organization().await?, id, name, description).await?)
+    found(projects::update(&caller.store, caller.organization, id, name, description).await?)
 }
 
 /// Removes a project that no campaign is of; calls that were made for it stay.
@@ -125,10 +117,9 @@ async fn update_project(
         (status = 409, description = "`in_use`: a campaign is of it", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn delete_project(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<StatusCode, ApiError> {
-    match projects::delete(&api.store, api.organization().await?, id).await? {
+async fn delete_project(caller: Caller, Path(id): Path<Uuid>) -> Result<StatusCode, ApiError> {
+    match projects::delete(&caller.store, caller.organization, id).await? {
         Deleted::Done => Ok(StatusCode::NO_CONTENT),
         Deleted::NotFound => Err(gone()),
         Deleted::InUse => Err(ApiError::conflict(

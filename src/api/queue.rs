@@ -1,20 +1,19 @@
 //! Calls to be made.
 
-use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::api::Api;
+use crate::api::auth::Caller;
 use crate::api::body::{NOTES, Problems};
 use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
+use crate::api::routes::Routes;
 use crate::ids::{AgentId, PhoneNumberId};
 use crate::store::call_queue::{
     self, Attempt, ChangeError, Filter, MOST_ATTEMPTS, NewCall, Priority, QueueRow, ScheduleError,
@@ -30,12 +29,13 @@ const STATUSES: [&str; 4] = ["queued", "processing", "completed", "failed"];
 const MOST_TRIES: u32 = 100;
 
 /// Routes of the queue.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(schedule_call))
-        .routes(routes!(list_queue))
-        .routes(routes!(queued_call, cancel_call))
-        .routes(routes!(retry_call))
+pub fn router() -> Routes {
+    Routes::new()
+        .operate(routes!(schedule_call))
+        .read(routes!(list_queue))
+        .read(routes!(queued_call))
+        .operate(routes!(cancel_call))
+        .operate(routes!(retry_call))
 }
 
 /// A call to make.
@@ -109,14 +109,13 @@ pub struct QueueQuery {
         (status = 422, description = "`unknown_lead`, `unknown_agent`, `unknown_interaction`, `unknown_phone_number` or `invalid_value`", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn schedule_call(
-    State(api): State<Api>,
+    caller: Caller,
     Json(body): Json<ScheduleCall>,
 ) -> Result<impl IntoResponse, ApiError> {
     let new = body.checked()?;
-    let row = call_queue::schedule(&api.store, api.organization().await?, &new).await?;
+    let row = call_queue::schedule(&caller.store, caller.organization, &new).await?;
     let location = format!("/api/queue/{}", row.id);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Success::new(row)))
 }
@@ -125,18 +124,17 @@ async fn schedule_call(
 #[utoipa::path(
     get, path = "/api/queue", tag = "queue", params(PageQuery, QueueQuery),
     responses((status = 200, description = "Part of the list", body = Listing<QueueRow>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn list_queue(
-    State(api): State<Api>,
+    caller: Caller,
     Query(page): Query<PageQuery>,
     Query(query): Query<QueueQuery>,
 ) -> Result<Listing<QueueRow>, ApiError> {
     let QueueQuery { status, campaign_id, lead_id } = query;
     let filter = Filter { id: None, status: known_status(status)?, campaign_id, lead_id };
     let PageQuery { limit, offset } = page.checked()?;
-    let organization = api.organization().await?;
-    let (data, total) = call_queue::list(&api.store, organization, &filter, limit, offset).await?;
+    let organization = caller.organization;
+    let (data, total) = call_queue::list(&caller.store, organization, &filter, limit, offset).await?;
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
@@ -144,12 +142,12 @@ async fn list_queue(
 #[utoipa::path(
     get, path = "/api/queue/{id}", tag = "queue", params(("id" = Uuid, Path, description = "The call in the queue")),
     responses((status = 200, description = "The call as it is now", body = Success<QueuedCall>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn queued_call(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Success<QueuedCall>, ApiError> {
-    let organization = api.organization().await?;
-    let call = call_queue::row(&api.store, organization, id).await?.ok_or(ChangeError::NotFound)?;
-    let (attempts, _) = call_queue::attempts(&api.store, organization, Some(id), None, MOST_TRIES, 0).await?;
+async fn queued_call(caller: Caller, Path(id): Path<Uuid>) -> Result<Success<QueuedCall>, ApiError> {
+    let organization = caller.organization;
+    let call = call_queue::row(&caller.store, organization, id).await?.ok_or(ChangeError::NotFound)?;
+    let (attempts, _) =
+        call_queue::attempts(&caller.store, organization, Some(id), None, MOST_TRIES, 0).await?;
     Ok(Success::new(QueuedCall { call, attempts }))
 }
 
@@ -161,10 +159,9 @@ async fn queued_call(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Suc
         (status = 409, description = "`call_going_on` or `call_finished`", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn cancel_call(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Success<QueueRow>, ApiError> {
-    Ok(Success::new(call_queue::cancel(&api.store, api.organization().await?, id).await?))
+async fn cancel_call(caller: Caller, Path(id): Path<Uuid>) -> Result<Success<QueueRow>, ApiError> {
+    Ok(Success::new(call_queue::cancel(&caller.store, caller.organization, id).await?))
 }
 
 /// Has a call tried as soon as the rules allow, also one that was over.
@@ -175,10 +172,9 @@ async fn cancel_call(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Suc
         (status = 409, description = "`call_going_on`, `campaign_completed`, `do_not_call`, `interaction_over` or `no_try_left`", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn retry_call(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Success<QueueRow>, ApiError> {
-    Ok(Success::new(call_queue::retry(&api.store, api.organization().await?, id).await?))
+async fn retry_call(caller: Caller, Path(id): Path<Uuid>) -> Result<Success<QueueRow>, ApiError> {
+    Ok(Success::new(call_queue::retry(&caller.store, caller.organization, id).await?))
 }
 
 /// Refuses words that no row has: the list would be empty, and nobody would know why.

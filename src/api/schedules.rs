@@ -5,15 +5,16 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::Api;
+use crate::api::auth::Caller;
 use crate::api::body::Problems;
 use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
 use crate::api::inbound::look_up_again;
+use crate::api::routes::Routes;
 use crate::routing::hours::Span;
 use crate::store::Deleted;
 use crate::store::schedules::{self, HolidayHours, NewSchedule, SchedulePatch, ScheduleRecord, WeekdayHours};
@@ -25,12 +26,12 @@ const MOST_HOLIDAYS: usize = 1000;
 const FIRST_YEAR: i16 = 1970;
 
 /// Routes of schedules.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list_schedules, create_schedule)).routes(routes!(
-        schedule,
-        update_schedule,
-        delete_schedule
-    ))
+pub fn router() -> Routes {
+    Routes::new()
+        .read(routes!(list_schedules))
+        .admin(routes!(create_schedule))
+        .read(routes!(schedule))
+        .admin(routes!(update_schedule, delete_schedule))
 }
 
 /// A schedule to add.
@@ -82,14 +83,13 @@ const fn yes() -> bool {
 #[utoipa::path(
     get, path = "/api/schedules", tag = "schedules", params(PageQuery),
     responses((status = 200, description = "Part of the list", body = Listing<ScheduleRecord>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn list_schedules(
-    State(api): State<Api>,
+    caller: Caller,
     Query(page): Query<PageQuery>,
 ) -> Result<Listing<ScheduleRecord>, ApiError> {
     let PageQuery { limit, offset } = page.checked()?;
-    let (data, total) = schedules::list(&api.store, api.organization().await?, limit, offset).await?;
+    let (data, total) = schedules::list(&caller.store, caller.organization, limit, offset).await?;
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
@@ -97,15 +97,14 @@ async fn list_schedules(
 #[utoipa::path(
     post, path = "/api/schedules", tag = "schedules", request_body = CreateSchedule,
     responses((status = 201, description = "The new schedule", body = Success<ScheduleRecord>, headers(("Location" = String, description = "The schedule"))), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn create_schedule(
-    State(api): State<Api>,
+    caller: Caller,
     Json(body): Json<CreateSchedule>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let organization = api.organization().await?;
-    let id = schedules::create(&api.store, organization, &body.checked()?).await?;
-    let record = schedules::schedule(&api.store, organization, id).await?.ok_or_else(gone)?;
+    let organization = caller.organization;
+    let id = schedules::create(&caller.store, organization, &body.checked()?).await?;
+    let record = schedules::schedule(&caller.store, organization, id).await?.ok_or_else(gone)?;
     let location = format!("/api/schedules/{}", record.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Success::new(record)))
 }
@@ -114,10 +113,9 @@ async fn create_schedule(
 #[utoipa::path(
     get, path = "/api/schedules/{id}", tag = "schedules", params(("id" = Uuid, Path, description = "The schedule")),
     responses((status = 200, description = "The schedule as it is now", body = Success<ScheduleRecord>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn schedule(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Success<ScheduleRecord>, ApiError> {
-    found(schedules::schedule(&api.store, api.organization().await?, id).await?)
+async fn schedule(caller: Caller, Path(id): Path<Uuid>) -> Result<Success<ScheduleRecord>, ApiError> {
+    found(schedules::schedule(&caller.store, caller.organization, id).await?)
 }
 
 /// Changes what the body names. The next call goes by it.
@@ -125,20 +123,21 @@ async fn schedule(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Succes
     patch, path = "/api/schedules/{id}", tag = "schedules", params(("id" = Uuid, Path, description = "The schedule")),
     request_body = UpdateSchedule,
     responses((status = 200, description = "The schedule as it is now", body = Success<ScheduleRecord>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn update_schedule(
     State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<Uuid>,
     Json(body): Json<UpdateSchedule>,
 ) -> Result<Success<ScheduleRecord>, ApiError> {
     let patch = body.checked()?;
-    let organization = api.organization().await?;
-    if !schedules::update(&api.store, organization, id, &patch).await? {
+    let organization = caller.organization;
+    if !schedules::update(&caller.store, organization, id, &patch).await? {
         return Err(gone());
     }
+    caller.keep().await?;
     look_up_again(&api, |line| line.route.schedule == Some(id)).await;
-    found(schedules::schedule(&api.store, organization, id).await?)
+    found(schedules::schedule(&caller.store, organization, id).await?)
 }
 
 /// Removes a schedule that no number goes by.
@@ -149,10 +148,9 @@ async fn update_schedule(
         (status = 409, description = "A number goes by it", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn delete_schedule(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<StatusCode, ApiError> {
-    match schedules::delete(&api.store, api.organization().await?, id).await? {
+async fn delete_schedule(caller: Caller, Path(id): Path<Uuid>) -> Result<StatusCode, ApiError> {
+    match schedules::delete(&caller.store, caller.organization, id).await? {
         Deleted::Done => Ok(StatusCode::NO_CONTENT),
         Deleted::NotFound => Err(gone()),
         Deleted::InUse => Err(ApiError::conflict(

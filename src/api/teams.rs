@@ -5,15 +5,16 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::Api;
+use crate::api::auth::Caller;
 use crate::api::body::Problems;
 use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
 use crate::api::inbound::people_changed;
+use crate::api::routes::Routes;
 use crate::store::Deleted;
 use crate::store::teams::{self, NewMember, Team, TeamPatch};
 
@@ -21,12 +22,12 @@ use crate::store::teams::{self, NewMember, Team, TeamPatch};
 const MOST_MEMBERS: usize = 100;
 
 /// Routes of teams.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list_teams, create_team)).routes(routes!(
-        team,
-        update_team,
-        delete_team
-    ))
+pub fn router() -> Routes {
+    Routes::new()
+        .read(routes!(list_teams))
+        .admin(routes!(create_team))
+        .read(routes!(team))
+        .admin(routes!(update_team, delete_team))
 }
 
 /// A person of a team.
@@ -81,14 +82,10 @@ const fn yes() -> bool {
 #[utoipa::path(
     get, path = "/api/teams", tag = "teams", params(PageQuery),
     responses((status = 200, description = "Part of the list", body = Listing<Team>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn list_teams(
-    State(api): State<Api>,
-    Query(page): Query<PageQuery>,
-) -> Result<Listing<Team>, ApiError> {
+async fn list_teams(caller: Caller, Query(page): Query<PageQuery>) -> Result<Listing<Team>, ApiError> {
     let PageQuery { limit, offset } = page.checked()?;
-    let (data, total) = teams::list(&api.store, api.organization().await?, limit, offset).await?;
+    let (data, total) = teams::list(&caller.store, caller.organization, limit, offset).await?;
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
@@ -96,18 +93,14 @@ async fn list_teams(
 #[utoipa::path(
     post, path = "/api/teams", tag = "teams", request_body = CreateTeam,
     responses((status = 201, description = "The new team", body = Success<Team>, headers(("Location" = String, description = "The team"))), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn create_team(
-    State(api): State<Api>,
-    Json(body): Json<CreateTeam>,
-) -> Result<impl IntoResponse, ApiError> {
+async fn create_team(caller: Caller, Json(body): Json<CreateTeam>) -> Result<impl IntoResponse, ApiError> {
     let CreateTeam { name, ring_timeout_s, members } = body;
     let TeamPatch { members, .. } = checked(Some(&name), ring_timeout_s, Some(members))?;
-    let organization = api.organization().await?;
+    let organization = caller.organization;
     let members = members.unwrap_or_default();
-    let id = teams::create(&api.store, organization, &name, ring_timeout_s, &members).await?;
-    let record = teams::team(&api.store, organization, id).await?.ok_or_else(gone)?;
+    let id = teams::create(&caller.store, organization, &name, ring_timeout_s, &members).await?;
+    let record = teams::team(&caller.store, organization, id).await?.ok_or_else(gone)?;
     let location = format!("/api/teams/{}", record.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Success::new(record)))
 }
@@ -116,10 +109,9 @@ async fn create_team(
 #[utoipa::path(
     get, path = "/api/teams/{id}", tag = "teams", params(("id" = Uuid, Path, description = "The team")),
     responses((status = 200, description = "The team as it is now", body = Success<Team>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn team(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Success<Team>, ApiError> {
-    found(teams::team(&api.store, api.organization().await?, id).await?)
+async fn team(caller: Caller, Path(id): Path<Uuid>) -> Result<Success<Team>, ApiError> {
+    found(teams::team(&caller.store, caller.organization, id).await?)
 }
 
 /// Changes what the body names. The next call goes by it.
@@ -127,21 +119,22 @@ async fn team(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<Success<Te
     patch, path = "/api/teams/{id}", tag = "teams", params(("id" = Uuid, Path, description = "The team")),
     request_body = UpdateTeam,
     responses((status = 200, description = "The team as it is now", body = Success<Team>), Failures),
-    security(("bearer" = []), ("api_key" = [])),
 )]
 async fn update_team(
     State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<Uuid>,
     Json(body): Json<UpdateTeam>,
 ) -> Result<Success<Team>, ApiError> {
     let UpdateTeam { name, ring_timeout_s, members } = body;
     let patch = checked(name.as_deref(), ring_timeout_s, members)?;
-    let organization = api.organization().await?;
-    if !teams::update(&api.store, organization, id, &patch).await? {
+    let organization = caller.organization;
+    if !teams::update(&caller.store, organization, id, &patch).await? {
         return Err(gone());
     }
+    caller.keep().await?;
     people_changed(&api, id).await;
-    found(teams::team(&api.store, organization, id).await?)
+    found(teams::team(&caller.store, organization, id).await?)
 }
 
 /// Removes a team that nobody puts callers through to.
@@ -152,10 +145,9 @@ async fn update_team(
         (status = 409, description = "A number or an agent puts callers through to it", body = Failure),
         Failures,
     ),
-    security(("bearer" = []), ("api_key" = [])),
 )]
-async fn delete_team(State(api): State<Api>, Path(id): Path<Uuid>) -> Result<StatusCode, ApiError> {
-    match teams::delete(&api.store, api.organization().await?, id).await? {
+async fn delete_team(caller: Caller, Path(id): Path<Uuid>) -> Result<StatusCode, ApiError> {
+    match teams::delete(&caller.store, caller.organization, id).await? {
         Deleted::Done => Ok(StatusCode::NO_CONTENT),
         Deleted::NotFound => Err(gone()),
         Deleted::InUse => Err(ApiError::conflict(

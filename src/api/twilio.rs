@@ -10,7 +10,6 @@ use std::time::Duration;
 use axum::extract::State;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, timeout};
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
@@ -20,6 +19,7 @@ use crate::api::call_status::{note_callback, note_or_keep};
 use crate::api::error::{self, ApiError, Failures};
 use crate::api::extract::{Path, Query};
 use crate::api::handoff::{self, Handoff};
+use crate::api::routes::Routes;
 use crate::api::stream_token::StreamToken;
 use crate::api::webhook::{Twiml, Webhook};
 use crate::api::without_database::{self, keep_callback, patience};
@@ -55,11 +55,11 @@ pub(super) const NO_ANSWER: &str =
 pub(super) const ONE_MOMENT: &str = "One moment please, I am connecting you.";
 
 /// Routes that answer with TwiML.
-pub fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(media_stream_twiml, media_stream_twiml_by_get))
-        .routes(routes!(agent_call_incoming))
-        .routes(routes!(stream_ended))
+pub fn router() -> Routes {
+    Routes::new()
+        .signed(routes!(media_stream_twiml, media_stream_twiml_by_get))
+        .signed(routes!(agent_call_incoming))
+        .signed(routes!(stream_ended))
 }
 
 /// A call has arrived: connects it to the agent of the called number, or to the default agent.

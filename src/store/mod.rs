@@ -5,6 +5,8 @@
 //! leaves nothing half done.
 
 pub mod agent_calls;
+pub mod api_keys;
+pub mod audit;
 pub mod agent_admin;
 pub mod agents;
 pub mod call_attempts;

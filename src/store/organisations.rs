@@ -31,6 +31,17 @@ pub async fn default_organization(store: &Store) -> sqlx::Result<OrganizationId>
     Ok(OrganizationId(id))
 }
 
+/// The organisation of this slug or id.
+pub async fn by_slug_or_id(store: &Store, slug_or_id: &str) -> sqlx::Result<Option<OrganizationId>> {
+    let id = sqlx::query_scalar!(
+        "select id from organisations where slug = $1 or id::text = lower($1)",
+        storable(slug_or_id)
+    )
+    .fetch_optional(&mut *store.connection().await?)
+    .await?;
+    Ok(id.map(OrganizationId))
+}
+
 /// Organisations by name, and how many there are in all.
 pub async fn list(store: &Store, limit: u32, offset: u64) -> sqlx::Result<(Vec<Organisation>, u64)> {
     let total = sqlx::query_scalar!(r#"select count(*) as "count!" from organisations"#)
@@ -140,7 +151,10 @@ async fn has_anything(transaction: &mut sqlx::PgConnection, id: Uuid) -> sqlx::R
             or exists (select from call_logs where organization_id = $1)
             or exists (select from agent_calls where organization_id = $1)
             or exists (select from conversation_transcripts where organization_id = $1)
-            or exists (select from routing_decisions where organization_id = $1) as "has_anything!"
+            or exists (select from routing_decisions where organization_id = $1)
+            or exists (select from api_keys where organization_id = $1)
+            or exists (select from api_key_secrets where organization_id = $1)
+            or exists (select from audit_log where organization_id = $1) as "has_anything!"
         "#,
         id,
     )

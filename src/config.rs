@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
@@ -41,7 +42,7 @@ const fn secret(name: &'static str, default: &'static str, meaning: &'static str
 }
 
 /// Everything that can be configured, for `--help` and for checking names in a file.
-pub const VARIABLES: [Variable; 22] = [
+pub const VARIABLES: [Variable; 23] = [
     variable("VOICEBRIDGE_LISTEN", "127.0.0.1:8080", "address of HTTP and WebSocket"),
     variable("PUBLIC_URL", "http://<listen>", "origin at which Twilio reaches us"),
     secret("DATABASE_URL", "private server in the data directory", "PostgreSQL 14 or newer"),
@@ -57,6 +58,7 @@ pub const VARIABLES: [Variable; 22] = [
     secret("TWILIO_AUTH_TOKEN", "", "checks Twilio's signatures; several separated by commas"),
     variable("TWILIO_API_URL", "https://api.twilio.com", "base of Twilio's REST API"),
     secret("VOICEBRIDGE_ADMIN_KEY", "generated at each start and printed", "API key"),
+    variable("VOICEBRIDGE_CORS_ORIGINS", "", "origins whose pages may ask the API, separated by commas"),
     variable("VOICEBRIDGE_MAX_CALLS", "500", "calls that may be live at once"),
     variable(
         "VOICEBRIDGE_DIAL_CPS",
@@ -95,6 +97,8 @@ pub struct Config {
     pub twilio: Twilio,
     /// API key; `None` has one generated.
     pub admin_key: Option<SecretString>,
+    /// Origins whose pages may ask the API.
+    pub cors_origins: Vec<HeaderValue>,
     /// Calls that may be live at once.
     pub max_calls: usize,
     /// How calls of the queue are made.
@@ -326,6 +330,7 @@ impl Reader {
             max_calls: self.number("VOICEBRIDGE_DIAL_MAX_CALLS", 50, 0..=100_000) as u32,
             inbound_reserve_percent: self.number("VOICEBRIDGE_INBOUND_RESERVE", 20, 0..=100) as u32,
         };
+        let cors_origins = self.parsed("VOICEBRIDGE_CORS_ORIGINS", cors_origins).unwrap_or_default();
         let grace_period_s = self.number("VOICEBRIDGE_GRACE_PERIOD_S", 300, 0..=86_400);
         let log_filter = self.parsed("VOICEBRIDGE_LOG", |text| {
             telemetry::check_filter(text).map(|()| text.to_owned()).map_err(|e| e.to_string())
@@ -338,6 +343,7 @@ impl Reader {
             openai,
             twilio,
             admin_key,
+            cors_origins,
             max_calls: max_calls as usize,
             dial,
             grace_period: Duration::from_secs(grace_period_s),
@@ -513,6 +519,17 @@ fn shown(name: &str, text: &str) -> Option<String> {
     let secret = VARIABLES.iter().any(|variable| variable.name == name && variable.secret);
     // URLs can carry a password before an @.
     (!secret && !text.contains('@')).then(|| text.to_owned())
+}
+
+/// Origins separated by commas, as browsers spell them.
+fn cors_origins(text: &str) -> Result<Vec<HeaderValue>, String> {
+    let origins = text.split(',').map(str::trim).filter(|origin| !origin.is_empty());
+    let parse = |origin: &str| {
+        let parsed = PublicUrl::parse(origin).map_err(|error| format!("{origin}: {error}"))?;
+        HeaderValue::from_str(&parsed.as_str().to_ascii_lowercase())
+            .map_err(|error| format!("{origin}: {error}"))
+    };
+    origins.map(parse).collect()
 }
 
 /// A URL that is encrypted, or stays on this machine.

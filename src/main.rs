@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use secrecy::ExposeSecret;
+use voicebridge::app::keys::{self, KeysCommand};
 use voicebridge::app::{self, App, Signals, check};
 use voicebridge::bench::{self, cli::BenchOptions, floor::RelayOptions};
 use voicebridge::config::{Config, Need, VARIABLES};
@@ -47,6 +48,9 @@ enum Command {
     Bench(Box<BenchOptions>),
     /// Moves bytes from connection to connection and does nothing else: the floor of a benchmark.
     Relay(RelayOptions),
+    /// Keys of the API: makes, lists, rotates and revokes them, without a server.
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Prints the `OpenAPI` document.
     Openapi,
 }
@@ -102,6 +106,11 @@ async fn run(CommandLine { config, command }: CommandLine) -> anyhow::Result<Exi
             telemetry::init_logging(config.log_format, "error")?;
             let good = check::check(&config, |finding| println!("{finding}")).await;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Keys(command) => {
+            let config = Config::load(file, Need::Database)?;
+            telemetry::init_logging(config.log_format, "warn")?;
+            print!("{}", keys::run(&config, command).await?);
         }
         Command::Demo(options) => {
             telemetry::init_logging(LogFormat::Text, "warn")?;

@@ -4,6 +4,10 @@
 
 #[path = "api/document.rs"]
 mod document;
+#[path = "api/made_up.rs"]
+mod made_up;
+#[path = "support/operations.rs"]
+mod operations;
 mod support;
 #[path = "support/surface.rs"]
 mod surface;

@@ -28,6 +28,7 @@ fn a_key_is_all_that_is_needed_on_one_machine() {
     assert_eq!(config.max_calls, 500);
     assert_eq!(config.dial, Dial { per_second: 1, max_calls: 50, inbound_reserve_percent: 20 });
     assert!(config.admin_key.is_none());
+    assert!(config.cors_origins.is_empty());
 }
 
 #[test]
@@ -48,6 +49,7 @@ fn everything_can_be_set() {
         ("TWILIO_AUTH_TOKEN", "first, second,"),
         ("TWILIO_API_URL", "http://127.0.0.1:4010"),
         ("VOICEBRIDGE_ADMIN_KEY", "0123456789abcdef"),
+        ("VOICEBRIDGE_CORS_ORIGINS", "https://Desk.example.com, http://localhost:3000"),
         ("VOICEBRIDGE_MAX_CALLS", "7"),
         ("VOICEBRIDGE_DIAL_CPS", "30"),
         ("VOICEBRIDGE_DIAL_MAX_CALLS", "0"),
@@ -69,6 +71,7 @@ fn everything_can_be_set() {
     let tokens: Vec<_> =
         config.twilio.auth_tokens.iter().map(|token| token.expose_secret().to_owned()).collect();
     assert_eq!(tokens, ["first", "second"]);
+    assert_eq!(config.cors_origins, ["https://desk.example.com", "http://localhost:3000"]);
     assert_eq!((config.max_calls, config.grace_period), (7, Duration::ZERO));
     assert_eq!(config.dial, Dial { per_second: 30, max_calls: 0, inbound_reserve_percent: 50 });
 }

@@ -170,7 +170,11 @@ async fn list_agents(
 /// Adds an agent.
 #[utoipa::path(
     post, path = "/api/agents", tag = "agents", request_body = EditAgent,
-    responses((status = 201, description = "The new agent", body = Success<AgentRecord>, headers(("Location" = String, description = "The agent"))), Failures),
+    responses(
+        (status = 201, description = "The new agent", body = Success<AgentRecord>, headers(("Location" = String, description = "The agent"))),
+        (status = 409, description = "`default_agent`: another agent became the default at the same time", body = Failure),
+        Failures,
+    ),
 )]
 async fn create_agent(
     State(api): State<Api>,
@@ -206,7 +210,11 @@ async fn agent(caller: Caller, Path(id): Path<Uuid>) -> Result<Success<AgentReco
 #[utoipa::path(
     patch, path = "/api/agents/{id}", tag = "agents", params(("id" = Uuid, Path, description = "The agent")),
     request_body = EditAgent,
-    responses((status = 200, description = "The agent as it is now", body = Success<AgentRecord>), Failures),
+    responses(
+        (status = 200, description = "The agent as it is now", body = Success<AgentRecord>),
+        (status = 409, description = "`default_agent`: calls that name no agent need one", body = Failure),
+        Failures,
+    ),
 )]
 async fn update_agent(
     State(api): State<Api>,

@@ -54,7 +54,13 @@ struct Rule {
     message: &'static str,
 }
 
-const RULES: [Rule; 12] = [
+const RULES: [Rule; 13] = [
+    Rule {
+        constraint: "api_keys_name",
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        code: "invalid_value",
+        message: "name must have 1 to 200 characters that can be read",
+    },
     Rule {
         constraint: "leads_call_sid",
         status: StatusCode::CONFLICT,
@@ -348,15 +354,22 @@ impl From<QueryRejection> for ApiError {
     }
 }
 
-/// The error answers of a route in the `OpenAPI` document: one shape for all of them.
+/// In the `OpenAPI` document: what may go wrong on our side. What the client may do wrong is added by what a route is.
 pub struct Failures;
 
 impl IntoResponses for Failures {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Failure"))).build();
-        let response =
-            ResponseBuilder::new().description("Any failure").content("application/json", content).build();
-        BTreeMap::from([("default".to_owned(), response.into())])
+        let response = |description: &str| {
+            let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Failure"))).build();
+            let response =
+                ResponseBuilder::new().description(description).content("application/json", content);
+            RefOr::from(response.build())
+        };
+        BTreeMap::from([
+            ("500".to_owned(), response("Something went wrong on our side")),
+            ("503".to_owned(), response("The database cannot be reached; try again")),
+            ("504".to_owned(), response("It took too long; try again")),
+        ])
     }
 }
 

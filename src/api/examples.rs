@@ -31,7 +31,7 @@ fn add_to(operation: &mut Operation, path: &str, schemas: &Value) {
     }
     for (status, response) in &mut operation.responses.responses {
         if let RefOr::T(response) = response
-            && (status.starts_with('2') || status == "default")
+            && (status.starts_with('2') || status.starts_with('4') || status.starts_with('5'))
         {
             for (media_type, content) in &mut response.content {
                 put(content, || text(media_type, path), &Assembly { schemas, sent: false });

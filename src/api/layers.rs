@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, timeout};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -21,6 +22,13 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 const WITHIN: Duration = Duration::from_secs(30);
 /// Names a request in our log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Header that holds a key, for clients that cannot send `Authorization`.
+pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// Header by which the administrator says for which organisation he asks: its slug or id.
+pub const ORGANIZATION: HeaderName = HeaderName::from_static("x-organization");
+/// How long a browser remembers that it may ask.
+const PREFLIGHT_HOLDS: Duration = Duration::from_secs(600);
 
 /// Unless the answer says otherwise: no guessing of types, no framing, no scripts, nothing kept.
 const SAFE_HEADERS: [(HeaderName, &str); 5] = [
@@ -36,13 +44,27 @@ const SAFE_HEADERS: [(HeaderName, &str); 5] = [
 pub struct RequestId(pub Uuid);
 
 /// Puts what every request passes through around the routes, and answers where there is no route.
-pub fn around<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
-    router
+pub fn around<S: Clone + Send + Sync + 'static>(
+    router: Router<S>,
+    cors_origins: &[HeaderValue],
+) -> Router<S> {
+    let router = router
         .fallback(|| async { ApiError::not_found("there is nothing at this path") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(CatchPanicLayer::custom(panicked))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(from_fn(observe))
+        .layer(from_fn(observe));
+    if cors_origins.is_empty() { router } else { router.layer(cors(cors_origins)) }
+}
+
+/// Lets pages of these origins ask with a key. Never with cookies, so a page can do no more than whoever gave it the key.
+fn cors(origins: &[HeaderValue]) -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins.iter().cloned()))
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, API_KEY, ORGANIZATION])
+        .expose_headers([REQUEST_ID, header::LOCATION, header::RETRY_AFTER])
+        .max_age(PREFLIGHT_HOLDS)
 }
 
 /// Gives the request an id and a span, ends it when it takes too long, and notes how it went. Only the pattern of the
@@ -54,7 +76,12 @@ async fn observe(mut request: Request, next: Next) -> Response {
     let span = tracing::info_span!("http", method = %request.method(), route, request.id = %id);
     async move {
         let started = Instant::now();
-        let answer = timeout(WITHIN, next.run(request)).await;
+        let answer = if holds_nul(request.uri()) {
+            Ok(ApiError::bad_request("invalid_url", "a NUL character can neither be stored nor looked for")
+                .into_response())
+        } else {
+            timeout(WITHIN, next.run(request)).await
+        };
         let mut response = answer.unwrap_or_else(|_| ApiError::timed_out().into_response());
         let status = response.status().as_u16();
         tracing::debug!(status, duration_ms = started.elapsed().as_millis() as u64, "request answered");
@@ -69,6 +96,11 @@ async fn observe(mut request: Request, next: Next) -> Response {
     }
     .instrument(span)
     .await
+}
+
+/// Whether the path or query holds a character that no text in the database can.
+fn holds_nul(uri: &Uri) -> bool {
+    uri.path_and_query().is_some_and(|text| text.as_str().contains("%00"))
 }
 
 /// The answer to a request whose handler panicked.
@@ -90,7 +122,7 @@ mod tests {
 
     async fn ask(router: Router, path: &str) -> (StatusCode, String, bool) {
         let request = Request::builder().uri(path).body(Body::empty()).unwrap();
-        let response = around(router).oneshot(request).await.unwrap();
+        let response = around(router, &[]).oneshot(request).await.unwrap();
         let (status, named) = (response.status(), response.headers().contains_key(&REQUEST_ID));
         let body = to_bytes(response.into_body(), 4096).await.unwrap();
         (status, String::from_utf8(body.to_vec()).unwrap(), named)
@@ -114,6 +146,25 @@ mod tests {
         let (status, body, named) = ask(router, "/").await;
         assert_eq!((status, named), (StatusCode::GATEWAY_TIMEOUT, true));
         assert!(body.contains("\"code\":\"timed_out\""), "{body}");
+    }
+
+    async fn allowed_to(origin: &str, cors_origins: &[HeaderValue]) -> Option<HeaderValue> {
+        let router = around(Router::new().route("/", get(|| async {})), cors_origins);
+        let request =
+            Request::options("/").header("origin", origin).header("access-control-request-method", "GET");
+        let response = router.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        response.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN).cloned()
+    }
+
+    #[tokio::test]
+    async fn pages_may_ask_from_origins_that_are_configured_and_from_no_other() {
+        let desk = HeaderValue::from_static("https://desk.example.com");
+        assert_eq!(allowed_to("https://desk.example.com", &[]).await, None, "off by default");
+        assert_eq!(
+            allowed_to("https://desk.example.com", std::slice::from_ref(&desk)).await,
+            Some(desk.clone())
+        );
+        assert_eq!(allowed_to("https://evil.example.com", &[desk]).await, None);
     }
 
     #[derive(Clone, Default)]

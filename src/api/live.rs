@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::api::Api;
 use crate::api::auth::Caller;
-use crate::api::error::{self, ApiError, Failures};
+use crate::api::error::{self, ApiError, Failure, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
 use crate::api::routes::Routes;
 use crate::clients::twilio::{RestError, Update};
@@ -130,6 +130,8 @@ async fn live_calls(caller: Caller, Query(page): Query<PageQuery>) -> Result<Lis
     responses(
         (status = 200, description = "It ends", body = Success<CommandAnswer>),
         (status = 202, description = "The server that carries the call has it, and has not said more in time", body = Success<CommandAnswer>),
+        (status = 409, description = "`call_not_live`, `command_refused` or `carrier_not_configured`", body = Failure),
+        (status = 502, description = "`carrier_refused`", body = Failure),
         Failures,
     ),
 )]
@@ -156,6 +158,7 @@ async fn hang_up(
     responses(
         (status = 200, description = "The agent says so, then the telephones ring", body = Success<CommandAnswer>),
         (status = 202, description = "The server that carries the call has it, and has not said more in time", body = Success<CommandAnswer>),
+        (status = 409, description = "`call_not_live`, `call_with_people` or `command_refused`", body = Failure),
         Failures,
     ),
 )]
@@ -198,6 +201,7 @@ async fn transfer(
     responses(
         (status = 200, description = "The agent says it as soon as nobody speaks", body = Success<CommandAnswer>),
         (status = 202, description = "The server that carries the call has it, and has not said more in time", body = Success<CommandAnswer>),
+        (status = 409, description = "`call_not_live`, `call_with_people` or `command_refused`", body = Failure),
         Failures,
     ),
 )]
@@ -219,6 +223,7 @@ async fn say(
     responses(
         (status = 200, description = "The agent knows it from now on", body = Success<CommandAnswer>),
         (status = 202, description = "The server that carries the call has it, and has not said more in time", body = Success<CommandAnswer>),
+        (status = 409, description = "`call_not_live`, `call_with_people` or `command_refused`", body = Failure),
         Failures,
     ),
 )]

@@ -45,6 +45,7 @@ pub mod webhook;
 mod body;
 pub mod wall_clock;
 mod standby_token;
+mod statuses;
 mod without_database;
 
 use std::ops::Deref;
@@ -203,7 +204,7 @@ pub fn router(api: Api) -> Router {
     let (keyed, open) = routes().split();
     let keyed = keyed.route_layer(from_fn_with_state(api.clone(), auth::authenticate));
     let (router, _) = open.merge(keyed).split_for_parts();
-    layers::around(router).with_state(api)
+    layers::around(router, &api.settings.cors_origins).with_state(api)
 }
 
 /// The `OpenAPI` document of the same routes.
@@ -219,6 +220,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     components.add_security_scheme("api_key", SecurityScheme::ApiKey(api_key));
     let signature = ApiKey::Header(ApiKeyValue::new("X-Twilio-Signature"));
     components.add_security_scheme("twilio", SecurityScheme::ApiKey(signature));
+    statuses::add(&mut document);
     examples::add(&mut document);
     document
 }

@@ -99,7 +99,7 @@ async fn readyz(State(api): State<Api>) -> Result<Success<Readiness>, ApiError> 
 )]
 async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Result<impl IntoResponse, ApiError> {
     if !api.settings.open_metrics {
-        auth::require_administrator(&api, &headers)?;
+        auth::require_administrator(&api, &headers).await?;
     }
     api.bridge.spool().observe();
     api.metrics.tasks.set(i64::try_from(api.tasks.running()).unwrap_or(i64::MAX));

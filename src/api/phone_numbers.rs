@@ -85,7 +85,11 @@ async fn list_phone_numbers(
 /// Adds a phone number.
 #[utoipa::path(
     post, path = "/api/phone-numbers", tag = "phone numbers", request_body = CreatePhoneNumber,
-    responses((status = 201, description = "The new phone number", body = Success<PhoneNumberRecord>, headers(("Location" = String, description = "The phone number"))), Failures),
+    responses(
+        (status = 201, description = "The new phone number", body = Success<PhoneNumberRecord>, headers(("Location" = String, description = "The phone number"))),
+        (status = 409, description = "`number_taken`", body = Failure),
+        Failures,
+    ),
 )]
 async fn create_phone_number(
     caller: Caller,

@@ -14,7 +14,7 @@ use crate::api::error::ApiError;
 use crate::keys::Scope;
 
 /// Member of an operation in the document that says who may ask it.
-const NEEDS: &str = "x-needs";
+pub(super) const NEEDS: &str = "x-needs";
 
 /// Who may ask a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

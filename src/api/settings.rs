@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use axum::http::HeaderValue;
 use secrecy::SecretString;
 
 /// Settings of the HTTP surface.
@@ -16,6 +17,8 @@ pub struct Settings {
     pub admin_key: SecretString,
     /// `/metrics` answers without a key: right when only this machine can ask.
     pub open_metrics: bool,
+    /// Origins whose pages may ask us from a browser; none by default.
+    pub cors_origins: Vec<HeaderValue>,
     /// How many calls may be live at once.
     pub max_calls: usize,
     /// Name of this process among those that share the database.

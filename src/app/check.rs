@@ -10,6 +10,7 @@ use crate::clients::twilio::RestError;
 use crate::config::{Config, Database};
 use crate::store::Store;
 use crate::store::cluster::PrivateCluster;
+use crate::store::tenancy::RoleError;
 
 /// Longest to wait for somebody else's server.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -90,7 +91,11 @@ async fn database(config: &Config) -> Verdict {
         },
     };
     let answer = match store {
-        Ok(store) => store.ping().await,
+        Ok(store) => match store.check_roles().await {
+            // Without our schema there is nothing to ask yet.
+            Err(RoleError::Database(_)) | Ok(()) => store.ping().await.map(|()| None),
+            Err(problem) => Ok(Some(problem)),
+        },
         Err(error) => Err(error),
     };
     if let Some(cluster) = cluster
@@ -99,7 +104,8 @@ async fn database(config: &Config) -> Verdict {
         return Verdict::Bad(error.to_string());
     }
     match answer {
-        Ok(()) => Verdict::Good(what.to_owned()),
+        Ok(None) => Verdict::Good(what.to_owned()),
+        Ok(Some(problem)) => Verdict::Bad(problem.to_string()),
         Err(error) => Verdict::Bad(format!("does not answer: {error}")),
     }
 }

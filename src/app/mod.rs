@@ -4,6 +4,7 @@
 //! PostgreSQL stops last. HTTP goes on while calls finish, because Twilio asks what to do after each stream.
 
 pub mod check;
+pub mod keys;
 pub mod process;
 pub mod stage;
 mod outbound;
@@ -87,6 +88,10 @@ impl App {
         let addr = listener.local_addr().context("cannot tell the address that is listened on")?;
         let (store, cluster) = open_store(&config).await?;
         store.migrate().await.context("cannot bring the database schema up to date")?;
+        store
+            .check_roles()
+            .await
+            .context("requests of the API cannot be kept to one organisation (DATABASE_URL)")?;
 
         let (tasks, metrics) = (Tasks::new(), Metrics::new());
         let spool = Spool::open(config.data_dir.join("spool"), &metrics).await;
@@ -106,6 +111,7 @@ impl App {
             twilio_auth_tokens: config.twilio.auth_tokens,
             admin_key: admin_key.clone(),
             open_metrics,
+            cors_origins: config.cors_origins,
             max_calls: config.max_calls,
             node: config.node.clone(),
         };

@@ -54,7 +54,50 @@ struct Nested {
     is_done: bool,
 }
 
+/// Why the user of the database cannot do what the server needs of it.
+#[derive(Debug, thiserror::Error)]
+pub enum RoleError {
+    /// Requests cannot be kept to one organisation.
+    #[error(
+        "the user of the database may not become voicebridge_api; as its owner: grant voicebridge_api to {user}"
+    )]
+    NotTenant {
+        /// The user.
+        user: String,
+    },
+    /// Row-level security would hide everything from the server itself.
+    #[error(
+        "the tables are not this user's own, and it may not become voicebridge_service; as their owner: grant voicebridge_service to {user}"
+    )]
+    NotService {
+        /// The user.
+        user: String,
+    },
+    /// The database did not answer.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
 impl Store {
+    /// Whether the user of the database may see everything itself, and requests only what is theirs. To be asked once the
+    /// schema is up to date.
+    pub async fn check_roles(&self) -> Result<(), RoleError> {
+        let found = sqlx::query!(
+            r#"
+            select current_user::text as "user!",
+                   pg_has_role(current_user, 'voicebridge_api', 'member') as "tenant!",
+                   not row_security_active('calls') or pg_has_role(current_user, 'voicebridge_service', 'usage') as "service!"
+            "#,
+        )
+        .fetch_one(&mut *self.connection().await?)
+        .await?;
+        match (found.tenant, found.service) {
+            (false, _) => Err(RoleError::NotTenant { user: found.user }),
+            (_, false) => Err(RoleError::NotService { user: found.user }),
+            (true, true) => Ok(()),
+        }
+    }
+
     /// The same database as one organisation sees it, for one request: nothing is kept before [`Store::finish`].
     #[must_use]
     pub fn of_organization(&self, organization: OrganizationId) -> Self {

@@ -3,17 +3,11 @@
 
 use axum::body::Body;
 use axum::http::Method;
-use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use voicebridge::api;
-use voicebridge::lifecycle::{self, CallEvent, CallRef};
-use voicebridge::store::leases::FencingToken;
 
-use crate::surface::{Answer, Server};
-use crate::{TWIML, call};
+use crate::operations::{Operation, document, encoded, furnished, operations, there};
+use crate::surface::Answer;
 
-/// The call that is on record. Examples name another.
-const OURS: &str = "CA00000000000000000000000000000002";
 /// Larger than any body but a table may be.
 const MEGABYTE: usize = 1 << 20;
 /// What no member of a body expects, or none should fall over.
@@ -47,67 +41,6 @@ const STRANGE_WORDS: [&str; 10] = [
     "-009999-01-01T00:00:00Z",
     "9999-12-30T22:00:00.999999999Z",
 ];
-
-/// One method of one path.
-struct Operation {
-    method: Method,
-    path: String,
-    about: Value,
-}
-
-fn document() -> Value {
-    serde_json::from_str(&api::openapi_json()).unwrap()
-}
-
-fn operations(document: &Value) -> Vec<Operation> {
-    let paths = document["paths"].as_object().unwrap();
-    let of_path = |(path, methods): (&String, &Value)| {
-        let methods = methods.as_object().unwrap().clone().into_iter();
-        let path = path.clone();
-        methods.map(move |(method, about)| Operation {
-            method: method.to_uppercase().parse().unwrap(),
-            path: path.clone(),
-            about,
-        })
-    };
-    paths.iter().flat_map(of_path).collect()
-}
-
-impl Operation {
-    fn name(&self) -> String {
-        format!("{} {}", self.method, self.path)
-    }
-
-    /// The type and description of the body that it takes.
-    fn body(&self) -> Option<(&str, &Value)> {
-        let content = self.about["requestBody"]["content"].as_object()?;
-        content.iter().next().map(|(media_type, content)| (media_type.as_str(), content))
-    }
-
-    /// The example of the body that it takes, as it is sent.
-    fn sent(&self) -> (String, String) {
-        let Some((media_type, content)) = self.body() else { return (String::new(), String::new()) };
-        let example = &content["example"];
-        let text = match media_type {
-            "application/json" => example.to_string(),
-            "application/x-www-form-urlencoded" => encoded(example),
-            _ => example.as_str().unwrap().to_owned(),
-        };
-        (media_type.to_owned(), text)
-    }
-
-    fn parameters(&self, place: &'static str) -> impl Iterator<Item = &Value> {
-        let all = self.about["parameters"].as_array().into_iter().flatten();
-        all.filter(move |parameter| parameter["in"] == place)
-    }
-}
-
-fn encoded(form: &Value) -> String {
-    let mut url: reqwest::Url = "http://localhost".parse().unwrap();
-    let pairs = form.as_object().unwrap().iter().map(|(name, value)| (name, value.as_str().unwrap()));
-    url.query_pairs_mut().extend_pairs(pairs);
-    url.query().unwrap().to_owned()
-}
 
 #[test]
 fn every_body_has_an_example_that_leaves_nothing_open() {
@@ -334,55 +267,4 @@ fn with(mut value: Value, place: &str, new: Value) -> Value {
         None => value[place.trim_start_matches('/')] = new,
     }
     value
-}
-
-/// A server with one of everything.
-async fn furnished() -> Server {
-    let server = Server::new().await;
-    server.twilio(TWIML, &[("CallSid", OURS), ("From", "+14155550123")]).await.stream_token();
-    let agent = server.agent().await;
-    let by = CallRef { call_sid: call(OURS), organization: agent.organization_id, agent: agent.id };
-    let (reason, summary) = ("wants a person".to_owned(), "asked about an invoice".to_owned());
-    let handed = CallEvent::Transferred { token: FencingToken(1), to: None, reason, summary };
-    lifecycle::record(&server.store, &by, Timestamp::now(), &handed).await.unwrap();
-    for (path, body) in [
-        ("/api/phone-numbers", json!({"number": "+14155550199", "agent_id": agent.id})),
-        ("/api/leads", json!({"phone": "+14155550123", "time_zone": "Europe/Berlin"})),
-        ("/api/projects", json!({"name": "Sales"})),
-        ("/api/campaigns", json!({"name": "Renewals"})),
-        ("/api/schedules", json!({"name": "Office", "time_zone": "Europe/Berlin"})),
-        ("/api/teams", json!({"name": "Front desk"})),
-        ("/api/interactions", json!({})),
-        ("/api/queue/schedule-call", json!({"to": "+14155550124"})),
-        ("/api/do-not-call", json!({"number": "+14155550125"})),
-    ] {
-        let answer = server.post(path, body).await;
-        assert!(answer.status.is_success(), "{path}: {}", answer.text);
-    }
-    // Nobody carries the call: who steers it would wait for an answer.
-    server.execute("delete from call_leases").await;
-    server
-}
-
-/// The path of something that is there.
-async fn there(server: &Server, document: &Value, path: &str) -> String {
-    let path = path.replace("{token}", &"x".repeat(43)).replace("{handoff}", "1");
-    let Some((list, rest)) = path.split_once("/{") else { return path };
-    let (name, rest) = rest.split_once('}').unwrap();
-    let list = match list {
-        "/api/agent" | "/api/phone-number" => format!("{list}s"),
-        _ => list.to_owned(),
-    };
-    let id = if name == "callSid" {
-        OURS.to_owned()
-    } else {
-        assert!(document["paths"][&list]["get"].is_object(), "{list} is a list");
-        let first = server.get(&list).await.data()[0].clone();
-        first["id"]
-            .as_str()
-            .or_else(|| first[name].as_str())
-            .map_or_else(|| first["id"].to_string(), str::to_owned)
-    };
-    let list = path.split_once("/{").unwrap().0;
-    format!("{list}/{id}{rest}")
 }

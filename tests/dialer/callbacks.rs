@@ -36,6 +36,7 @@ impl Server {
             twilio_auth_tokens: Vec::new(),
             admin_key: SecretString::from("0123456789abcdef"),
             open_metrics: false,
+            cors_origins: Vec::new(),
             max_calls: 100,
             node: "node-1".to_owned(),
         };

@@ -81,6 +81,7 @@ impl Server {
             twilio_auth_tokens: Vec::new(),
             admin_key: SecretString::from(KEY),
             open_metrics: false,
+            cors_origins: Vec::new(),
             max_calls: 100,
             node: "node-test".to_owned(),
         };
@@ -152,6 +153,30 @@ impl Server {
         body: impl Into<Body>,
     ) -> Answer {
         self.raw(method, path, &[("x-api-key", KEY), ("content-type", content_type)], body).await
+    }
+
+    /// With another key; `None`: with none.
+    pub(crate) async fn asked_by(
+        &self,
+        key: Option<&str>,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: impl Into<Body>,
+    ) -> Answer {
+        let mut headers = vec![("content-type", content_type)];
+        headers.extend(key.map(|key| ("x-api-key", key)));
+        self.raw(method, path, &headers, body).await
+    }
+
+    /// Makes a key of this organisation with these scopes.
+    pub(crate) async fn key_of(&self, organization: &str, scopes: &[&str]) -> String {
+        let body = json!({"name": scopes.join(" and "), "scopes": scopes, "requests_per_minute": 60_000});
+        let headers =
+            [("x-api-key", KEY), ("x-organization", organization), ("content-type", "application/json")];
+        let answer = self.raw(Method::POST, "/api/api-keys", &headers, body.to_string()).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+        answer.json()["data"]["key"].as_str().expect("it is shown").to_owned()
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

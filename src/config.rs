@@ -43,6 +43,7 @@ const fn secret(name: &'static str, default: &'static str, meaning: &'static str
 
 /// Everything that can be configured, for `--help` and for checking names in a file.
 pub const VARIABLES: [Variable; 23] = [
+pub const VARIABLES: [Variable; 26] = [
     variable("VOICEBRIDGE_LISTEN", "127.0.0.1:8080", "address of HTTP and WebSocket"),
     variable("PUBLIC_URL", "http://<listen>", "origin at which Twilio reaches us"),
     secret("DATABASE_URL", "private server in the data directory", "PostgreSQL 14 or newer"),
@@ -57,6 +58,18 @@ pub const VARIABLES: [Variable; 23] = [
     variable("TWILIO_ACCOUNT_SID", "", "account for Twilio's REST API"),
     secret("TWILIO_AUTH_TOKEN", "", "checks Twilio's signatures; several separated by commas"),
     variable("TWILIO_API_URL", "https://api.twilio.com", "base of Twilio's REST API"),
+    variable(
+        "KALEYRA_API_URL",
+        "https://api-voice.kaleyra.com/v1/",
+        "Kaleyra's Voice API, whose log of calls is fetched",
+    ),
+    secret("KALEYRA_API_KEY", "", "key for it"),
+    variable("KALEYRA_ORGANIZATION", "default", "slug of the organisation whose Kaleyra account it is"),
+    variable(
+        "KALEYRA_SYNC_EVERY_MIN",
+        "",
+        "minutes between fetches of Kaleyra's log; none by itself without",
+    ),
     secret("VOICEBRIDGE_ADMIN_KEY", "generated at each start and printed", "API key"),
     variable("VOICEBRIDGE_CORS_ORIGINS", "", "origins whose pages may ask the API, separated by commas"),
     variable("VOICEBRIDGE_MAX_CALLS", "500", "calls that may be live at once"),
@@ -95,6 +108,8 @@ pub struct Config {
     pub openai: OpenAi,
     /// The carrier's side.
     pub twilio: Twilio,
+    /// Calls that another system handled; `None` without a key.
+    pub kaleyra: Option<Kaleyra>,
     /// API key; `None` has one generated.
     pub admin_key: Option<SecretString>,
     /// Origins whose pages may ask the API.
@@ -150,6 +165,19 @@ pub struct Twilio {
     pub auth_tokens: Vec<SecretString>,
     /// Base of the REST API.
     pub api_url: Url,
+}
+
+/// Kaleyra's log of calls.
+#[derive(Debug)]
+pub struct Kaleyra {
+    /// Its Voice API.
+    pub api_url: Url,
+    /// Key for it.
+    pub api_key: SecretString,
+    /// Slug of the organisation whose account it is.
+    pub organization: String,
+    /// How often what is new is fetched; `None`: when somebody asks for it.
+    pub sync_every: Option<Duration>,
 }
 
 /// How calls of the queue are made.
@@ -323,6 +351,7 @@ impl Reader {
         let database = self.database();
         let openai = self.openai();
         let twilio = self.twilio();
+        let kaleyra = self.kaleyra();
         let admin_key = self.admin_key();
         let max_calls = self.number("VOICEBRIDGE_MAX_CALLS", 500, 1..=100_000);
         let dial = Dial {
@@ -342,6 +371,7 @@ impl Reader {
             data_dir: self.values.get("VOICEBRIDGE_DATA_DIR").map_or_else(|| "./data".into(), PathBuf::from),
             openai,
             twilio,
+            kaleyra,
             admin_key,
             cors_origins,
             max_calls: max_calls as usize,
@@ -470,6 +500,36 @@ impl Reader {
         let api_url = self.parsed("TWILIO_API_URL", |text| url_over_tls(text, "http", "https"));
         let api_url = api_url.unwrap_or_else(|| known_url("https://api.twilio.com"));
         Twilio { account_sid, auth_tokens, api_url }
+    }
+
+    fn kaleyra(&mut self) -> Option<Kaleyra> {
+        const LONGEST_PAUSE_MIN: u64 = 7 * 24 * 60;
+        let api_url = self.parsed("KALEYRA_API_URL", |text| url_over_tls(text, "http", "https"));
+        let api_key = self.parsed("KALEYRA_API_KEY", |text| one_word(text).map(SecretString::from));
+        let organization = self.parsed("KALEYRA_ORGANIZATION", |text| {
+            let fits = text.len() <= 63
+                && !text.starts_with('-')
+                && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+            if fits {
+                Ok(text.to_owned())
+            } else {
+                Err("must be the slug of an organisation, such as default".to_owned())
+            }
+        });
+        let every_min = self.number("KALEYRA_SYNC_EVERY_MIN", 0, 1..=LONGEST_PAUSE_MIN);
+        if every_min > 0 && api_key.is_none() && !self.is_at_fault("KALEYRA_API_KEY") {
+            self.mistake(
+                "KALEYRA_API_KEY",
+                None,
+                "is not set, but KALEYRA_SYNC_EVERY_MIN is: set both, or neither",
+            );
+        }
+        Some(Kaleyra {
+            api_url: api_url.unwrap_or_else(|| known_url("https://api-voice.kaleyra.com/v1/")),
+            api_key: api_key?,
+            organization: organization.unwrap_or_else(|| "default".to_owned()),
+            sync_every: (every_min > 0).then(|| Duration::from_secs(every_min * 60)),
+        })
     }
 
     fn admin_key(&mut self) -> Option<SecretString> {

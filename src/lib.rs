@@ -18,6 +18,7 @@ pub mod clients;
 pub mod lifecycle;
 pub mod bridge;
 pub mod dialer;
+pub mod ingest;
 pub mod api;
 pub mod config;
 pub mod app;

@@ -29,6 +29,26 @@ fn a_key_is_all_that_is_needed_on_one_machine() {
     assert_eq!(config.dial, Dial { per_second: 1, max_calls: 50, inbound_reserve_percent: 20 });
     assert!(config.admin_key.is_none());
     assert!(config.cors_origins.is_empty());
+    assert!(config.kaleyra.is_none());
+}
+
+#[test]
+fn an_account_of_kaleyra_is_a_key_and_its_mistakes_are_told() {
+    let kaleyra = load(&[KEY, ("KALEYRA_API_KEY", "A0123456789")]).unwrap().kaleyra.unwrap();
+    assert_eq!(kaleyra.api_url.as_str(), "https://api-voice.kaleyra.com/v1/");
+    assert_eq!((kaleyra.organization.as_str(), kaleyra.sync_every), ("default", None));
+    assert!(!format!("{kaleyra:?}").contains("A0123456789"));
+    let told = mistakes(&[
+        KEY,
+        ("KALEYRA_API_URL", "http://api-voice.kaleyra.com/v1/"),
+        ("KALEYRA_ORGANIZATION", "Kanzlei Weber"),
+        ("KALEYRA_SYNC_EVERY_MIN", "0"),
+    ]);
+    let names: Vec<&str> = told.iter().map(|mistake| mistake.name.as_str()).collect();
+    assert_eq!(names, ["KALEYRA_API_URL", "KALEYRA_ORGANIZATION", "KALEYRA_SYNC_EVERY_MIN"]);
+    let told = mistakes(&[KEY, ("KALEYRA_SYNC_EVERY_MIN", "15")]);
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].name, "KALEYRA_API_KEY");
 }
 
 #[test]
@@ -48,6 +68,10 @@ fn everything_can_be_set() {
         ("TWILIO_ACCOUNT_SID", "AC00000000000000000000000000000001"),
         ("TWILIO_AUTH_TOKEN", "first, second,"),
         ("TWILIO_API_URL", "http://127.0.0.1:4010"),
+        ("KALEYRA_API_URL", "http://127.0.0.1:4011/v1/"),
+        ("KALEYRA_API_KEY", "A0123456789"),
+        ("KALEYRA_ORGANIZATION", "kanzlei-weber"),
+        ("KALEYRA_SYNC_EVERY_MIN", "15"),
         ("VOICEBRIDGE_ADMIN_KEY", "0123456789abcdef"),
         ("VOICEBRIDGE_CORS_ORIGINS", "https://Desk.example.com, http://localhost:3000"),
         ("VOICEBRIDGE_MAX_CALLS", "7"),
@@ -72,6 +96,10 @@ fn everything_can_be_set() {
         config.twilio.auth_tokens.iter().map(|token| token.expose_secret().to_owned()).collect();
     assert_eq!(tokens, ["first", "second"]);
     assert_eq!(config.cors_origins, ["https://desk.example.com", "http://localhost:3000"]);
+    let kaleyra = config.kaleyra.unwrap();
+    assert_eq!(kaleyra.api_url.as_str(), "http://127.0.0.1:4011/v1/");
+    assert_eq!(kaleyra.organization, "kanzlei-weber");
+    assert_eq!(kaleyra.sync_every, Some(Duration::from_mins(15)));
     assert_eq!((config.max_calls, config.grace_period), (7, Duration::ZERO));
     assert_eq!(config.dial, Dial { per_second: 30, max_calls: 0, inbound_reserve_percent: 50 });
 }
@@ -221,6 +249,7 @@ fn no_secret_is_ever_printed() {
         ("OPENAI_REALTIME_FALLBACK_URL", "wss://others.example.com/realtime"),
         ("OPENAI_REALTIME_FALLBACK_API_KEY", "sk-hunter2secret"),
         ("TWILIO_AUTH_TOKEN", "hunter2secret"),
+        ("KALEYRA_API_KEY", "A-hunter2secret"),
         ("VOICEBRIDGE_ADMIN_KEY", "hunter2secret-and-more"),
     ];
     let printed = format!("{:?}", load(&secrets).unwrap());
@@ -231,6 +260,7 @@ fn no_secret_is_ever_printed() {
         ("OPENAI_API_KEY", "sk hunter2secret"),
         ("OPENAI_REALTIME_FALLBACK_API_KEY", "sk hunter2secret"),
         ("TWILIO_AUTH_TOKEN", "hunter2secret x"),
+        ("KALEYRA_API_KEY", "hunter2secret x"),
         ("VOICEBRIDGE_ADMIN_KEY", "hunter2secret"),
         ("PUBLIC_URL", "https://me:hunter2secret@voice.example.com"),
         ("OPENAI_REALTIME_URL", "wss://me:hunter2secret@voice.example.com"),

@@ -22,6 +22,8 @@ pub mod handoff;
 pub mod layers;
 pub mod limits;
 pub mod inbound;
+pub mod kaleyra;
+pub mod kaleyra_syncs;
 pub mod known;
 pub mod leads;
 pub mod live;
@@ -68,6 +70,7 @@ use crate::api::wall_clock::WallClock;
 use crate::bridge::Bridge;
 use crate::clients::twilio::Twilio;
 use crate::ids::OrganizationId;
+use crate::ingest::kaleyra::Syncs;
 use crate::shutdown::Tasks;
 use crate::store::{self, Store};
 use crate::telemetry::Metrics;
@@ -92,6 +95,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Makes and steers calls; `None` without an account.
     pub carrier: Option<Twilio>,
+    /// Fetches Kaleyra's log of calls; `None` without an account.
+    pub kaleyra: Option<Syncs>,
     /// Who answered calls so far, for those that come while the database is away.
     pub known: Known,
     /// By which schedules are read.
@@ -141,6 +146,7 @@ impl Api {
             tasks,
             metrics,
             carrier: None,
+            kaleyra: None,
             known,
             clock,
             signatures,
@@ -155,6 +161,15 @@ impl Api {
     pub fn with_carrier(mut self, carrier: Option<Twilio>) -> Self {
         if let Some(parts) = Arc::get_mut(&mut self.0) {
             parts.carrier = carrier;
+        }
+        self
+    }
+
+    /// The same with an account whose log of calls can be fetched. To be called before the parts are shared.
+    #[must_use]
+    pub fn with_kaleyra(mut self, syncs: Option<Syncs>) -> Self {
+        if let Some(parts) = Arc::get_mut(&mut self.0) {
+            parts.kaleyra = syncs;
         }
         self
     }
@@ -180,6 +195,7 @@ impl Api {
         (name = "twilio", description = "Webhooks. Trusted by `X-Twilio-Signature`."),
         (name = "transcripts", description = "What was said."),
         (name = "calls", description = "What happened in calls, and what came of them."),
+        (name = "kaleyra", description = "Calls that Kaleyra handled, as its log has them."),
         (name = "interactions", description = "Calls as a platform around us counts them."),
         (name = "leads", description = "People, each linked to their most recent call."),
         (name = "campaigns", description = "Many leads called with one aim, by the clock where each of them is."),
@@ -233,7 +249,7 @@ pub fn openapi_json() -> String {
 
 /// Every route there is.
 fn routes() -> Routes {
-    [
+    vec![
         twilio::router(),
         inbound::router(),
         media_stream::router(),
@@ -244,6 +260,8 @@ fn routes() -> Routes {
         leads::router(),
         calls::router(),
         call_logs::router(),
+        kaleyra::router(),
+        kaleyra_syncs::router(),
         agent_calls::router(),
         interactions::router(),
         campaigns::router(),

@@ -3,11 +3,15 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::app::{self, install_tls, outbound};
+use jiff::Timestamp;
+use tokio::time::timeout;
+
+use crate::app::{self, elsewhere, install_tls, outbound};
 use crate::bridge;
 use crate::bridge::model_socket::ModelEndpoint;
 use crate::clients::twilio::RestError;
-use crate::config::{Config, Database};
+use crate::config::{self, Config, Database};
+use crate::ingest::kaleyra::record::day_of;
 use crate::store::Store;
 use crate::store::cluster::PrivateCluster;
 use crate::store::tenancy::RoleError;
@@ -64,6 +68,9 @@ pub async fn check(config: &Config, mut tell: impl FnMut(Finding)) -> bool {
         note("fallback", fallback_model(config, &fallback).await);
     }
     note("twilio", twilio(config).await);
+    if let Some(configured) = &config.kaleyra {
+        note("kaleyra", kaleyra(configured).await);
+    }
     match http_client() {
         Ok(client) => {
             note("public URL", public_url(&client, config).await);
@@ -156,6 +163,18 @@ async fn twilio(config: &Config) -> Verdict {
             Verdict::Bad("there is no such account: check TWILIO_ACCOUNT_SID".to_owned())
         }
         Err(error) => Verdict::Bad(format!("TWILIO_API_URL is of no use: {error}")),
+    }
+}
+
+async fn kaleyra(configured: &config::Kaleyra) -> Verdict {
+    let account = match elsewhere::kaleyra_account(configured) {
+        Ok(account) => account,
+        Err(error) => return Verdict::Bad(error.to_string()),
+    };
+    match timeout(WITHIN, account.check_account(day_of(Timestamp::now()))).await {
+        Ok(Ok(())) => Verdict::Good("the log of calls can be fetched".to_owned()),
+        Ok(Err(error)) => Verdict::Bad(error.to_string()),
+        Err(_) => Verdict::Bad("KALEYRA_API_URL does not answer in time".to_owned()),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod check;
 pub mod keys;
 pub mod process;
 pub mod stage;
+mod elsewhere;
 mod outbound;
 mod upkeep;
 
@@ -104,6 +105,7 @@ impl App {
         };
         let carrier = outbound::carrier(&config.twilio)?;
         outbound::start(&config, &public_url, carrier.as_ref(), &store, &bridge, &tasks, &metrics);
+        let kaleyra = elsewhere::kaleyra(&config, &store, &tasks)?;
         let admin_key_is_new = config.admin_key.is_none();
         let admin_key = config.admin_key.unwrap_or_else(random_key);
         let settings = Settings {
@@ -119,7 +121,7 @@ impl App {
         // Calls are steered for as long as they live, also while the server stops.
         http.spawn(bridge.clone().take_commands(http.stopping().clone()));
         let api = Api::new(settings, store.clone(), bridge, tasks.clone(), metrics.clone());
-        let router = api::router(api.with_carrier(carrier));
+        let router = api::router(api.with_carrier(carrier).with_kaleyra(kaleyra));
         http.spawn(upkeep::run(store.clone(), config.node.clone(), tasks.stopping().clone()));
         serve(&http, listener, router);
         tracing::info!(%addr, %public_url, "ready for calls");

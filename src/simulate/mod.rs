@@ -1,4 +1,4 @@
-//! Simulated far ends: a Twilio caller, the carrier behind it, and an OpenAI Realtime server.
+//! Simulated far ends: a Twilio caller, the carrier behind it, an OpenAI Realtime server, and Kaleyra's log of calls.
 //!
 //! They ship with the program, carry the demo and judge the bridge in tests. So that they can judge, they spell and
 //! check every message themselves and share none of the bridge's codecs.
@@ -7,6 +7,7 @@ pub mod balancer;
 pub mod caller;
 pub mod carrier;
 pub mod cli;
+pub mod kaleyra;
 pub mod model;
 pub mod network;
 pub mod random;

@@ -18,6 +18,7 @@ pub mod calls;
 pub mod campaigns;
 pub mod cluster;
 pub mod interactions;
+pub mod kaleyra;
 pub mod do_not_call;
 pub mod commands;
 pub mod handoffs;

@@ -23,6 +23,8 @@ use voicebridge::bridge::model_socket::ModelEndpoint;
 use voicebridge::bridge::profile::Defaults;
 use voicebridge::bridge::spool::Spool;
 use voicebridge::bridge::{self, Bridge};
+use voicebridge::clients::kaleyra::Kaleyra;
+use voicebridge::ingest::kaleyra::Syncs;
 use voicebridge::shutdown::Tasks;
 use voicebridge::store::Store;
 use voicebridge::telemetry::Metrics;
@@ -74,8 +76,31 @@ impl Server {
         Self { _model: Some(model), ..Self::with_model(store, &url, change) }
     }
 
+    /// On this database, with an account of Kaleyra's that is the organisation's of this slug.
+    pub(crate) fn with_kaleyra(store: Store, client: Kaleyra, organization: &str) -> Self {
+        Self::built(
+            store,
+            "ws://127.0.0.1:9",
+            |_| {},
+            |api| {
+                let node = api.settings.node.clone();
+                let syncs = Syncs::new(api.store.clone(), client, organization, &node, api.tasks.clone());
+                api.with_kaleyra(Some(syncs))
+            },
+        )
+    }
+
     /// The same, with the model at this address.
     pub(crate) fn with_model(store: Store, url: &str, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::built(store, url, change, |api| api)
+    }
+
+    fn built(
+        store: Store,
+        url: &str,
+        change: impl FnOnce(&mut Settings),
+        more: impl FnOnce(Api) -> Api,
+    ) -> Self {
         let mut settings = Settings {
             public_url: PublicUrl::parse(PUBLIC).expect("it is a URL"),
             twilio_auth_tokens: Vec::new(),
@@ -110,7 +135,7 @@ impl Server {
             move || *now.lock().expect("nobody panics with it")
         });
         let api = Api::with_clock(settings, store.clone(), bridge, tasks.clone(), metrics.clone(), clock);
-        Self { router: api::router(api), store, tasks, metrics, now, _model: None }
+        Self { router: api::router(more(api)), store, tasks, metrics, now, _model: None }
     }
 
     /// Puts the clock to this moment.

@@ -95,7 +95,7 @@ struct TroubleArgs {
 }
 
 /// Reads `left=right`.
-fn pair<L: FromStr, R: FromStr<Err = String>>(text: &str) -> Result<(L, R), String> {
+pub(super) fn pair<L: FromStr, R: FromStr<Err = String>>(text: &str) -> Result<(L, R), String> {
     let (left, right) = text.split_once('=').ok_or_else(|| format!("`{text}` has no `=`"))?;
     let left = left.parse().map_err(|_| format!("`{left}` is not what belongs before the `=`"))?;
     Ok((left, right.parse()?))

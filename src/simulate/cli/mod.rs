@@ -1,6 +1,7 @@
 //! `voicebridge simulate …`: the simulated far ends as commands.
 
 mod carrier;
+mod kaleyra;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use carrier::{CarrierArgs, run_carrier};
+use kaleyra::{KaleyraArgs, run_kaleyra};
 
 use super::caller::{CallReport, CallerOptions, EndedBy, Spelling, run_many};
 use super::model::{ModelOptions, ModelServer, Replies, SessionReport};
@@ -39,6 +41,13 @@ pub enum SimulateCommand {
     /// FAULT is one of too-many (429), error-before (503, nothing is done), error-after (500, the call goes on),
     /// lost-before, lost-after (the connection is cut, the call goes on), slow.
     Carrier(CarrierArgs),
+    /// Serve as Kaleyra's Voice API would, until interrupted. Prints a JSON report.
+    ///
+    /// Tells a log of made-up calls, the same each time for the same options, page by page to `method=dial`. Set
+    /// `KALEYRA_API_URL` to the address it prints, and `KALEYRA_API_KEY` as here.
+    ///
+    /// FAULT is one of too-many (429 with Retry-After), error (500), lost (the connection is cut), slow.
+    Kaleyra(KaleyraArgs),
     /// Serve as OpenAI's Realtime API would, until interrupted. Prints a JSON report.
     ///
     /// Runs voice activity detection on the audio it receives, answers from a script and refuses what the real
@@ -210,6 +219,7 @@ pub async fn run(command: SimulateCommand) -> anyhow::Result<()> {
     match command {
         SimulateCommand::Caller(args) => run_caller(args).await,
         SimulateCommand::Carrier(args) => run_carrier(args).await,
+        SimulateCommand::Kaleyra(args) => run_kaleyra(args).await,
         SimulateCommand::Model(args) => run_model(args).await,
     }
 }

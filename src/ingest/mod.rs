@@ -1,0 +1,3 @@
+//! Records from elsewhere: calls that other systems handled.
+
+pub mod kaleyra;

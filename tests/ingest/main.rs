@@ -1,0 +1,9 @@
+//! Records of calls that other systems handled, against a real PostgreSQL and simulated far ends.
+
+#![allow(clippy::unwrap_used, reason = "these are tests from top to bottom")]
+
+mod kaleyra;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../support/surface.rs"]
+mod surface;

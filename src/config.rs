@@ -70,6 +70,7 @@ pub const VARIABLES: [Variable; 26] = [
         "",
         "minutes between fetches of Kaleyra's log; none by itself without",
     ),
+    secret("VAPI_WEBHOOK_SECRET", "", "what VAPI shows with its reports; several separated by commas"),
     secret("VOICEBRIDGE_ADMIN_KEY", "generated at each start and printed", "API key"),
     variable("VOICEBRIDGE_CORS_ORIGINS", "", "origins whose pages may ask the API, separated by commas"),
     variable("VOICEBRIDGE_MAX_CALLS", "500", "calls that may be live at once"),
@@ -110,6 +111,8 @@ pub struct Config {
     pub twilio: Twilio,
     /// Calls that another system handled; `None` without a key.
     pub kaleyra: Option<Kaleyra>,
+    /// What VAPI may show with its reports; empty: none is taken.
+    pub vapi_webhook_secrets: Vec<SecretString>,
     /// API key; `None` has one generated.
     pub admin_key: Option<SecretString>,
     /// Origins whose pages may ask the API.
@@ -352,6 +355,7 @@ impl Reader {
         let openai = self.openai();
         let twilio = self.twilio();
         let kaleyra = self.kaleyra();
+        let vapi_webhook_secrets = self.vapi_webhook_secrets();
         let admin_key = self.admin_key();
         let max_calls = self.number("VOICEBRIDGE_MAX_CALLS", 500, 1..=100_000);
         let dial = Dial {
@@ -372,6 +376,7 @@ impl Reader {
             openai,
             twilio,
             kaleyra,
+            vapi_webhook_secrets,
             admin_key,
             cors_origins,
             max_calls: max_calls as usize,
@@ -530,17 +535,18 @@ impl Reader {
             organization: organization.unwrap_or_else(|| "default".to_owned()),
             sync_every: (every_min > 0).then(|| Duration::from_secs(every_min * 60)),
         })
+    fn vapi_webhook_secrets(&mut self) -> Vec<SecretString> {
+        let secrets = self.parsed("VAPI_WEBHOOK_SECRET", |text| {
+            let secrets = text.split(',').map(str::trim).filter(|secret| !secret.is_empty());
+            let secrets = secrets.map(|secret| hard_to_guess(secret).map(SecretString::from));
+            let secrets = secrets.collect::<Result<Vec<_>, _>>()?;
+            if secrets.is_empty() { Err("holds no secret".to_owned()) } else { Ok(secrets) }
+        });
+        secrets.unwrap_or_default()
     }
 
     fn admin_key(&mut self) -> Option<SecretString> {
-        // Shorter keys can be guessed by asking often enough.
-        const SHORTEST: usize = 16;
-        self.parsed("VOICEBRIDGE_ADMIN_KEY", |text| match one_word(text)? {
-            key if key.len() < SHORTEST => Err(format!(
-                "is too short: use at least {SHORTEST} characters, such as from `openssl rand -hex 32`"
-            )),
-            key => Ok(SecretString::from(key)),
-        })
+        self.parsed("VOICEBRIDGE_ADMIN_KEY", |text| hard_to_guess(text).map(SecretString::from))
     }
 
     fn number(&mut self, name: &'static str, default: u64, range: std::ops::RangeInclusive<u64>) -> u64 {
@@ -621,6 +627,17 @@ fn is_loopback(url: &Url) -> bool {
 fn one_word(text: &str) -> Result<&str, String> {
     let fits = text.bytes().all(|b| b.is_ascii_graphic());
     fits.then_some(text).ok_or_else(|| "must be printable ASCII characters without spaces".to_owned())
+}
+
+/// One word that is not found by asking often enough.
+fn hard_to_guess(text: &str) -> Result<&str, String> {
+    const SHORTEST: usize = 16;
+    match one_word(text)? {
+        key if key.len() < SHORTEST => Err(format!(
+            "is too short: use at least {SHORTEST} characters, such as from `openssl rand -hex 32`"
+        )),
+        key => Ok(key),
+    }
 }
 
 fn known_url(text: &'static str) -> Url {

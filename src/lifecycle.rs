@@ -7,6 +7,7 @@
 pub mod callback;
 pub mod projection;
 mod records;
+pub mod report;
 mod story;
 
 use std::time::Duration;

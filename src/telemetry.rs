@@ -200,6 +200,12 @@ struct JudgementLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReportLabel {
+    source: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
 }
@@ -286,6 +292,7 @@ pub struct Counters {
     pub dial_backing_off: Gauge,
     dial_requests: Family<DialLabel, Counter>,
     dial_errors: Family<StatusLabel, Counter>,
+    reports: Family<ReportLabel, Counter>,
     calls_ended: Family<ReasonLabel, Counter>,
     frames_dropped: Family<WhyLabel, Counter>,
     tool_calls: Family<OutcomeLabel, Counter>,
@@ -439,6 +446,11 @@ impl Metrics {
                 "dial_carrier_errors",
                 "Requests for calls that failed, by status: `429`, `4xx`, `5xx`, `none` without an answer, `other`",
             ),
+            reports: family(
+                &mut registry,
+                "reports",
+                "What other systems told of their calls, by source and what came of it",
+            ),
             calls_ended: family(&mut registry, "calls_ended", "Calls that ended, by their one reason"),
             frames_dropped: family(&mut registry, "frames_dropped", "Frames of audio not passed on, and why"),
             tool_calls: family(&mut registry, "tool_calls", "Functions the model called, by outcome"),
@@ -465,6 +477,11 @@ impl Metrics {
     /// Counts a call that ended. `reason` is one of the closed list of stored words.
     pub fn call_ended(&self, reason: &'static str) {
         self.calls_ended.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Counts something that another system told of a call. `source` and `outcome` are of closed lists.
+    pub fn reported(&self, source: &'static str, outcome: &'static str) {
+        self.reports.get_or_create(&ReportLabel { source, outcome }).inc();
     }
 
     /// Counts a try to have the carrier place a call.

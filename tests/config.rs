@@ -72,6 +72,7 @@ fn everything_can_be_set() {
         ("KALEYRA_API_KEY", "A0123456789"),
         ("KALEYRA_ORGANIZATION", "kanzlei-weber"),
         ("KALEYRA_SYNC_EVERY_MIN", "15"),
+        ("VAPI_WEBHOOK_SECRET", "0123456789abcdef-1,0123456789abcdef-2"),
         ("VOICEBRIDGE_ADMIN_KEY", "0123456789abcdef"),
         ("VOICEBRIDGE_CORS_ORIGINS", "https://Desk.example.com, http://localhost:3000"),
         ("VOICEBRIDGE_MAX_CALLS", "7"),
@@ -100,6 +101,8 @@ fn everything_can_be_set() {
     assert_eq!(kaleyra.api_url.as_str(), "http://127.0.0.1:4011/v1/");
     assert_eq!(kaleyra.organization, "kanzlei-weber");
     assert_eq!(kaleyra.sync_every, Some(Duration::from_mins(15)));
+    let secrets = config.vapi_webhook_secrets.iter().map(|secret| secret.expose_secret());
+    assert_eq!(secrets.collect::<Vec<_>>(), ["0123456789abcdef-1", "0123456789abcdef-2"]);
     assert_eq!((config.max_calls, config.grace_period), (7, Duration::ZERO));
     assert_eq!(config.dial, Dial { per_second: 30, max_calls: 0, inbound_reserve_percent: 50 });
 }
@@ -250,6 +253,7 @@ fn no_secret_is_ever_printed() {
         ("OPENAI_REALTIME_FALLBACK_API_KEY", "sk-hunter2secret"),
         ("TWILIO_AUTH_TOKEN", "hunter2secret"),
         ("KALEYRA_API_KEY", "A-hunter2secret"),
+        ("VAPI_WEBHOOK_SECRET", "hunter2secret-and-more"),
         ("VOICEBRIDGE_ADMIN_KEY", "hunter2secret-and-more"),
     ];
     let printed = format!("{:?}", load(&secrets).unwrap());
@@ -261,6 +265,7 @@ fn no_secret_is_ever_printed() {
         ("OPENAI_REALTIME_FALLBACK_API_KEY", "sk hunter2secret"),
         ("TWILIO_AUTH_TOKEN", "hunter2secret x"),
         ("KALEYRA_API_KEY", "hunter2secret x"),
+        ("VAPI_WEBHOOK_SECRET", "hunter2secret"),
         ("VOICEBRIDGE_ADMIN_KEY", "hunter2secret"),
         ("PUBLIC_URL", "https://me:hunter2secret@voice.example.com"),
         ("OPENAI_REALTIME_URL", "wss://me:hunter2secret@voice.example.com"),

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
@@ -161,12 +161,24 @@ pub async fn require_administrator(api: &Api, headers: &HeaderMap) -> Result<(),
     Err(ApiError::forbidden_by_scope(ADMINISTRATOR))
 }
 
+/// The secret that is shown in this header, or as `Authorization: Bearer`.
+pub(crate) fn shown_secret<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let own = headers.get(name).and_then(|value| value.to_str().ok());
+    own.or_else(|| bearer(headers))
+}
+
+/// Whether one of these is shown, compared in a time that does not tell which.
+pub(crate) fn is_one_of(shown: &str, known: &[SecretString]) -> bool {
+    known.iter().fold(false, |is_known, one| is_known | is_same(shown, one.expose_secret()))
+}
+
 fn shown_key(headers: &HeaderMap) -> Option<&str> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
-        let (scheme, key) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
-    });
-    bearer.or_else(|| headers.get(API_KEY)?.to_str().ok())
+    bearer(headers).or_else(|| headers.get(API_KEY)?.to_str().ok())
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, key) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
 /// Compares in a time that tells neither length nor likeness.

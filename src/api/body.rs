@@ -2,11 +2,13 @@
 
 use std::fmt::Display;
 
+use axum::extract::{FromRequest as _, Request};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use crate::api::error::ApiError;
 use crate::ids::PhoneNumber;
+use crate::ingest::Problem;
 use crate::outreach::window::zone;
 
 // Longest texts, in characters. Names and addresses beyond these are mistakes, notes are for people to read.
@@ -88,4 +90,16 @@ pub(crate) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
+}
+
+/// A body that is JSON, read after whoever sent it was found to be trusted: until then none of it is taken in.
+pub(crate) async fn json_of<T: serde::de::DeserializeOwned>(request: Request) -> Result<T, ApiError> {
+    let axum::Json(value) = axum::Json::from_request(request, &()).await?;
+    Ok(value)
+}
+
+/// What is wrong with what another system has sent.
+pub(crate) fn unreadable(problems: &[Problem]) -> ApiError {
+    ApiError::unprocessable("invalid_body", "this cannot be put on record as it is; see details")
+        .with_details(json!(problems))
 }

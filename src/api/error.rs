@@ -60,6 +60,18 @@ const RULES: [Rule; 13] = [
         status: StatusCode::UNPROCESSABLE_ENTITY,
         code: "invalid_value",
         message: "name must have 1 to 200 characters that can be read",
+const RULES: [Rule; 14] = [
+    Rule {
+        constraint: "agents_vapi_assistant",
+        status: StatusCode::CONFLICT,
+        code: "assistant_taken",
+        message: "another agent is this VAPI assistant already; its reports could not be told apart",
+    },
+    Rule {
+        constraint: "ivr_providers_name",
+        status: StatusCode::CONFLICT,
+        code: "provider_exists",
+        message: "there is a provider of this name; choose another",
     },
     Rule {
         constraint: "leads_call_sid",
@@ -170,6 +182,11 @@ impl ApiError {
     pub fn unauthorized() -> Self {
         let message = "send the API key as Authorization: Bearer … or X-Api-Key";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+    }
+
+    /// Not the secret of whoever may send this.
+    pub fn wrong_secret(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_secret", message)
     }
 
     /// Not signed by Twilio, or not for this URL.

@@ -152,6 +152,15 @@ fn known(schema: &str, member: &str) -> Option<Value> {
             json!({"disposition": "AGENT_ENDED", "connection_status": "CONNECTED", "call_duration": 90})
         }
         ("CallRecord", "data") => json!({"call": {"status": "completed", "duration": 90}}),
+        (
+            "CreateIvrProvider" | "UpdateIvrProvider" | "TryMapping" | "IvrProvider" | "IssuedIvrProvider",
+            "mapping",
+        ) => {
+            json!({"call_id": "/data/call/id", "from_number": "data.caller", "digits": "data.digits", "updated_at": "sent_at"})
+        }
+        ("TryMapping" | "IvrCall", "payload") => {
+            json!({"data": {"call": {"id": "7f3c2d"}, "caller": "+14155550123", "digits": "2"}, "sent_at": MOMENT})
+        }
         ("RoutingDecision", "details") => json!({"time_zone": "Europe/Berlin"}),
         ("Entry", "reason") => json!("asked by mail"),
         ("Settings", "voicemail_message") | ("Entry", "call_sid") | (_, "degraded") => Value::Null,

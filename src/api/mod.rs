@@ -24,6 +24,8 @@ pub mod limits;
 pub mod inbound;
 pub mod kaleyra;
 pub mod kaleyra_syncs;
+pub mod ivr_calls;
+pub mod ivr_providers;
 pub mod known;
 pub mod leads;
 pub mod live;
@@ -43,6 +45,7 @@ pub mod teams;
 pub mod transcripts;
 pub mod twilio;
 pub mod upload;
+pub mod vapi;
 pub mod webhook;
 mod body;
 pub mod wall_clock;
@@ -193,6 +196,7 @@ impl Api {
     components(schemas(Failure)),
     tags(
         (name = "twilio", description = "Webhooks. Trusted by `X-Twilio-Signature`."),
+        (name = "other systems", description = "Calls that other systems have handled. Webhooks are trusted by a shared secret."),
         (name = "transcripts", description = "What was said."),
         (name = "calls", description = "What happened in calls, and what came of them."),
         (name = "kaleyra", description = "Calls that Kaleyra handled, as its log has them."),
@@ -237,6 +241,10 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     let signature = ApiKey::Header(ApiKeyValue::new("X-Twilio-Signature"));
     components.add_security_scheme("twilio", SecurityScheme::ApiKey(signature));
     statuses::add(&mut document);
+    let secret = ApiKey::Header(ApiKeyValue::new("X-Vapi-Secret"));
+    components.add_security_scheme("vapi", SecurityScheme::ApiKey(secret));
+    let secret = ApiKey::Header(ApiKeyValue::new("X-Webhook-Secret"));
+    components.add_security_scheme("ivr", SecurityScheme::ApiKey(secret));
     examples::add(&mut document);
     document
 }
@@ -255,6 +263,9 @@ fn routes() -> Routes {
         media_stream::router(),
         call_status::router(),
         handoff::router(),
+        vapi::router(),
+        ivr_calls::router(),
+        ivr_providers::router(),
         operations::router(),
         transcripts::router(),
         leads::router(),

@@ -13,6 +13,8 @@ pub struct Settings {
     /// Tokens Twilio may have signed with. Without any, signatures are not checked; the configuration allows that on
     /// a loopback address only.
     pub twilio_auth_tokens: Vec<SecretString>,
+    /// What VAPI may show with its reports. Without any, none is taken.
+    pub vapi_webhook_secrets: Vec<SecretString>,
     /// The key for everything that is neither a webhook nor a health check.
     pub admin_key: SecretString,
     /// `/metrics` answers without a key: right when only this machine can ask.

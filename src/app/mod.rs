@@ -111,6 +111,7 @@ impl App {
         let settings = Settings {
             public_url: public_url.clone(),
             twilio_auth_tokens: config.twilio.auth_tokens,
+            vapi_webhook_secrets: config.vapi_webhook_secrets,
             admin_key: admin_key.clone(),
             open_metrics,
             cors_origins: config.cors_origins,

@@ -64,8 +64,7 @@ pub fn project(known: &Known) -> Option<Records> {
 fn log_row(known: &Known, story: Story<'_>, talk: &Talk) -> Option<LogRow> {
     let facts = &known.facts;
     let attempt = facts.attempt.as_ref();
-    let begun = story.first("outbound_dispatched").or_else(|| story.first("incoming_call"));
-    let started_at = begun.or_else(|| story.happenings().next())?.at;
+    let started_at = story.began_at()?;
     let (from, to) = story.numbers();
     let end = story.end();
     let handoffs = story.handoffs();
@@ -112,8 +111,12 @@ fn reason<'a>(story: Story<'a>, end: &End<'a>) -> Option<&'a str> {
     if story.is_voicemail() && end.is_success { Some("voicemail") } else { end.reason }
 }
 
-/// What the carrier said to the end, where that is more than that it is over.
+/// What the carrier said to the end, where that is more than that it is over, or else VAPI.
 fn notes(story: Story<'_>) -> Option<String> {
+    notes_of_carrier(story).or_else(|| story.reported_reason().map(|word| format!("VAPI: {word}")))
+}
+
+fn notes_of_carrier(story: Story<'_>) -> Option<String> {
     let word = story.last_word()?;
     match (word.status, word.sip) {
         ("completed", None) => None,

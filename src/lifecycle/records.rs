@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::callback::end_by_carrier;
 use super::projection::{self, Known};
+use super::report::is_kept_beside;
 use super::story::Story;
 use super::{CallEvent, Recorded, change};
 use crate::call::end::EndReason;
@@ -14,11 +15,11 @@ use crate::store::agent_calls::{self, HandedCall};
 use crate::store::call_events::{self, CarrierEvent};
 use crate::store::call_facts::{self, CallFacts};
 use crate::store::calls::{self, Change};
-use crate::store::{Store, call_attempts, call_logs, do_not_call, interactions, leads};
+use crate::store::{Store, call_attempts, call_logs, do_not_call, interactions, leads, reports};
 
 /// Two that write at the same moment may get in each other's way, as when a lead is linked by hand meanwhile: a second
 /// look sees what the other has done.
-const TRIES: u32 = 3;
+pub(super) const TRIES: u32 = 3;
 
 /// What is to be put on record.
 #[derive(Clone, Copy)]
@@ -55,14 +56,15 @@ pub(super) async fn derive_again(store: &Store, call_sid: &CallSid) -> sqlx::Res
 
 async fn put_fact(store: &Store, call_sid: &CallSid, fact: Fact<'_>) -> sqlx::Result<Recorded> {
     for _ in 1..TRIES {
-        match put_once(store, call_sid, fact, false).await {
+        // On the heap, so that whoever waits for it stays small.
+        match Box::pin(put_once(store, call_sid, fact, false)).await {
             Err(error) if is_collision(&error) => {
                 tracing::debug!(call.id = %call_sid, "the records of a call are written again: somebody else did so, too");
             }
             result => return result,
         }
     }
-    put_once(store, call_sid, fact, true).await
+    Box::pin(put_once(store, call_sid, fact, true)).await
 }
 
 /// `at_any_price`: the fact is put on record also where what follows from it cannot be.
@@ -125,7 +127,10 @@ fn is_to_be_linked(facts: &CallFacts) -> bool {
 }
 
 /// Writes what follows from all that is known of a call. `None`: it is not on record.
-async fn derive(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx::Result<Option<CallFacts>> {
+pub(super) async fn derive(
+    connection: &mut PgConnection,
+    call_sid: &CallSid,
+) -> sqlx::Result<Option<CallFacts>> {
     let Some(mut facts) = call_facts::of_call(connection, call_sid).await? else { return Ok(None) };
     if let Some((call, at, event)) = end_by_carrier(&facts) {
         let ended = calls::append(connection, change(&call, at, &event)).await?;
@@ -135,6 +140,9 @@ async fn derive(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx::Resu
         }
     }
     let organization = facts.organization;
+    if is_kept_beside(&facts.data) {
+        reports::remove_turns(connection, organization, call_sid).await?;
+    }
     let said = if projection::is_over(&facts) {
         call_facts::conversation(connection, organization, call_sid).await?
     } else {
@@ -212,7 +220,7 @@ async fn note_contact(connection: &mut PgConnection, change: &Change<'_>, attemp
 
 /// Somebody else has written at the same moment what cannot be there twice, or each waited for the other.
 // PostgreSQL, appendix A: class 23 is a broken constraint, 40 a transaction that was chosen to give way.
-fn is_collision(error: &sqlx::Error) -> bool {
+pub(super) fn is_collision(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     code.is_some_and(|code| code.starts_with("23") || code.starts_with("40"))
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::report::is_vapis;
 use super::{COMPLETED, FAILED};
 use crate::outreach::retry::Outcome;
 use crate::store::call_facts::{CallFacts, Callback};
@@ -110,7 +111,8 @@ impl<'a> Story<'a> {
         let event = self.happenings().filter(|event| matches!(event.kind, COMPLETED | FAILED)).last()?;
         let report = &self.facts.data["call"];
         Some(End {
-            is_success: event.kind == COMPLETED,
+            // What VAPI reports is that its assistant is done, and how that went is in the report.
+            is_success: event.kind == COMPLETED && report["status"] != "failed",
             at: event.at,
             reason: report["endedReason"].as_str().or_else(|| event.details["reason"].as_str()),
             duration_s: report["duration"].as_i64().and_then(|seconds| seconds.try_into().ok()),
@@ -156,8 +158,30 @@ impl<'a> Story<'a> {
     pub(super) fn is_outbound(self) -> bool {
         let words = self.facts.callbacks.iter().filter_map(|callback| callback.direction.as_deref());
         let lease = self.facts.lease.iter().filter_map(|lease| lease.direction.as_deref());
+        let reported = self.reported("direction");
         self.first("outbound_dispatched").is_some()
-            || words.chain(lease).any(|direction| direction.starts_with("outbound"))
+            || words.chain(lease).chain(reported).any(|direction| direction.starts_with("outbound"))
+    }
+
+    /// A member of the call in a report of VAPI.
+    fn reported(self, member: &str) -> Option<&'a str> {
+        is_vapis(&self.facts.data).then(|| self.facts.data["call"][member].as_str()).flatten()
+    }
+
+    /// When it came or was placed, as far as that is known.
+    pub(super) fn began_at(self) -> Option<Timestamp> {
+        let begun = self.first("outbound_dispatched").or_else(|| self.first("incoming_call"));
+        let first = || self.happenings().map(|event| event.at).chain(self.reported_start()).min();
+        begun.map(|event| event.at).or_else(first)
+    }
+
+    fn reported_start(self) -> Option<Timestamp> {
+        self.reported("startedAt").and_then(|text| text.parse().ok())
+    }
+
+    /// Why the call ended, in VAPI's words.
+    pub(super) fn reported_reason(self) -> Option<&'a str> {
+        is_vapis(&self.facts.data).then(|| self.facts.data["endedReason"].as_str()).flatten()
     }
 
     /// Caller and callee, as the carrier sent them.
@@ -174,8 +198,8 @@ impl<'a> Story<'a> {
         let from = told("from").or_else(|| lease.and_then(|lease| lease.from.as_deref()));
         let to = told("to").or_else(|| lease.and_then(|lease| lease.to.as_deref()));
         (
-            from.or_else(|| said(|callback| callback.from.as_deref())),
-            to.or_else(|| said(|callback| callback.to.as_deref())),
+            from.or_else(|| said(|callback| callback.from.as_deref())).or_else(|| self.reported("from")),
+            to.or_else(|| said(|callback| callback.to.as_deref())).or_else(|| self.reported("to")),
         )
     }
 
@@ -190,11 +214,16 @@ impl<'a> Story<'a> {
         let by_clock = told.clone().filter_map(|callback| callback.event_time).min();
         let stream = || self.first("stream_started").map(|event| event.at);
         let told = told.map(|callback| callback.came_at).min();
-        by_clock.or_else(stream).or(told).or_else(|| {
-            // A call of ours that was never taken is never `completed`.
-            let word = self.last_word().filter(|word| self.is_outbound() && word.status == "completed")?;
-            word.at.checked_sub(jiff::SignedDuration::from_secs(word.duration_s.unwrap_or(0).into())).ok()
-        })
+        by_clock
+            .or_else(stream)
+            .or(told)
+            .or_else(|| {
+                // A call of ours that was never taken is never `completed`.
+                let word =
+                    self.last_word().filter(|word| self.is_outbound() && word.status == "completed")?;
+                word.at.checked_sub(jiff::SignedDuration::from_secs(word.duration_s.unwrap_or(0).into())).ok()
+            })
+            .or_else(|| self.reported_start().filter(|_| self.end().is_some_and(|end| end.is_success)))
     }
 
     /// Who took the call, in the carrier's words: of several, the one that says most.
@@ -205,11 +234,14 @@ impl<'a> Story<'a> {
     }
 
     pub(super) fn is_voicemail(self) -> bool {
-        self.first("voicemail_detected").is_some() || self.answered_by().is_some_and(is_machine)
+        self.first("voicemail_detected").is_some()
+            || self.answered_by().is_some_and(is_machine)
+            || self.reported("endedReason") == Some("voicemail")
     }
 
     pub(super) fn recording_url(self) -> Option<&'a str> {
-        self.facts.callbacks.iter().filter_map(|callback| callback.recording_url.as_deref()).min()
+        let told = self.facts.callbacks.iter().filter_map(|callback| callback.recording_url.as_deref()).min();
+        told.or_else(|| self.reported("recordingUrl"))
     }
 
     /// People were called first, and nobody has said that they did not answer.

@@ -14,7 +14,7 @@ use crate::outreach::retry::{Outcome, RetryPolicy};
 /// What is known of one call.
 #[derive(Debug, Clone)]
 pub struct CallFacts {
-    /// The call.
+    /// The call; by VAPI's id where no carrier carried it.
     pub call_sid: CallSid,
     /// Whose it is.
     pub organization: OrganizationId,
@@ -225,7 +225,7 @@ pub async fn of_call(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx:
                    where l.organization_id = c.organization_id and l.call_sid = c.call_sid
                ) as lead
         from calls c
-        where c.call_sid = $1
+        where c.call_sid = $1 or c.call_sid is null and c.vapi_call_id = $1
         for no key update of c
         "#,
         call_sid.as_str(),

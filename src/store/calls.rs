@@ -137,7 +137,7 @@ pub async fn find(
         select id, organization_id, agent_id, phone_number_id, call_sid, event_sequence, routing_status,
                created_at as "created_at!", data
         from calls
-        where organization_id = $1 and (id = $2 or call_sid = $3)
+        where organization_id = $1 and (id = $2 or call_sid = $3 or call_sid is null and vapi_call_id = $3)
         limit 1
         "#,
         organization.0,
@@ -263,6 +263,7 @@ pub async fn lock(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx::Re
 ///
 /// The lease is locked first, so that a new holder cannot come between the look at its token and the write. Turns go on
 /// being written meanwhile.
+#[expect(clippy::too_many_lines, reason = "it is one statement")]
 pub async fn append(connection: &mut PgConnection, change: Change<'_>) -> sqlx::Result<Recorded> {
     let event =
         json!([{"type": change.kind, "timestamp": change.at, "details": storable_json(change.details)}]);
@@ -326,11 +327,19 @@ pub async fn append(connection: &mut PgConnection, change: Change<'_>) -> sqlx::
                     when excluded.routing_status = 'transferred_to_team' then excluded.routing_status
                     else coalesce(calls.routing_status, excluded.routing_status)
                 end,
-                data = case when $12 then calls.data - 'carrier_status' else calls.data end || excluded.data
+                data = case
+                    -- Whoever carried the call here tells of its end; what VAPI reported is kept beside that.
+                    when $12 and calls.data->>'type' = 'end-of-call-report' then jsonb_build_object('vapi', calls.data)
+                    when $12 then calls.data - 'carrier_status'
+                    else calls.data
+                end || excluded.data
             where calls.organization_id = excluded.organization_id
               -- What the carrier's last word was taken for gives way to whoever knows more, or to what it is taken for
-              -- now that more is known.
-              and (not calls.event_sequence @> any ($8::jsonb[]) or ($12 and calls.data ? 'carrier_status'))
+              -- now that more is known; and what VAPI reported, to us.
+              and (
+                  not calls.event_sequence @> any ($8::jsonb[])
+                  or ($12 and (calls.data ? 'carrier_status' or calls.data->>'type' = 'end-of-call-report'))
+              )
             returning id
         )
         select yes or held_it_then as "right_holder!",

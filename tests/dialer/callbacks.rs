@@ -34,6 +34,7 @@ impl Server {
         let settings = Settings {
             public_url: PublicUrl::parse("https://voice.example.com").unwrap(),
             twilio_auth_tokens: Vec::new(),
+            vapi_webhook_secrets: Vec::new(),
             admin_key: SecretString::from("0123456789abcdef"),
             open_metrics: false,
             cors_origins: Vec::new(),

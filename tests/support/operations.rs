@@ -11,7 +11,7 @@ use voicebridge::lifecycle::{self, CallEvent, CallRef};
 use voicebridge::store::agents;
 use voicebridge::store::leases::FencingToken;
 
-use crate::surface::Server;
+use crate::surface::{KEY, Server};
 
 /// The call that is on record. Examples name another.
 pub(crate) const OURS: &str = "CA00000000000000000000000000000002";
@@ -104,6 +104,17 @@ pub(crate) async fn furnished() -> Server {
         let answer = server.post(path, body).await;
         assert!(answer.status.is_success(), "{path}: {}", answer.text);
     }
+    // It shows the key as its secret.
+    let organization = agent.organization_id;
+    server
+        .execute(&format!(
+            "insert into ivr_providers (organization_id, name, secret_sha256, mapping)
+             values ('{organization}', 'front-office', sha256('{KEY}'), '{{\"call_id\": \"/data/call/id\"}}')"
+        ))
+        .await;
+    let told = json!({"data": {"call": {"id": "1"}}}).to_string();
+    let answer = server.keyed(Method::POST, "/api/ivr/front-office/webhook", "application/json", told).await;
+    assert!(answer.status.is_success(), "{}", answer.text);
     // Nobody carries the call: who steers it would wait for an answer.
     server.execute("delete from call_leases").await;
     server
@@ -112,6 +123,7 @@ pub(crate) async fn furnished() -> Server {
 /// The path of something that is there.
 pub(crate) async fn there(server: &Server, document: &Value, path: &str) -> String {
     let path = path.replace("{token}", &"x".repeat(43)).replace("{handoff}", "1");
+    let path = path.replace("{provider}", "front-office");
     let Some((list, rest)) = path.split_once("/{") else { return path };
     let (name, rest) = rest.split_once('}').unwrap();
     let list = match list {

@@ -104,6 +104,7 @@ impl Server {
         let mut settings = Settings {
             public_url: PublicUrl::parse(PUBLIC).expect("it is a URL"),
             twilio_auth_tokens: Vec::new(),
+            vapi_webhook_secrets: vec![SecretString::from(KEY)],
             admin_key: SecretString::from(KEY),
             open_metrics: false,
             cors_origins: Vec::new(),
@@ -177,7 +178,14 @@ impl Server {
         content_type: &str,
         body: impl Into<Body>,
     ) -> Answer {
-        self.raw(method, path, &[("x-api-key", KEY), ("content-type", content_type)], body).await
+        // Webhooks of other systems have secrets of their own.
+        let headers = [
+            ("x-api-key", KEY),
+            ("x-vapi-secret", KEY),
+            ("x-webhook-secret", KEY),
+            ("content-type", content_type),
+        ];
+        self.raw(method, path, &headers, body).await
     }
 
     /// With another key; `None`: with none.

@@ -194,6 +194,11 @@ pub async fn link_by_phone(
                        select case when direction like 'outbound%' then to_number else from_number end
                        from call_leases
                        where organization_id = $1 and call_sid = $2::text
+                   ),
+                   (
+                       select case when data->'call'->>'direction' = 'outbound' then data->'call'->>'to' else data->'call'->>'from' end
+                       from calls
+                       where organization_id = $1 and call_sid = $2::text and data->>'type' = 'end-of-call-report'
                    )
                ) as other_party
         "#,
@@ -222,7 +227,7 @@ pub async fn link_by_phone(
 /// its call is looked at, so of two calls that come at once the second sees what the first did.
 ///
 /// A call may come here long after it was over. It began when its first stream was offered, or else when the carrier first
-/// told of it.
+/// told of it, or else when whoever reported it says.
 async fn link_number(
     store: &Store,
     organization: OrganizationId,
@@ -244,10 +249,12 @@ async fn link_number(
             from meant
             where coalesce(
                       (select min(offered_at) from call_streams where call_streams.call_sid = $3::text),
-                      (select min(created_at) from call_events where call_events.call_sid = $3::text)
+                      (select min(created_at) from call_events where call_events.call_sid = $3::text),
+                      (select created_at from calls where calls.call_sid = $3::text)
                   ) < coalesce(
                       (select min(offered_at) from call_streams where call_streams.call_sid = meant.call_sid),
-                      (select min(created_at) from call_events where call_events.call_sid = meant.call_sid)
+                      (select min(created_at) from call_events where call_events.call_sid = meant.call_sid),
+                      (select created_at from calls where calls.call_sid = meant.call_sid)
                   )
         ),
         linked as (

@@ -90,6 +90,11 @@ pub const VARIABLES: [Variable; 26] = [
         "percent of VOICEBRIDGE_MAX_CALLS kept free for inbound calls",
     ),
     variable("VOICEBRIDGE_GRACE_PERIOD_S", "300", "seconds that live calls have to finish after SIGTERM"),
+    variable(
+        "WEBHOOKS_ALLOW_PRIVATE",
+        "false",
+        "true has webhooks sent to private networks, and unencrypted",
+    ),
     variable("VOICEBRIDGE_LOG", "info", "log filter, such as info,voicebridge=debug"),
     variable("VOICEBRIDGE_LOG_FORMAT", "text", "text or json"),
 ];
@@ -121,6 +126,8 @@ pub struct Config {
     pub max_calls: usize,
     /// How calls of the queue are made.
     pub dial: Dial,
+    /// Whether webhooks may be sent to private networks, and unencrypted.
+    pub webhooks_allow_private: bool,
     /// What live calls have to finish when the process is told to stop.
     pub grace_period: Duration,
     /// What is logged.
@@ -368,6 +375,9 @@ impl Reader {
         let log_filter = self.parsed("VOICEBRIDGE_LOG", |text| {
             telemetry::check_filter(text).map(|()| text.to_owned()).map_err(|e| e.to_string())
         });
+        let webhooks_allow_private = self.parsed("WEBHOOKS_ALLOW_PRIVATE", |text| {
+            text.parse().map_err(|_| "must be true or false".to_owned())
+        });
         let config = Config {
             listen,
             public_url,
@@ -381,6 +391,7 @@ impl Reader {
             cors_origins,
             max_calls: max_calls as usize,
             dial,
+            webhooks_allow_private: webhooks_allow_private.unwrap_or_default(),
             grace_period: Duration::from_secs(grace_period_s),
             log_filter: log_filter.unwrap_or_else(|| "info".to_owned()),
             log_format: self.parsed("VOICEBRIDGE_LOG_FORMAT", str::parse).unwrap_or_default(),

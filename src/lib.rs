@@ -16,6 +16,7 @@ pub mod simulate;
 pub mod store;
 pub mod clients;
 pub mod lifecycle;
+pub mod webhooks;
 pub mod bridge;
 pub mod dialer;
 pub mod ingest;

@@ -4,6 +4,7 @@
 //! to say what follows from everything that is known of it ([`projection`]): in one transaction, so that a dropped handler
 //! leaves either nothing or everything. Events may come late, twice and in any order. No other code writes these columns.
 
+mod announcements;
 pub mod callback;
 pub mod projection;
 mod records;

@@ -203,6 +203,8 @@ struct JudgementLabel {
 struct ReportLabel {
     source: &'static str,
     outcome: &'static str,
+struct ResultLabel {
+    result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -290,6 +292,9 @@ pub struct Counters {
     pub dial_calls: Gauge,
     /// 1 while no server asks for calls, because the carrier had no time or the account is not good.
     pub dial_backing_off: Gauge,
+    /// Webhooks that wait to be sent, of all servers together, when this one last counted.
+    pub webhooks_waiting: Gauge,
+    webhooks_sent: Family<ResultLabel, Counter>,
     dial_requests: Family<DialLabel, Counter>,
     dial_errors: Family<StatusLabel, Counter>,
     reports: Family<ReportLabel, Counter>,
@@ -436,6 +441,16 @@ impl Metrics {
                 "dial_backing_off",
                 "1 while no server asks for calls, because the carrier had no time or the account is not good",
             ),
+            webhooks_waiting: gauge(
+                &mut registry,
+                "webhooks_waiting",
+                "Webhooks that wait to be sent, of all servers together",
+            ),
+            webhooks_sent: family(
+                &mut registry,
+                "webhooks_sent",
+                "Requests to webhook endpoints, by result: `delivered`, `retried`, `dead`",
+            ),
             dial_requests: family(
                 &mut registry,
                 "dial_requests",
@@ -499,6 +514,11 @@ impl Metrics {
             Some(_) => "other",
         };
         self.dial_errors.get_or_create(&StatusLabel { status }).inc();
+    }
+
+    /// Counts a request to a webhook endpoint. `result` is one of a closed list.
+    pub fn webhook_sent(&self, result: &'static str) {
+        self.webhooks_sent.get_or_create(&ResultLabel { result }).inc();
     }
 
     /// Counts a frame that was not passed on.

@@ -47,6 +47,8 @@ pub mod twilio;
 pub mod upload;
 pub mod vapi;
 pub mod webhook;
+pub mod webhook_deliveries;
+pub mod webhook_endpoints;
 mod body;
 pub mod wall_clock;
 mod standby_token;
@@ -71,6 +73,7 @@ use crate::api::settings::Settings;
 use crate::api::standby_token::Seal;
 use crate::api::wall_clock::WallClock;
 use crate::bridge::Bridge;
+use crate::clients::receiver::Reach;
 use crate::clients::twilio::Twilio;
 use crate::ids::OrganizationId;
 use crate::ingest::kaleyra::Syncs;
@@ -108,6 +111,8 @@ pub struct Parts {
     pub signatures: Option<Validator>,
     /// Makes secrets of streams that any node can take without the database.
     seal: Seal,
+    /// Where webhooks may be sent.
+    pub webhooks: Reach,
     /// How often keys have asked of late.
     limits: Limits,
     default_organization: OnceCell<OrganizationId>,
@@ -154,9 +159,19 @@ impl Api {
             clock,
             signatures,
             seal,
+            webhooks: Reach::default(),
             limits: Limits::default(),
             default_organization: OnceCell::new(),
         }))
+    }
+
+    /// The same with webhooks that may be sent elsewhere than to the internet. To be called before the parts are shared.
+    #[must_use]
+    pub fn with_webhooks(mut self, reach: Reach) -> Self {
+        if let Some(parts) = Arc::get_mut(&mut self.0) {
+            parts.webhooks = reach;
+        }
+        self
     }
 
     /// The same with an account that calls can be steered with. To be called before the parts are shared.
@@ -214,6 +229,7 @@ impl Api {
         (name = "live calls", description = "Calls that are going on: who is on the line, and what somebody in charge wants of it."),
         (name = "api keys", description = "Who may ask, and what they may."),
         (name = "audit log", description = "Who has seen or changed which conversation."),
+        (name = "webhooks", description = "Where an organisation is told what happens to its calls, and what was told. Signed after the Standard Webhooks specification."),
         (name = "operations", description = "Health and numbers."),
     ),
 )]
@@ -288,6 +304,8 @@ fn routes() -> Routes {
         live::router(),
         api_keys::router(),
         audit::router(),
+        webhook_endpoints::router(),
+        webhook_deliveries::router(),
     ]
     .into_iter()
     .fold(Routes::new(), Routes::merge)

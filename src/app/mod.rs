@@ -10,6 +10,7 @@ pub mod stage;
 mod elsewhere;
 mod outbound;
 mod upkeep;
+mod webhooks;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -123,6 +124,9 @@ impl App {
         http.spawn(bridge.clone().take_commands(http.stopping().clone()));
         let api = Api::new(settings, store.clone(), bridge, tasks.clone(), metrics.clone());
         let router = api::router(api.with_carrier(carrier).with_kaleyra(kaleyra));
+        let reach = webhooks::reach(config.webhooks_allow_private, open_metrics);
+        let router = api::router(api.with_carrier(carrier).with_webhooks(reach));
+        webhooks::start(reach, &store, &metrics, &http)?;
         http.spawn(upkeep::run(store.clone(), config.node.clone(), tasks.stopping().clone()));
         serve(&http, listener, router);
         tracing::info!(%addr, %public_url, "ready for calls");

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use crate::lifecycle::{self, CallEvent, CallRef};
 use crate::store::leases::{self, Abandoned};
-use crate::store::{Store, campaigns, nodes};
+use crate::store::{Store, campaigns, nodes, webhooks};
 
 /// A server that shows no life for more than twice as long is taken for gone.
 const BEAT_EVERY: Duration = Duration::from_secs(30);
@@ -31,6 +31,8 @@ const FINISH_MOST: i64 = 200;
 const FINISH_WITHIN: Duration = Duration::from_secs(10);
 /// The same of calls that campaigns which are over do not make any more.
 const FAIL_WITHIN: Duration = Duration::from_secs(10);
+/// Deliveries deleted at a time: more than are written between two beats by many calls, and few enough to be quick.
+const FORGET_MOST: i64 = 2000;
 /// How long the database may take before it counts as away.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -58,6 +60,7 @@ pub(super) async fn run(store: Store, node: String, stopping: CancellationToken)
         }
         if beaten.is_ok() {
             finish(&store).await;
+            forget_webhooks(&store).await;
         }
     }
     if let Err(why) = in_time(nodes::beat(&store, &node, true)).await {
@@ -115,6 +118,13 @@ pub(super) async fn leave(store: &Store, node: &str) {
 async fn finish(store: &Store) {
     if let Err(error) = timeout(FINISH_WITHIN, lifecycle::finish(store, FINISH_MOST)).await.unwrap_or(Ok(0)) {
         warn!(%error, "the records of calls that were over lately are finished later");
+    }
+}
+
+/// Deletes what was told long ago.
+async fn forget_webhooks(store: &Store) {
+    if let Err(why) = in_time(webhooks::work::forget(store, FORGET_MOST)).await {
+        warn!(why, "webhooks that were sent long ago are deleted later");
     }
 }
 

@@ -1,4 +1,5 @@
 //! Clients of other services.
 
 pub mod kaleyra;
+pub mod receiver;
 pub mod twilio;

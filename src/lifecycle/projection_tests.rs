@@ -16,6 +16,7 @@ fn call(events: Value) -> Known {
         attempt: None,
         interaction: Some("i".to_owned()),
         lead: None,
+        listening: None,
     };
     Known { facts, said: Vec::new() }
 }

@@ -4,6 +4,7 @@ use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
+use super::announcements;
 use super::callback::end_by_carrier;
 use super::projection::{self, Known};
 use super::report::is_kept_beside;
@@ -15,7 +16,7 @@ use crate::store::agent_calls::{self, HandedCall};
 use crate::store::call_events::{self, CarrierEvent};
 use crate::store::call_facts::{self, CallFacts};
 use crate::store::calls::{self, Change};
-use crate::store::{Store, call_attempts, call_logs, do_not_call, interactions, leads, reports};
+use crate::store::{Store, call_attempts, call_logs, do_not_call, interactions, leads, reports, webhooks};
 
 /// Two that write at the same moment may get in each other's way, as when a lead is linked by hand meanwhile: a second
 /// look sees what the other has done.
@@ -166,6 +167,10 @@ pub(super) async fn derive(
     };
     for row in &records.handoffs {
         agent_calls::write(connection, handed, row).await?;
+    }
+    if known.facts.listening.is_some() {
+        let announcements = announcements::of(&known, &records, call_log_id);
+        webhooks::announce(connection, organization, call_sid, announcements).await?;
     }
     Ok(Some(known.facts))
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::call::end::NextStep;
 use crate::ids::{AgentId, CallSid, OrganizationId};
 use crate::outreach::retry::{Outcome, RetryPolicy};
+use crate::store::webhooks::Listening;
 
 /// What is known of one call.
 #[derive(Debug, Clone)]
@@ -38,6 +39,8 @@ pub struct CallFacts {
     pub interaction: Option<String>,
     /// The lead that is linked to it.
     pub lead: Option<i64>,
+    /// Who is told what happens to it; `None`: nobody.
+    pub listening: Option<Listening>,
 }
 
 /// One callback of the carrier.
@@ -223,7 +226,13 @@ pub async fn of_call(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx:
                    select l.id
                    from leads l
                    where l.organization_id = c.organization_id and l.call_sid = c.call_sid
-               ) as lead
+               ) as lead,
+               (
+                   select jsonb_build_object('include_transcript', bool_or(include_transcript))
+                   from webhook_endpoints
+                   where webhook_endpoints.organization_id = c.organization_id and enabled
+                   having count(*) > 0
+               ) as "listening: Json<Listening>"
         from calls c
         where c.call_sid = $1 or c.call_sid is null and c.vapi_call_id = $1
         for no key update of c
@@ -248,6 +257,7 @@ pub async fn of_call(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx:
             attempt,
             interaction: row.interaction.or(asked_for),
             lead: row.lead,
+            listening: row.listening.map(|Json(listening)| listening),
         }
     }))
 }

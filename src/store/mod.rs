@@ -37,6 +37,7 @@ pub mod standby;
 pub mod teams;
 pub mod tenancy;
 pub mod transcripts;
+pub mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -158,6 +158,27 @@ impl PhoneNumber {
         Ok(Self(number.format_as(PhoneNumberFormat::E164).as_ref().into()))
     }
 
+    /// The number as others may have written it, all punctuation aside: with `+`, without, with what is dialled abroad in front,
+    /// and as it is dialled at home. What is without `+` may be another number elsewhere.
+    #[must_use]
+    pub fn spellings(&self) -> Vec<String> {
+        let digits = self.0.trim_start_matches('+');
+        let mut spellings =
+            vec![format!("+{digits}"), digits.to_owned(), format!("00{digits}"), format!("011{digits}")];
+        if let Ok(number) = self.0.parse::<rlibphonenumber::PhoneNumber>() {
+            let national = number.format_as(rlibphonenumber::PhoneNumberFormat::National);
+            let national: String = national.chars().filter(char::is_ascii_digit).collect();
+            let bare = national.trim_start_matches('0');
+            // Shorter ones are many people's.
+            if bare.len() >= 9 {
+                spellings.extend([bare.to_owned(), format!("0{bare}"), national]);
+            }
+        }
+        spellings.sort();
+        spellings.dedup();
+        spellings
+    }
+
     /// The whole number, for storing, dialing and looking up. Never for a log.
     #[must_use]
     pub fn expose(&self) -> &str {

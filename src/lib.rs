@@ -6,6 +6,7 @@ pub mod ids;
 pub mod clock;
 pub mod telemetry;
 pub mod shutdown;
+pub mod redact;
 pub mod audio;
 pub mod wire;
 pub mod call;

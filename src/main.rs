@@ -10,6 +10,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use secrecy::ExposeSecret;
 use voicebridge::app::keys::{self, KeysCommand};
 use voicebridge::app::{self, App, Signals, check};
+use voicebridge::app::{self, App, Signals, check, privacy};
 use voicebridge::bench::{self, cli::BenchOptions, floor::RelayOptions};
 use voicebridge::config::{Config, Need, VARIABLES};
 use voicebridge::demo::{self, DemoOptions};
@@ -35,6 +36,10 @@ enum Command {
     Serve,
     /// Brings the database schema up to date, and ends.
     Migrate,
+    /// Removes now what organisations do not want to keep any longer, as happens every night, or says what that is.
+    Retention(privacy::RetentionOptions),
+    /// Deletes everything about a telephone number or a lead, or says what that is.
+    Erase(privacy::EraseOptions),
     /// Looks at settings, public URL, database, model and Twilio account, and says what to fix.
     Check,
     /// A whole call on this machine with simulated far ends, checked.
@@ -100,6 +105,16 @@ async fn run(CommandLine { config, command }: CommandLine) -> anyhow::Result<Exi
             }
             migrated?;
             println!("the database schema is up to date");
+        }
+        Command::Retention(options) => {
+            let config = Config::load(file, Need::Database)?;
+            telemetry::init_logging(config.log_format, &config.log_filter)?;
+            privacy::remove_old(&config, &options).await?;
+        }
+        Command::Erase(options) => {
+            let config = Config::load(file, Need::Database)?;
+            telemetry::init_logging(config.log_format, &config.log_filter)?;
+            privacy::erase(&config, &options).await?;
         }
         Command::Check => {
             let config = Config::load(file, Need::Calls)?;

@@ -20,6 +20,7 @@ use crate::api::routes::Routes;
 use crate::audio::AudioFormat;
 use crate::bridge::http_tools;
 use crate::call::tools::built_in;
+use crate::redact::Kind;
 use crate::store::agent_admin::{self, AgentDeleted, AgentFields, AgentRecord};
 use crate::store::agents::{HttpTool, SecretHeader, default_timeout_ms};
 use crate::wire::model::TurnDetection;
@@ -116,6 +117,10 @@ pub struct EditAgent {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, example = "9")]
     pub opt_out_digit: Option<Option<String>>,
+    /// What is taken out of words before anything of a call is stored, all of it: `payment_card`, `card_security_code`, `iban`,
+    /// `us_ssn`, `email`, `phone_number`. A placeholder such as `[payment card]` is stored instead. The model hears all.
+    #[schema(example = json!(["payment_card", "card_security_code"]))]
+    pub redact: Option<Vec<String>>,
 }
 
 /// A function of an agent that an HTTP server answers.
@@ -301,6 +306,7 @@ fn unconfigured() -> AgentFields {
         max_nudges: 2,
         reversible_barge_in: true,
         opt_out_digit: Some("9".to_owned()),
+        redact: Vec::new(),
     }
 }
 
@@ -336,6 +342,11 @@ impl EditAgent {
             let number = number.and_then(|number| problems.number("transfer_number", &number));
             fields.transfer_number = number.map(|number| number.expose().to_owned());
         }
+        if let Some(mut kinds) = self.redact {
+            kinds.dedup();
+            check_kinds(&mut problems, &kinds);
+            fields.redact = kinds;
+        }
         if let Some(tools) = self.tools {
             fields.tools = with_secrets(tools, &fields.tools, &mut problems);
             check_tools(&mut problems, &fields.tools);
@@ -343,6 +354,16 @@ impl EditAgent {
         check_texts(&mut problems, fields);
         check_rest(&mut problems, fields);
         problems.none()
+    }
+}
+
+fn check_kinds(problems: &mut Problems, kinds: &[String]) {
+    let known = Kind::ALL.map(Kind::as_str);
+    problems.count("redact", kinds.len(), known.len());
+    for (index, kind) in kinds.iter().enumerate().take(known.len()) {
+        if Kind::from_word(kind).is_none() {
+            problems.note(&format!("redact[{index}]"), &format!("must be one of: {}", known.join(", ")));
+        }
     }
 }
 

@@ -183,6 +183,7 @@ mod tests {
             languages: Vec::new(),
             keywords: Vec::new(),
             reversible_barge_in: true,
+            redact: crate::redact::Redaction::NONE,
             audio_format: None,
             turn_detection: None,
             tools: Vec::new(),

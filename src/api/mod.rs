@@ -31,6 +31,7 @@ pub mod leads;
 pub mod live;
 pub mod media_stream;
 pub mod operations;
+pub mod privacy;
 pub mod projects;
 pub mod queue;
 pub mod routes;
@@ -38,6 +39,7 @@ pub mod api_keys;
 pub mod audit;
 pub mod organisations;
 pub mod phone_numbers;
+pub mod retention;
 pub mod schedules;
 pub mod settings;
 pub mod stream_token;
@@ -230,6 +232,7 @@ impl Api {
         (name = "api keys", description = "Who may ask, and what they may."),
         (name = "audit log", description = "Who has seen or changed which conversation."),
         (name = "webhooks", description = "Where an organisation is told what happens to its calls, and what was told. Signed after the Standard Webhooks specification."),
+        (name = "privacy", description = "What is not kept: by its age, or because it is of somebody who is to be forgotten."),
         (name = "operations", description = "Health and numbers."),
     ),
 )]
@@ -306,6 +309,8 @@ fn routes() -> Routes {
         audit::router(),
         webhook_endpoints::router(),
         webhook_deliveries::router(),
+        retention::router(),
+        privacy::router(),
     ]
     .into_iter()
     .fold(Routes::new(), Routes::merge)

@@ -8,6 +8,10 @@ pub mod keys;
 pub mod process;
 pub mod stage;
 mod elsewhere;
+pub mod privacy;
+pub mod process;
+pub mod stage;
+pub mod retention;
 mod outbound;
 mod upkeep;
 mod webhooks;
@@ -128,6 +132,7 @@ impl App {
         let router = api::router(api.with_carrier(carrier).with_webhooks(reach));
         webhooks::start(reach, &store, &metrics, &http)?;
         http.spawn(upkeep::run(store.clone(), config.node.clone(), tasks.stopping().clone()));
+        http.spawn(retention::run(store.clone(), tasks.stopping().clone()));
         serve(&http, listener, router);
         tracing::info!(%addr, %public_url, "ready for calls");
         Ok(Running {

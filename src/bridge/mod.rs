@@ -550,6 +550,7 @@ impl Bridge {
             lasted_before: claimed.lasted,
             resumable: claimed.offered,
             after_sequence: places_before(claimed.fencing_token),
+            redaction: agent.redact,
         };
         let (question, answer) = shared.afterwards.expect(&start.call_sid, agent.id, claimed.fencing_token);
         let desk = Arc::clone(&shared.desk);

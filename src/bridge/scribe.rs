@@ -4,6 +4,7 @@
 //! database is away, and then has the spool forget them. What it cannot write before the call is over, and what finds no
 //! place in the queue, is left to the spool's replay.
 
+use std::borrow::Cow;
 use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +23,10 @@ use super::spool::{Record, Spool, Ticket, What};
 use crate::call::end::EndReason;
 use crate::call::operator::OptOut;
 use crate::call::tools::Transfer;
-use crate::call::transcript::Entry;
+use crate::call::transcript::{Entry, Role};
 use crate::ids::{CommandId, PhoneNumber, StreamSid};
 use crate::lifecycle::{CallEvent, CallRef, OptOutSource};
+use crate::redact::{Redaction, Talk};
 use crate::store::Store;
 use crate::store::leads::{self, LinkOutcome};
 use crate::store::leases::FencingToken;
@@ -62,6 +64,8 @@ pub(super) struct Subject {
     pub(super) resumable: bool,
     /// Places in the conversation that belong to earlier streams of the call.
     pub(super) after_sequence: u32,
+    /// What is taken out of words before anything of the call is kept anywhere.
+    pub(super) redaction: Redaction,
 }
 
 impl Subject {
@@ -112,6 +116,8 @@ pub(super) struct Scribe {
     answer: Answer,
     spool: Spool,
     lost: CancellationToken,
+    /// Whatever is handed in goes through this first: neither the spool nor the database is ever given what it takes out.
+    talk: Talk,
     /// Found no place in the queue, and none in the spool.
     dropped: u64,
 }
@@ -184,7 +190,8 @@ pub(super) fn scribe(
     if has_lease {
         writer.show_life();
     }
-    (Scribe { queue: sender, end: Some(end), subject, answer, spool, lost, dropped: 0 }, writer)
+    let talk = Talk::new(subject.redaction);
+    (Scribe { queue: sender, end: Some(end), subject, answer, spool, lost, talk, dropped: 0 }, writer)
 }
 
 type Queue = (mpsc::Sender<Box<Waiting>>, mpsc::OwnedPermit<Box<Waiting>>, mpsc::Receiver<Box<Waiting>>);
@@ -214,6 +221,9 @@ impl Scribe {
 
     pub(super) fn transferred(&mut self, transfer: Transfer) {
         let Transfer { to, reason, summary } = transfer;
+        let redaction = self.talk.redaction();
+        let (reason, summary) =
+            (redaction.apply(&reason).into_owned(), redaction.apply(&summary).into_owned());
         let token = self.subject.token;
         self.event(CallEvent::Transferred { token, to, reason, summary });
     }
@@ -232,6 +242,7 @@ impl Scribe {
     }
 
     pub(super) fn turn(&mut self, mut entry: Entry) {
+        redact(&mut self.talk, &mut entry);
         entry.sequence += self.subject.after_sequence;
         let stream_started = self.subject.stream_started;
         self.put(What::Turn { stream_started, entry });
@@ -478,6 +489,23 @@ impl Writer {
         let is_over = || self.queue.is_closed() || self.lost.is_cancelled();
         persist(&self.metrics, &self.desk.outage, what, patience, is_over, attempt).await
     }
+}
+
+/// Takes out of a turn what is not to be kept. A function's arguments and its answer stay what they are, JSON or not.
+fn redact(talk: &mut Talk, entry: &mut Entry) {
+    let redaction = talk.redaction();
+    if redaction.is_none() {
+        return;
+    }
+    if entry.role == Role::Tool {
+        entry.content = redaction.apply_to_document(&entry.content).into_owned();
+        entry.generated =
+            entry.generated.as_deref().map(|text| redaction.apply_to_document(text).into_owned());
+        return;
+    }
+    let (content, generated) = talk.turn(entry.sequence, &entry.content, entry.generated.as_deref());
+    let (content, generated) = (content.into_owned(), generated.map(Cow::into_owned));
+    (entry.content, entry.generated) = (content, generated);
 }
 
 /// What became of a record.

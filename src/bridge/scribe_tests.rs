@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ids::{AgentId, CallSid, OrganizationId};
+use crate::redact::Kind;
 use std::cell::{Cell, RefCell};
 
 async fn attempted<T, F>(
@@ -109,10 +110,12 @@ fn full_queue(spool: Spool) -> (Scribe, mpsc::Receiver<Box<Waiting>>) {
         lasted_before: Duration::ZERO,
         resumable: true,
         after_sequence: 0,
+        redaction: Redaction::of(&[Kind::PaymentCard]),
     };
     let lost = CancellationToken::new();
     let answer = Answer::default();
-    let mut scribe = Scribe { queue, end: Some(end), subject, answer, spool, lost, dropped: 0 };
+    let talk = Talk::new(subject.redaction);
+    let mut scribe = Scribe { queue, end: Some(end), subject, answer, spool, lost, talk, dropped: 0 };
     for _ in 0..QUEUE + 5 {
         scribe.connected();
     }
@@ -142,6 +145,71 @@ async fn what_finds_no_place_in_the_queue_is_left_to_the_replay() {
     let (scribe, records) = full_queue(spool.clone());
     assert_eq!((scribe.dropped, records.len()), (0, QUEUE));
     assert_eq!(spool.left(), 5);
+}
+
+/// A scribe whose records nobody takes out of the spool.
+fn spooling(spool: Spool, redaction: Redaction) -> (Scribe, mpsc::Receiver<Box<Waiting>>) {
+    let (queue, end, records) = queue();
+    let subject = Subject {
+        call: CallRef {
+            call_sid: CallSid::parse("CA1").unwrap(),
+            organization: OrganizationId(uuid::Uuid::nil()),
+            agent: AgentId(uuid::Uuid::nil()),
+        },
+        token: FencingToken(1),
+        stream_sid: StreamSid::parse("MZ1").unwrap(),
+        node: "node".into(),
+        stream_started: Timestamp::UNIX_EPOCH,
+        clock_ahead: SignedDuration::ZERO,
+        lasted_before: Duration::ZERO,
+        resumable: true,
+        after_sequence: 0,
+        redaction,
+    };
+    let (talk, lost, answer) = (Talk::new(redaction), CancellationToken::new(), Answer::default());
+    (Scribe { queue, end: Some(end), subject, answer, spool, lost, talk, dropped: 0 }, records)
+}
+
+#[tokio::test]
+async fn what_is_redacted_is_never_on_the_disk_and_what_is_not_is() {
+    for (redaction, is_there) in [(Redaction::NONE, true), (Redaction::of(&[Kind::PaymentCard]), false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path().to_owned(), &Metrics::new()).await;
+        let (mut scribe, records) = spooling(spool.clone(), redaction);
+        let said = |role, content: &str, generated: Option<&str>| Entry {
+            item: crate::ids::ItemId::parse("item_1").unwrap(),
+            sequence: 1,
+            revision: 1,
+            role,
+            content: content.into(),
+            generated: generated.map(str::to_owned),
+            interrupted: false,
+            status: crate::call::transcript::Status::Final,
+            at: crate::clock::CallTime::ZERO,
+            audio_start: None,
+            audio_end: None,
+            heard_until_ms: None,
+            evidence: None,
+            response_latency_ms: None,
+            tool_name: None,
+            tool_call: None,
+        };
+        scribe.turn(said(Role::User, "It is 4111 1111 1111 1111.", None));
+        scribe.turn(said(Role::Assistant, "So 4111 1111 11", Some("So 4111 1111 1111 1111?")));
+        scribe.turn(said(Role::Tool, "paid by 4111111111111111", Some(r#"{"card":4111111111111111}"#)));
+        let (reason, summary) = ("4111-1111-1111-1111".to_owned(), "card 4111.1111.1111.1111".to_owned());
+        scribe.transferred(Transfer { to: None, reason, summary });
+        assert_eq!(spool.left(), 0);
+        drop((scribe, records));
+        spool.close().await;
+        let mut kept = String::new();
+        for file in std::fs::read_dir(dir.path()).unwrap() {
+            kept += &String::from_utf8_lossy(&std::fs::read(file.unwrap().path()).unwrap());
+        }
+        assert!(kept.contains("paid by"), "they were written to the disk");
+        assert_eq!(kept.contains("4111"), is_there);
+        assert_eq!(kept.contains("[payment card]"), !is_there);
+    }
 }
 
 /// What the database says with this code.

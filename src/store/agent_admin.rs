@@ -73,6 +73,9 @@ pub struct AgentFields {
     /// again.
     #[schema(example = "9")]
     pub opt_out_digit: Option<String>,
+    /// What is taken out of words before anything of a call is stored.
+    #[schema(example = json!(["payment_card", "card_security_code"]))]
+    pub redact: Vec<String>,
 }
 
 /// An agent on record.
@@ -144,7 +147,7 @@ async fn select(
                transcription_model, languages, keywords, audio_format,
                turn_detection as "turn_detection: Json<TurnDetection>", tools as "tools: Json<Vec<HttpTool>>",
                transfer_number, team_id, fallback_sentence, max_duration_s, nudge_after_s, max_nudges,
-               reversible_barge_in, opt_out_digit, created_at, updated_at
+               reversible_barge_in, opt_out_digit, redact, created_at, updated_at
         from agents
         where organization_id = $1 and ($2::uuid is null or id = $2)
         order by name, id
@@ -183,6 +186,7 @@ async fn select(
             max_nudges: row.max_nudges,
             reversible_barge_in: row.reversible_barge_in,
             opt_out_digit: row.opt_out_digit,
+            redact: row.redact,
         },
         created_at: row.created_at.to_jiff(),
         updated_at: row.updated_at.to_jiff(),
@@ -337,6 +341,7 @@ async fn write(
             max_nudges = $21,
             reversible_barge_in = $22,
             opt_out_digit = $23,
+            redact = $24,
             updated_at = now()
         where id = $1
         "#,
@@ -363,6 +368,7 @@ async fn write(
         fields.max_nudges,
         fields.reversible_barge_in,
         fields.opt_out_digit,
+        &fields.redact,
     )
     .execute(&mut *transaction)
     .await?;

@@ -9,6 +9,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumber};
+use crate::redact::Redaction;
 use crate::store::dialing::attempts;
 use crate::store::{Store, phone_numbers};
 use crate::wire::model::{AudioFormat, TurnDetection};
@@ -60,6 +61,8 @@ pub struct Agent {
     pub calls_out: bool,
     /// A sound over it pauses it, and only an interruption stops it; else any sound does.
     pub reversible_barge_in: bool,
+    /// What is taken out of words before anything of a call is stored.
+    pub redact: Redaction,
 }
 
 impl Agent {
@@ -158,7 +161,7 @@ pub async fn agent(store: &Store, id: AgentId) -> sqlx::Result<Option<Agent>> {
                transcription_model, languages, keywords, audio_format,
                turn_detection as "turn_detection: Json<TurnDetection>", tools as "tools: Json<Vec<HttpTool>>",
                transfer_number, fallback_sentence, max_duration_s, nudge_after_s, max_nudges,
-               opt_out_digit, reversible_barge_in
+               opt_out_digit, reversible_barge_in, redact
         from agents
         where id = $1
         "#,
@@ -199,6 +202,7 @@ struct Row {
     max_nudges: i32,
     opt_out_digit: Option<String>,
     reversible_barge_in: bool,
+    redact: Vec<String>,
 }
 
 impl TryFrom<Row> for Agent {
@@ -236,6 +240,7 @@ impl TryFrom<Row> for Agent {
             opt_out_digit: row.opt_out_digit.and_then(|digit| digit.chars().next()),
             calls_out: false,
             reversible_barge_in: row.reversible_barge_in,
+            redact: Redaction::from_words(&row.redact),
         })
     }
 }

@@ -29,6 +29,7 @@ pub mod leases;
 pub mod nodes;
 pub mod organisations;
 pub mod phone_numbers;
+pub mod privacy;
 pub mod projects;
 pub mod reports;
 pub mod routing_decisions;

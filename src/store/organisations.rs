@@ -42,6 +42,14 @@ pub async fn by_slug_or_id(store: &Store, slug_or_id: &str) -> sqlx::Result<Opti
     Ok(id.map(OrganizationId))
 }
 
+/// All organisations, by slug: for what is done for each of them.
+pub async fn all(store: &Store) -> sqlx::Result<Vec<(String, OrganizationId)>> {
+    let rows = sqlx::query!("select slug, id from organisations order by slug")
+        .fetch_all(&mut *store.connection().await?)
+        .await?;
+    Ok(rows.into_iter().map(|row| (row.slug, OrganizationId(row.id))).collect())
+}
+
 /// Organisations by name, and how many there are in all.
 pub async fn list(store: &Store, limit: u32, offset: u64) -> sqlx::Result<(Vec<Organisation>, u64)> {
     let total = sqlx::query_scalar!(r#"select count(*) as "count!" from organisations"#)
@@ -162,6 +170,10 @@ async fn has_anything(transaction: &mut sqlx::PgConnection, id: Uuid) -> sqlx::R
             or exists (select from audit_log where organization_id = $1)
             or exists (select from kaleyra_call_logs where organization_id = $1)
             or exists (select from kaleyra_syncs where organization_id = $1) as "has_anything!"
+            or exists (select from retention_policies where organization_id = $1)
+            or exists (select from retention_runs where organization_id = $1)
+            or exists (select from erasures where organization_id = $1)
+            or exists (select from erased_calls where organization_id = $1) as "has_anything!"
         "#,
         id,
     )

@@ -19,8 +19,8 @@ use crate::bridge::outage::Outage;
 use crate::ids::{CallSid, ItemId, OrganizationId};
 use crate::lifecycle::callback;
 use crate::store::Store;
-use crate::store::leads;
 use crate::store::transcripts::{self, Turns};
+use crate::store::{leads, privacy};
 use crate::telemetry::Metrics;
 
 /// Records that are looked at together.
@@ -142,6 +142,7 @@ impl Replay {
 
     /// An error concerns the database as a whole: the rest of the batch waits.
     async fn write(&self, batch: Batch, pass: &mut Pass, tally: &mut Tally) -> sqlx::Result<()> {
+        let batch = self.without_erased(batch).await?;
         let (turns, others): (Batch, Batch) = batch.into_iter().partition(|(_, record)| record.is_turn());
         // What happened goes first, since the call it is about may not be known yet.
         for (ticket, record) in others {
@@ -164,6 +165,18 @@ impl Replay {
         let turns: Batch =
             turns.into_iter().filter(|(ticket, record)| self.may_go(*ticket, record, pass, tally)).collect();
         self.write_turns(&turns, pass, tally).await
+    }
+
+    /// What is of people who were erased meanwhile is forgotten here as well, not even set aside.
+    async fn without_erased(&self, batch: Batch) -> sqlx::Result<Batch> {
+        let calls: BTreeSet<&CallSid> = batch.iter().map(|(_, record)| &record.call.call_sid).collect();
+        let calls: Vec<_> = calls.into_iter().collect();
+        let erased = timely(privacy::erased_among(&self.store, &calls)).await?;
+        let erased: BTreeSet<CallSid> = erased.into_iter().cloned().collect();
+        let (gone, rest): (Batch, Batch) =
+            batch.into_iter().partition(|(_, record)| erased.contains(&record.call.call_sid));
+        self.spool.done(gone.into_iter().map(|(ticket, _)| ticket));
+        Ok(rest)
     }
 
     /// False: it has to wait, or is not written at all.

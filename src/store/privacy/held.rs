@@ -1,0 +1,232 @@
+//! What is held in which table that grows old, and how it is emptied: the list that retention goes by. A table more is an
+//! entry more, and a line in `for_each_table`.
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
+use sqlx::postgres::PgConnection;
+
+use super::retention::Days;
+use crate::ids::OrganizationId;
+
+/// What is held in a table: `$1` is the organisation, `$2` the moment before which it is too old, `$3` how many rows at most.
+/// `held` finds `key` and `at` of such rows, `emptied` is done to those in `old`, and returns `at`.
+macro_rules! held {
+    ($name:ident, held: $held:literal, emptied: $emptied:literal) => {
+        pub(super) mod $name {
+            use super::{OrganizationId, PgConnection, Timestamp, ToSqlx};
+
+            pub(in crate::store::privacy) async fn count(
+                connection: &mut PgConnection,
+                organization: OrganizationId,
+                before: Timestamp,
+            ) -> sqlx::Result<(i64, Option<Timestamp>)> {
+                let row = sqlx::query!(
+                    "select count(*) as \"rows!\", min(at) as oldest from (" + $held + ") as held",
+                    organization.0,
+                    before.to_sqlx() as _,
+                )
+                .fetch_one(connection)
+                .await?;
+                Ok((row.rows, row.oldest.map(jiff_sqlx::Timestamp::to_jiff)))
+            }
+
+            pub(in crate::store::privacy) async fn empty(
+                connection: &mut PgConnection,
+                organization: OrganizationId,
+                before: Timestamp,
+                most: i64,
+            ) -> sqlx::Result<(i64, Option<Timestamp>)> {
+                let row = sqlx::query!(
+                    "with old as materialized (select key, at from ("
+                        + $held
+                        + ") as held order by at limit $3), emptied as ("
+                        + $emptied
+                        + " returning old.at) select count(*) as \"rows!\", min(at) as oldest from emptied",
+                    organization.0,
+                    before.to_sqlx() as _,
+                    most,
+                )
+                .fetch_one(connection)
+                .await?;
+                Ok((row.rows, row.oldest.map(jiff_sqlx::Timestamp::to_jiff)))
+            }
+        }
+    };
+}
+
+held! {
+    turns,
+    held: "select id as key, created_at as at from conversation_transcripts
+           where organization_id = $1 and created_at < $2 and not call_is_live(call_sid)",
+    emptied: "delete from conversation_transcripts using old where id = old.key"
+}
+
+held! {
+    // The words of an agent who hands over, and what reports of other systems carry. `team_answered` is our own.
+    events,
+    held: "select id as key, created_at as at from calls
+           where organization_id = $1 and created_at < $2 and not call_is_live(call_sid)
+             and (data ?| array['transcript', 'messages', 'summary', 'analysis', 'artifact']
+                  or jsonb_path_exists(event_sequence,
+                      '$[*].details ? (exists (@.transcript) || exists (@.messages) || exists (@.analysis)
+                                       || exists (@.artifact) || @.summary != \"\"
+                                       || (@.reason != \"\" && @.reason != \"team_answered\" && exists (@.summary)))'))",
+    emptied: "update calls
+              set data = data - array['transcript', 'messages', 'summary', 'analysis', 'artifact'],
+                  event_sequence = (
+                      select coalesce(jsonb_agg(
+                          case
+                              when event->>'type' = 'transferred' and event->'details'->>'reason' <> 'team_answered'
+                                  then jsonb_set(event, '{details}', event->'details' || '{\"reason\": \"\", \"summary\": \"\"}')
+                              when event->>'type' = 'transferred'
+                                  then jsonb_set(event, '{details,summary}', '\"\"')
+                              when jsonb_typeof(event->'details') = 'object'
+                                  then jsonb_set(event, '{details}', (event->'details')
+                                      - array['transcript', 'messages', 'summary', 'analysis', 'artifact'])
+                              else event
+                          end
+                          order by place
+                      ), '[]')
+                      from jsonb_array_elements(event_sequence) with ordinality as sequence (event, place)
+                  )
+              from old where id = old.key"
+}
+
+held! {
+    logs,
+    held: "select id as key, coalesce(ended_at, started_at) as at from call_logs
+           where organization_id = $1 and coalesce(ended_at, started_at) < $2 and not call_is_live(call_sid)
+             and (conversation_transcript is not null or conversation_summary is not null or ai_analysis is not null
+                  or transfer_reason not in ('', 'team_answered'))",
+    emptied: "update call_logs
+              set conversation_transcript = null, conversation_summary = null, ai_analysis = null,
+                  transfer_reason = case when transfer_reason = 'team_answered' then transfer_reason
+                                         when transfer_reason is not null then '' end,
+                  transcript_revision = 0
+              from old where id = old.key"
+}
+
+held! {
+    interactions,
+    held: "select id as key, coalesce(\"endTime\", \"startTime\") as at from interactions
+           where organization_id = $1 and coalesce(\"endTime\", \"startTime\") < $2 and transcript is not null
+             and not coalesce(call_is_live(call_sid), false)",
+    emptied: "update interactions set transcript = null from old where id = old.key"
+}
+
+held! {
+    handoffs,
+    held: "select id as key, coalesce(ended_at, created_at) as at from agent_calls
+           where organization_id = $1 and coalesce(ended_at, created_at) < $2 and not call_is_live(parent_call_sid)
+             and (transcript is not null or agent_notes is not null or summary <> '' or objections <> '[]'
+                  or reason not in ('', 'team_answered'))",
+    emptied: "update agent_calls
+              set transcript = null, agent_notes = null, summary = '', objections = '[]',
+                  reason = case when reason = 'team_answered' then reason else '' end
+              from old where id = old.key"
+}
+
+held! {
+    commands,
+    held: "select id as key, created_at as at from call_commands
+           where organization_id = $1 and created_at < $2 and payload <> '{}' and not call_is_live(call_sid)",
+    emptied: "update call_commands set payload = '{}' from old where id = old.key"
+}
+
+held! {
+    briefings,
+    held: "select id as key, finished_at as at from call_queue
+           where organization_id = $1 and finished_at < $2 and status in ('completed', 'failed') and message is not null",
+    emptied: "update call_queue set message = null from old where id = old.key"
+}
+
+held! {
+    // Two callbacks that are not counted are told apart by what they say: each keeps something of its own.
+    callbacks,
+    held: "select id as key, created_at as at from call_events
+           where organization_id = $1 and created_at < $2 and payload <> '{}' and not payload ? 'removed'
+             and not call_is_live(call_sid)",
+    emptied: "update call_events set payload = jsonb_build_object('removed', id) from old where id = old.key"
+}
+
+held! {
+    // What our records are made of stays: the figures of the call, and what came of it. Words go by their own age.
+    reports,
+    held: "select id as key, created_at as at from calls
+           where organization_id = $1 and created_at < $2 and not call_is_live(call_sid)
+             and (data - array['call', 'disposition', 'carrier_status', 'transcript', 'messages', 'summary', 'analysis',
+                               'artifact'] <> '{}'
+                  or exists (
+                      select
+                      from jsonb_array_elements(event_sequence) as event
+                      where event->>'type' in ('agent_call_completed', 'stream_ended')
+                        and jsonb_typeof(event->'details') = 'object'
+                        and (event->'details') - array['call', 'token', 'reason', 'transcript', 'messages', 'summary',
+                                                       'analysis', 'artifact'] <> '{}'
+                  ))",
+    emptied: "update calls
+              set data = (
+                      select coalesce(jsonb_object_agg(name, value), '{}')
+                      from jsonb_each(data) as member (name, value)
+                      where name in ('call', 'disposition', 'carrier_status', 'transcript', 'messages', 'summary',
+                                     'analysis', 'artifact')
+                  ),
+                  event_sequence = (
+                      select coalesce(jsonb_agg(
+                          case
+                              when event->>'type' in ('agent_call_completed', 'stream_ended')
+                                   and jsonb_typeof(event->'details') = 'object'
+                                  then jsonb_set(event, '{details}', (
+                                      select coalesce(jsonb_object_agg(name, value), '{}')
+                                      from jsonb_each(event->'details') as member (name, value)
+                                      where name in ('call', 'token', 'reason', 'transcript', 'messages', 'summary',
+                                                     'analysis', 'artifact')
+                                  ))
+                              else event
+                          end
+                          order by place
+                      ), '[]')
+                      from jsonb_array_elements(event_sequence) with ordinality as sequence (event, place)
+                  )
+              from old where id = old.key"
+}
+
+/// By which setting something goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    TranscriptDays,
+    PayloadDays,
+}
+
+impl By {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::TranscriptDays => "words",
+            Self::PayloadDays => "payload",
+        }
+    }
+
+    pub(super) const fn days(self, days: Days) -> Option<i32> {
+        match self {
+            Self::TranscriptDays => days.transcript_days,
+            Self::PayloadDays => days.payload_days,
+        }
+    }
+}
+
+/// Calls a macro with each table's module: `what!(by, table, module)` for each, in the order in which they are emptied.
+macro_rules! for_each_table {
+    ($what:ident) => {
+        $what!(By::TranscriptDays, "conversation_transcripts", turns);
+        $what!(By::TranscriptDays, "calls", events);
+        $what!(By::TranscriptDays, "call_logs", logs);
+        $what!(By::TranscriptDays, "interactions", interactions);
+        $what!(By::TranscriptDays, "agent_calls", handoffs);
+        $what!(By::TranscriptDays, "call_commands", commands);
+        $what!(By::TranscriptDays, "call_queue", briefings);
+        $what!(By::PayloadDays, "call_events", callbacks);
+        $what!(By::PayloadDays, "calls", reports);
+    };
+}
+
+pub(super) use for_each_table;

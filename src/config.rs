@@ -42,8 +42,7 @@ const fn secret(name: &'static str, default: &'static str, meaning: &'static str
 }
 
 /// Everything that can be configured, for `--help` and for checking names in a file.
-pub const VARIABLES: [Variable; 23] = [
-pub const VARIABLES: [Variable; 26] = [
+pub const VARIABLES: &[Variable] = &[
     variable("VOICEBRIDGE_LISTEN", "127.0.0.1:8080", "address of HTTP and WebSocket"),
     variable("PUBLIC_URL", "http://<listen>", "origin at which Twilio reaches us"),
     secret("DATABASE_URL", "private server in the data directory", "PostgreSQL 14 or newer"),
@@ -546,6 +545,8 @@ impl Reader {
             organization: organization.unwrap_or_else(|| "default".to_owned()),
             sync_every: (every_min > 0).then(|| Duration::from_secs(every_min * 60)),
         })
+    }
+
     fn vapi_webhook_secrets(&mut self) -> Vec<SecretString> {
         let secrets = self.parsed("VAPI_WEBHOOK_SECRET", |text| {
             let secrets = text.split(',').map(str::trim).filter(|secret| !secret.is_empty());

@@ -203,6 +203,9 @@ struct JudgementLabel {
 struct ReportLabel {
     source: &'static str,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabel {
     result: &'static str,
 }

@@ -54,13 +54,13 @@ struct Rule {
     message: &'static str,
 }
 
-const RULES: [Rule; 13] = [
+const RULES: &[Rule] = &[
     Rule {
         constraint: "api_keys_name",
         status: StatusCode::UNPROCESSABLE_ENTITY,
         code: "invalid_value",
         message: "name must have 1 to 200 characters that can be read",
-const RULES: [Rule; 14] = [
+    },
     Rule {
         constraint: "agents_vapi_assistant",
         status: StatusCode::CONFLICT,

@@ -259,11 +259,11 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     components.add_security_scheme("api_key", SecurityScheme::ApiKey(api_key));
     let signature = ApiKey::Header(ApiKeyValue::new("X-Twilio-Signature"));
     components.add_security_scheme("twilio", SecurityScheme::ApiKey(signature));
-    statuses::add(&mut document);
     let secret = ApiKey::Header(ApiKeyValue::new("X-Vapi-Secret"));
     components.add_security_scheme("vapi", SecurityScheme::ApiKey(secret));
     let secret = ApiKey::Header(ApiKeyValue::new("X-Webhook-Secret"));
     components.add_security_scheme("ivr", SecurityScheme::ApiKey(secret));
+    statuses::add(&mut document);
     examples::add(&mut document);
     document
 }

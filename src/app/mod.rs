@@ -4,14 +4,12 @@
 //! PostgreSQL stops last. HTTP goes on while calls finish, because Twilio asks what to do after each stream.
 
 pub mod check;
-pub mod keys;
-pub mod process;
-pub mod stage;
 mod elsewhere;
+pub mod keys;
 pub mod privacy;
 pub mod process;
-pub mod stage;
 pub mod retention;
+pub mod stage;
 mod outbound;
 mod upkeep;
 mod webhooks;
@@ -127,9 +125,8 @@ impl App {
         // Calls are steered for as long as they live, also while the server stops.
         http.spawn(bridge.clone().take_commands(http.stopping().clone()));
         let api = Api::new(settings, store.clone(), bridge, tasks.clone(), metrics.clone());
-        let router = api::router(api.with_carrier(carrier).with_kaleyra(kaleyra));
         let reach = webhooks::reach(config.webhooks_allow_private, open_metrics);
-        let router = api::router(api.with_carrier(carrier).with_webhooks(reach));
+        let router = api::router(api.with_carrier(carrier).with_kaleyra(kaleyra).with_webhooks(reach));
         webhooks::start(reach, &store, &metrics, &http)?;
         http.spawn(upkeep::run(store.clone(), config.node.clone(), tasks.stopping().clone()));
         http.spawn(retention::run(store.clone(), tasks.stopping().clone()));

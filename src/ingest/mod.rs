@@ -1,10 +1,8 @@
-//! Records from elsewhere: calls that other systems handled.
-
-pub mod kaleyra;
 //! Records of calls that other systems have handled. Each source has two parts: one that reads what was sent and says what
 //! it means in our terms, which is pure, and one that puts that on record.
 
 pub mod ivr;
+pub mod kaleyra;
 pub mod vapi;
 
 use serde::Serialize;

@@ -169,7 +169,7 @@ async fn has_anything(transaction: &mut sqlx::PgConnection, id: Uuid) -> sqlx::R
             or exists (select from api_key_secrets where organization_id = $1)
             or exists (select from audit_log where organization_id = $1)
             or exists (select from kaleyra_call_logs where organization_id = $1)
-            or exists (select from kaleyra_syncs where organization_id = $1) as "has_anything!"
+            or exists (select from kaleyra_syncs where organization_id = $1)
             or exists (select from retention_policies where organization_id = $1)
             or exists (select from retention_runs where organization_id = $1)
             or exists (select from erasures where organization_id = $1)

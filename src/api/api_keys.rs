@@ -219,7 +219,7 @@ fn check(
 
 fn done(changed: Changed) -> Result<ApiKey, ApiError> {
     match changed {
-        Changed::Done(key) => Ok(key),
+        Changed::Done(key) => Ok(*key),
         Changed::NotFound => Err(gone()),
         Changed::Revoked => {
             Err(ApiError::conflict("key_revoked", "this key was revoked, and stays so; make another one"))

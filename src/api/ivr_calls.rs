@@ -38,8 +38,8 @@ pub fn router() -> Routes {
 /// What came of a message.
 #[derive(Serialize, ToSchema)]
 pub struct TakenIvrCall {
-    /// The call.
-    pub id: Uuid,
+    /// The call; null: it was erased, and nothing is kept of it.
+    pub id: Option<Uuid>,
     /// Its record says what this message says; else a newer one was there.
     pub is_newest: bool,
     /// Members that are there and cannot be read; they are null.

@@ -29,7 +29,7 @@ pub enum Reported {
     Beside,
     /// This report, or a newer one, was on record.
     Known,
-    /// There is no such call, nor an agent that is this assistant. Nothing was kept.
+    /// There is no such call, nor an agent that is this assistant; or the call was erased. Nothing was kept.
     Unknown,
 }
 
@@ -48,6 +48,9 @@ async fn put(store: &Store, report: &Report) -> sqlx::Result<Reported> {
     let Some(name) = reports::name_of(store, report).await? else { return Ok(Reported::Unknown) };
     let mut work = store.begin().await?;
     calls::lock(&mut work, &name).await?;
+    if reports::is_erased(&mut work, &name).await? {
+        return Ok(Reported::Unknown);
+    }
     let found = reports::find(&mut work, &name).await?;
     let is_new = found.is_none();
     let found = if let Some(found) = found {
@@ -61,6 +64,7 @@ async fn put(store: &Store, report: &Report) -> sqlx::Result<Reported> {
         let (event_sequence, data) = (json!([]), json!({}));
         Found { id, organization, event_sequence, data, reported_at: None, is_ours: false }
     };
+    let report = &report.clone().redacted(reports::redaction(&mut work, found.id).await?);
     if is_known(&found, report) {
         return Ok(Reported::Known);
     }

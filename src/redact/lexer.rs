@@ -277,7 +277,7 @@ fn is_dialled(run: &Run, before: Option<char>, after_stop: bool) -> bool {
     let dialled = || run.tokens.iter().rev().take_while(|token| token.is_dialled());
     before == Some('+')
         || (!after_stop
-            && run.tokens.last().is_some_and(|token| token.is_dialled())
+            && run.tokens.last().is_some_and(Token::is_dialled)
             && dialled().map(|token| token.digits.len()).sum::<usize>() < 15)
 }
 

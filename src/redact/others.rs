@@ -18,7 +18,7 @@ pub(super) fn security_codes(text: &Text<'_>, is_asked: bool) -> Vec<Range<usize
             at >= start && at - start <= REACH
         });
         let code = |phrase: &[Token]| {
-            if phrase.iter().any(|token| token.is_amount()) {
+            if phrase.iter().any(Token::is_amount) {
                 return None;
             }
             let is_code = |digits: usize| matches!(digits, 3 | 4);
@@ -192,7 +192,7 @@ pub(super) fn phone_numbers(text: &Text<'_>) -> Vec<Range<usize>> {
     let phrases = text.runs.iter().flat_map(Run::phrases);
     let number = |phrase: &[Token]| {
         let digits: usize = phrase.iter().map(|token| token.digits.len()).sum();
-        let is_else = is_date(phrase) || phrase.iter().any(|token| token.is_amount());
+        let is_else = is_date(phrase) || phrase.iter().any(Token::is_amount);
         if !(7..=15).contains(&digits) || is_else {
             return None;
         }

@@ -1,7 +1,7 @@
 //! Keys of the API, and the secrets they are known by.
 
 use jiff::{SignedDuration, Timestamp};
-use jiff_sqlx::ToSqlx as _;
+use jiff_sqlx::ToSqlx;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -85,7 +85,7 @@ pub struct ShownKey {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Changed {
     /// The key as it is now.
-    Done(ApiKey),
+    Done(Box<ApiKey>),
     /// There is no such key in this organisation.
     NotFound,
     /// It was revoked, and stays so.
@@ -157,7 +157,7 @@ pub async fn create(
         storable(&new.name),
         &words(&new.scopes),
         new.requests_per_minute,
-        new.expires_at.map(|at| at.to_sqlx()) as _,
+        new.expires_at.map(ToSqlx::to_sqlx) as _,
         storable(&new.created_by),
     )
     .fetch_one(&mut *work)
@@ -192,7 +192,7 @@ pub async fn update(
         scopes.as_deref(),
         patch.requests_per_minute,
         patch.expires_at.is_some(),
-        patch.expires_at.flatten().map(|at| at.to_sqlx()) as _,
+        patch.expires_at.flatten().map(ToSqlx::to_sqlx) as _,
     )
     .execute(&mut *work)
     .await?;
@@ -354,7 +354,7 @@ fn changed(key: Option<ApiKey>) -> Changed {
     match key {
         None => Changed::NotFound,
         Some(key) if key.revoked_at.is_some() => Changed::Revoked,
-        Some(key) => Changed::Done(key),
+        Some(key) => Changed::Done(Box::new(key)),
     }
 }
 
@@ -388,7 +388,7 @@ struct Row {
 
 impl From<Row> for ApiKey {
     fn from(row: Row) -> Self {
-        let moment = |at: Option<jiff_sqlx::Timestamp>| at.map(|at| at.to_jiff());
+        let moment = |at: Option<jiff_sqlx::Timestamp>| at.map(jiff_sqlx::Timestamp::to_jiff);
         Self {
             id: row.id,
             name: row.name,

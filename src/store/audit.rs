@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use jiff::Timestamp;
-use jiff_sqlx::ToSqlx as _;
+use jiff_sqlx::ToSqlx;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -124,7 +124,7 @@ pub async fn list(
     offset: u64,
 ) -> sqlx::Result<(Vec<AuditEntry>, u64)> {
     let mut connection = store.connection().await?;
-    let (from, to) = (filter.from.map(|at| at.to_sqlx()), filter.to.map(|at| at.to_sqlx()));
+    let (from, to) = (filter.from.map(ToSqlx::to_sqlx), filter.to.map(ToSqlx::to_sqlx));
     let total = sqlx::query_scalar!(
         r#"
         select count(*) as "count!"

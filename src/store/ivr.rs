@@ -301,8 +301,8 @@ pub struct Told {
 /// What came of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {
-    /// The call.
-    pub id: Uuid,
+    /// The call; `None`: it was erased, and nothing is kept of it.
+    pub id: Option<Uuid>,
     /// The row says what the message says; else a newer one was there.
     pub is_newest: bool,
 }
@@ -371,7 +371,7 @@ pub async fn keep(store: &Store, sender: &Sender, told: &Told, received_at: Time
     .fetch_optional(&mut *connection)
     .await?;
     if let Some(id) = written {
-        return Ok(Kept { id, is_newest: true });
+        return Ok(Kept { id: Some(id), is_newest: true });
     }
     // By a statement of its own, which sees what has come since the other began.
     let id = sqlx::query_scalar!(
@@ -379,7 +379,7 @@ pub async fn keep(store: &Store, sender: &Sender, told: &Told, received_at: Time
         sender.provider.id,
         storable(&told.provider_call_id),
     )
-    .fetch_one(&mut *connection)
+    .fetch_optional(&mut *connection)
     .await?;
     Ok(Kept { id, is_newest: false })
 }

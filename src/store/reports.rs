@@ -3,13 +3,19 @@
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use crate::call::end::{EndReason, NextStep};
 use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumber, PhoneNumberId};
+use crate::redact::{Redaction, Talk};
 use crate::store::{Store, decoded, storable, storable_json};
+
+/// Members of a report that hold what was said.
+const TALK: [&str; 3] = ["messages", "messagesOpenAIFormatted", "transcript"];
+/// Members that may quote it.
+const ABOUT_TALK: [&str; 3] = ["analysis", "summary", "artifact"];
 
 /// One report, as our records hold it.
 #[derive(Debug, Clone)]
@@ -36,6 +42,20 @@ pub struct Report {
     pub turns: Vec<Turn>,
 }
 
+/// What was said is in the turns, where what one answers to another is understood. Here it would be a second time.
+fn leave_out_talk(members: &mut Map<String, Value>, redaction: Redaction) {
+    let retain = |members: &mut Map<String, Value>| members.retain(|name, _| !TALK.contains(&name.as_str()));
+    retain(members);
+    if let Some(Value::Object(artifact)) = members.get_mut("artifact") {
+        retain(artifact);
+    }
+    for name in ABOUT_TALK {
+        if let Some(value) = members.get_mut(name) {
+            *value = redaction.apply_json(value.take());
+        }
+    }
+}
+
 /// One turn of the conversation in a report.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Turn {
@@ -60,6 +80,29 @@ pub struct Turn {
 }
 
 impl Report {
+    /// The same without what is to be taken out of what was said and written.
+    #[must_use]
+    pub fn redacted(mut self, redaction: Redaction) -> Self {
+        if redaction.is_none() {
+            return self;
+        }
+        let mut talk = Talk::new(redaction);
+        for turn in &mut self.turns {
+            let sequence = u32::try_from(turn.sequence).unwrap_or_default();
+            let heard = redaction.apply_to_document(&turn.content);
+            turn.content = talk.turn(sequence, &heard, None).0.into_owned();
+            turn.generated_content =
+                turn.generated_content.take().map(|text| redaction.apply_to_document(&text).into_owned());
+        }
+        if let Value::Object(data) = &mut self.data {
+            leave_out_talk(data, redaction);
+            if let Some(Value::Object(call)) = data.get_mut("call") {
+                leave_out_talk(call, redaction);
+            }
+        }
+        self
+    }
+
     /// What the call is called in our records: the carrier's id, or VAPI's where there is none.
     #[must_use]
     pub fn call(&self) -> Option<&CallSid> {
@@ -133,6 +176,27 @@ pub async fn find(connection: &mut PgConnection, name: &CallSid) -> sqlx::Result
         reported_at: row.vapi_reported_at.map(jiff_sqlx::Timestamp::to_jiff),
         is_ours: row.is_ours,
     }))
+}
+
+/// Whether the call was erased: nothing is put on record of it any more.
+pub async fn is_erased(connection: &mut PgConnection, name: &CallSid) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(r#"select call_is_erased($1) as "is!""#, name.as_str()).fetch_one(connection).await
+}
+
+/// What the agent of a call has taken out before anything is stored.
+pub async fn redaction(connection: &mut PgConnection, id: Uuid) -> sqlx::Result<Redaction> {
+    let words = sqlx::query_scalar!(
+        r#"
+        select redact
+        from calls
+        join agents on agents.id = calls.agent_id
+        where calls.id = $1
+        "#,
+        id,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Redaction::from_words(&words))
 }
 
 /// The agent that this assistant is, and whose it is.

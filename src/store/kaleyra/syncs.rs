@@ -283,7 +283,8 @@ pub async fn keep(
     };
     let foreign = elsewhere.into_iter().map(|id| Rejected {
         id: Some(id),
-        reason: "another organisation has it on record; was KALEYRA_ORGANIZATION changed?".to_owned(),
+        reason: "another organisation has it on record (was KALEYRA_ORGANIZATION changed?), or it was erased"
+            .to_owned(),
     });
     let rejected: Vec<Rejected> = batch.rejected.iter().cloned().chain(foreign).collect();
     let room = MOST_REASONS.saturating_sub(run.reasons.unsigned_abs() as usize);

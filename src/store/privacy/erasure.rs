@@ -267,6 +267,10 @@ async fn find_calls(connection: &mut PgConnection, person: &mut Person) -> sqlx:
             select parent_call_sid from agent_calls
             where organization_id = $1 and lead_id = any($3)
             union
+            select call_sid from ivr_calls
+            where organization_id = $1
+              and (dialled(from_number) = any($2) or dialled(to_number) = any($2) or lead_id = any($3))
+            union
             select calls.call_sid from calls
             cross join lateral jsonb_array_elements(event_sequence) as event
             where organization_id = $1
@@ -316,11 +320,28 @@ async fn remember(connection: &mut PgConnection, person: &Person) -> sqlx::Resul
         r#"
         insert into erased_calls (call_sid_sha256, organization_id)
         select sha256(convert_to(sid, 'UTF8')), $1
-        from unnest($2::text[]) as sid
+        from (
+            select sid
+            from unnest($2::text[]) as sid
+            union
+            select provider_id || ':' || provider_call_id
+            from ivr_calls
+            where organization_id = $1
+              and (dialled(from_number) = any($3) or dialled(to_number) = any($3) or lead_id = any($4)
+                   or call_sid = any($2))
+            union
+            select id
+            from kaleyra_call_logs
+            where organization_id = $1
+              and (kaleyra_customer_phone(service, callfrom, callto) = $5 or lead_id = any($4))
+        ) as calls
         on conflict do nothing
         "#,
         person.organization,
         &person.calls,
+        &person.spellings,
+        &person.leads,
+        person.number,
     )
     .execute(connection)
     .await?;
@@ -369,7 +390,12 @@ async fn delete_calls(
             "delete from agent_calls where organization_id = $1 and (parent_call_sid = any($2) or call_sid = any($2))";
         "call_attempts" by calls: "delete from call_attempts where organization_id = $1 and call_sid = any($2)";
         "call_logs" by calls: "delete from call_logs where organization_id = $1 and call_sid = any($2)";
-        "calls" by calls: "delete from calls where organization_id = $1 and call_sid = any($2)";
+        "webhook_deliveries" by calls:
+            "delete from webhook_deliveries where organization_id = $1 and call_sid = any($2)";
+        "ivr_calls" by calls: "delete from ivr_calls where organization_id = $1 and call_sid = any($2)";
+        // A call that no carrier has an id of goes by VAPI's.
+        "calls" by calls:
+            "delete from calls where organization_id = $1 and (call_sid = any($2) or vapi_call_id = any($2))";
     }
     Ok(())
 }
@@ -386,6 +412,13 @@ async fn delete_rest(
         "call_attempts" by leads: "delete from call_attempts where organization_id = $1 and lead_id = any($2)";
         "call_queue" by number: "delete from call_queue where organization_id = $1 and to_number = $2";
         "call_queue" by leads: "delete from call_queue where organization_id = $1 and lead_id = any($2)";
+        "ivr_calls" by spellings:
+            "delete from ivr_calls where organization_id = $1 and (dialled(from_number) = any($2) or dialled(to_number) = any($2))";
+        "ivr_calls" by leads: "delete from ivr_calls where organization_id = $1 and lead_id = any($2)";
+        "kaleyra_call_logs" by number:
+            "delete from kaleyra_call_logs where organization_id = $1 and kaleyra_customer_phone(service, callfrom, callto) = $2";
+        "kaleyra_call_logs" by leads:
+            "delete from kaleyra_call_logs where organization_id = $1 and lead_id = any($2)";
         "interactions" by interactions: "delete from interactions where organization_id = $1 and id = any($2)";
         "leads" by leads: "delete from leads where organization_id = $1 and id = any($2)";
         "do_not_call" by number:

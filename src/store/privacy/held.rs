@@ -62,17 +62,18 @@ held! {
 }
 
 held! {
-    // The words of an agent who hands over, and what reports of other systems carry. `team_answered` is our own.
+    // The words of an agent who hands over, and what reports of other systems carry, be they ours or
+    // kept beside ours (`vapi`). `team_answered` is our own.
     events,
     held: "select id as key, created_at as at from calls
            where organization_id = $1 and created_at < $2 and not call_is_live(call_sid)
-             and (data ?| array['transcript', 'messages', 'summary', 'analysis', 'artifact']
+             and (data ?| array['transcript', 'messages', 'summary', 'analysis', 'artifact', 'vapi']
                   or jsonb_path_exists(event_sequence,
                       '$[*].details ? (exists (@.transcript) || exists (@.messages) || exists (@.analysis)
                                        || exists (@.artifact) || @.summary != \"\"
                                        || (@.reason != \"\" && @.reason != \"team_answered\" && exists (@.summary)))'))",
     emptied: "update calls
-              set data = data - array['transcript', 'messages', 'summary', 'analysis', 'artifact'],
+              set data = data - array['transcript', 'messages', 'summary', 'analysis', 'artifact', 'vapi'],
                   event_sequence = (
                       select coalesce(jsonb_agg(
                           case
@@ -191,6 +192,21 @@ held! {
               from old where id = old.key"
 }
 
+held! {
+    menu_calls,
+    held: "select id as key, received_at as at from ivr_calls
+           where organization_id = $1 and received_at < $2 and payload <> '{}'",
+    emptied: "update ivr_calls set payload = '{}' from old where id = old.key"
+}
+
+held! {
+    // What waits to be sent is sent first, or given up within days.
+    deliveries,
+    held: "select id as key, created_at as at from webhook_deliveries
+           where organization_id = $1 and created_at < $2 and status <> 'pending'",
+    emptied: "delete from webhook_deliveries using old where id = old.key"
+}
+
 /// By which setting something goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum By {
@@ -226,6 +242,8 @@ macro_rules! for_each_table {
         $what!(By::TranscriptDays, "call_queue", briefings);
         $what!(By::PayloadDays, "call_events", callbacks);
         $what!(By::PayloadDays, "calls", reports);
+        $what!(By::PayloadDays, "ivr_calls", menu_calls);
+        $what!(By::PayloadDays, "webhook_deliveries", deliveries);
     };
 }
 

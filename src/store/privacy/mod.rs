@@ -130,7 +130,11 @@ pub const HOLDINGS: &[Holding] = {
         ("call_streams", &[(Nothing, &["call_sid", "resumed_after", "node"])]),
         (
             "calls",
-            &[(Words, &["event_sequence"]), (Payload, &["data"]), (Nothing, &["call_sid", "routing_status"])],
+            &[
+                (Words, &["event_sequence"]),
+                (Payload, &["data"]),
+                (Nothing, &["call_sid", "routing_status", "vapi_call_id"]),
+            ],
         ),
         (
             "campaigns",
@@ -179,6 +183,24 @@ pub const HOLDINGS: &[Holding] = {
             ],
         ),
         (
+            "ivr_calls",
+            &[
+                (Payload, &["payload"]),
+                (Personal, &["from_number", "to_number", "digits", "recording_url"]),
+                (Nothing, &["provider_call_id", "call_sid", "status"]),
+            ],
+        ),
+        ("ivr_providers", &[(Nothing, &["name", "mapping", "time_zone"])]),
+        (
+            // A copy of somebody else's log: what grows old is for them to say.
+            "kaleyra_call_logs",
+            &[
+                (Personal, &["callfrom", "callto", "location", "caller_id", "recording", "notes", "custom"]),
+                (Nothing, &["id", "uniqid", "status", "provider", "service"]),
+            ],
+        ),
+        ("kaleyra_syncs", &[(Nothing, &["status", "reasons", "error", "node"])]),
+        (
             "leads",
             &[(Personal, &["name", "phone", "email", "lead_status", "notes", "call_sid", "time_zone"])],
         ),
@@ -190,6 +212,16 @@ pub const HOLDINGS: &[Holding] = {
         ("schedules", &[(Nothing, &["name", "time_zone"])]),
         ("team_members", &[(Nothing, &["name", "number"])]),
         ("teams", &[(Nothing, &["name"])]),
+        // What receivers answer; it goes with its delivery, after a month.
+        ("webhook_attempts", &[(Nothing, &["error", "response"])]),
+        (
+            "webhook_deliveries",
+            &[(Payload, &["body"]), (Nothing, &["event_id", "event_type", "call_sid", "status"])],
+        ),
+        (
+            "webhook_endpoints",
+            &[(Nothing, &["url", "description", "disabled_reason", "secret", "previous_secret"])],
+        ),
     ]
 };
 

@@ -16,7 +16,8 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::held::{
-    By, briefings, callbacks, commands, events, for_each_table, handoffs, interactions, logs, reports, turns,
+    By, briefings, callbacks, commands, deliveries, events, for_each_table, handoffs, interactions, logs,
+    menu_calls, reports, turns,
 };
 use crate::ids::OrganizationId;
 use crate::store::{Store, storable};

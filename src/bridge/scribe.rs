@@ -26,7 +26,7 @@ use crate::call::tools::Transfer;
 use crate::call::transcript::{Entry, Role};
 use crate::ids::{CommandId, PhoneNumber, StreamSid};
 use crate::lifecycle::{CallEvent, CallRef, OptOutSource};
-use crate::redact::{Redaction, Talk};
+use crate::redact::Talk;
 use crate::store::Store;
 use crate::store::leads::{self, LinkOutcome};
 use crate::store::leases::FencingToken;
@@ -64,8 +64,8 @@ pub(super) struct Subject {
     pub(super) resumable: bool,
     /// Places in the conversation that belong to earlier streams of the call.
     pub(super) after_sequence: u32,
-    /// What is taken out of words before anything of the call is kept anywhere.
-    pub(super) redaction: Redaction,
+    /// Whatever is said goes through this first: neither the spool nor the database is ever given what it takes out.
+    pub(super) talk: Talk,
 }
 
 impl Subject {
@@ -116,8 +116,6 @@ pub(super) struct Scribe {
     answer: Answer,
     spool: Spool,
     lost: CancellationToken,
-    /// Whatever is handed in goes through this first: neither the spool nor the database is ever given what it takes out.
-    talk: Talk,
     /// Found no place in the queue, and none in the spool.
     dropped: u64,
 }
@@ -190,8 +188,7 @@ pub(super) fn scribe(
     if has_lease {
         writer.show_life();
     }
-    let talk = Talk::new(subject.redaction);
-    (Scribe { queue: sender, end: Some(end), subject, answer, spool, lost, talk, dropped: 0 }, writer)
+    (Scribe { queue: sender, end: Some(end), subject, answer, spool, lost, dropped: 0 }, writer)
 }
 
 type Queue = (mpsc::Sender<Box<Waiting>>, mpsc::OwnedPermit<Box<Waiting>>, mpsc::Receiver<Box<Waiting>>);
@@ -221,7 +218,7 @@ impl Scribe {
 
     pub(super) fn transferred(&mut self, transfer: Transfer) {
         let Transfer { to, reason, summary } = transfer;
-        let redaction = self.talk.redaction();
+        let redaction = self.subject.talk.redaction();
         let (reason, summary) =
             (redaction.apply(&reason).into_owned(), redaction.apply(&summary).into_owned());
         let token = self.subject.token;
@@ -242,7 +239,7 @@ impl Scribe {
     }
 
     pub(super) fn turn(&mut self, mut entry: Entry) {
-        redact(&mut self.talk, &mut entry);
+        redact(&mut self.subject.talk, &mut entry);
         entry.sequence += self.subject.after_sequence;
         let stream_started = self.subject.stream_started;
         self.put(What::Turn { stream_started, entry });
@@ -493,14 +490,13 @@ impl Writer {
 
 /// Takes out of a turn what is not to be kept. A function's arguments and its answer stay what they are, JSON or not.
 fn redact(talk: &mut Talk, entry: &mut Entry) {
-    let redaction = talk.redaction();
-    if redaction.is_none() {
+    if talk.redaction().is_none() {
         return;
     }
     if entry.role == Role::Tool {
-        entry.content = redaction.apply_to_document(&entry.content).into_owned();
+        entry.content = talk.document(entry.sequence, &entry.content).into_owned();
         entry.generated =
-            entry.generated.as_deref().map(|text| redaction.apply_to_document(text).into_owned());
+            entry.generated.as_deref().map(|text| talk.document(entry.sequence, text).into_owned());
         return;
     }
     let (content, generated) = talk.turn(entry.sequence, &entry.content, entry.generated.as_deref());

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ids::{AgentId, CallSid, OrganizationId};
-use crate::redact::Kind;
+use crate::redact::{Kind, Redaction};
 use std::cell::{Cell, RefCell};
 
 async fn attempted<T, F>(
@@ -110,12 +110,11 @@ fn full_queue(spool: Spool) -> (Scribe, mpsc::Receiver<Box<Waiting>>) {
         lasted_before: Duration::ZERO,
         resumable: true,
         after_sequence: 0,
-        redaction: Redaction::of(&[Kind::PaymentCard]),
+        talk: Talk::new(Redaction::of(&[Kind::PaymentCard])),
     };
     let lost = CancellationToken::new();
     let answer = Answer::default();
-    let talk = Talk::new(subject.redaction);
-    let mut scribe = Scribe { queue, end: Some(end), subject, answer, spool, lost, talk, dropped: 0 };
+    let mut scribe = Scribe { queue, end: Some(end), subject, answer, spool, lost, dropped: 0 };
     for _ in 0..QUEUE + 5 {
         scribe.connected();
     }
@@ -148,7 +147,7 @@ async fn what_finds_no_place_in_the_queue_is_left_to_the_replay() {
 }
 
 /// A scribe whose records nobody takes out of the spool.
-fn spooling(spool: Spool, redaction: Redaction) -> (Scribe, mpsc::Receiver<Box<Waiting>>) {
+fn spooling(spool: Spool, talk: Talk) -> (Scribe, mpsc::Receiver<Box<Waiting>>) {
     let (queue, end, records) = queue();
     let subject = Subject {
         call: CallRef {
@@ -164,10 +163,40 @@ fn spooling(spool: Spool, redaction: Redaction) -> (Scribe, mpsc::Receiver<Box<W
         lasted_before: Duration::ZERO,
         resumable: true,
         after_sequence: 0,
-        redaction,
+        talk,
     };
-    let (talk, lost, answer) = (Talk::new(redaction), CancellationToken::new(), Answer::default());
-    (Scribe { queue, end: Some(end), subject, answer, spool, lost, talk, dropped: 0 }, records)
+    let (lost, answer) = (CancellationToken::new(), Answer::default());
+    (Scribe { queue, end: Some(end), subject, answer, spool, lost, dropped: 0 }, records)
+}
+
+fn said(role: Role, content: &str, generated: Option<&str>) -> Entry {
+    Entry {
+        item: crate::ids::ItemId::parse("item_1").unwrap(),
+        sequence: 1,
+        revision: 1,
+        role,
+        content: content.into(),
+        generated: generated.map(str::to_owned),
+        interrupted: false,
+        status: crate::call::transcript::Status::Final,
+        at: crate::clock::CallTime::ZERO,
+        audio_start: None,
+        audio_end: None,
+        heard_until_ms: None,
+        evidence: None,
+        response_latency_ms: None,
+        tool_name: None,
+        tool_call: None,
+    }
+}
+
+/// All that is in the files of a spool.
+fn on_the_disk(dir: &std::path::Path) -> String {
+    let mut kept = String::new();
+    for file in std::fs::read_dir(dir).unwrap() {
+        kept += &String::from_utf8_lossy(&std::fs::read(file.unwrap().path()).unwrap());
+    }
+    kept
 }
 
 #[tokio::test]
@@ -175,25 +204,7 @@ async fn what_is_redacted_is_never_on_the_disk_and_what_is_not_is() {
     for (redaction, is_there) in [(Redaction::NONE, true), (Redaction::of(&[Kind::PaymentCard]), false)] {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::open(dir.path().to_owned(), &Metrics::new()).await;
-        let (mut scribe, records) = spooling(spool.clone(), redaction);
-        let said = |role, content: &str, generated: Option<&str>| Entry {
-            item: crate::ids::ItemId::parse("item_1").unwrap(),
-            sequence: 1,
-            revision: 1,
-            role,
-            content: content.into(),
-            generated: generated.map(str::to_owned),
-            interrupted: false,
-            status: crate::call::transcript::Status::Final,
-            at: crate::clock::CallTime::ZERO,
-            audio_start: None,
-            audio_end: None,
-            heard_until_ms: None,
-            evidence: None,
-            response_latency_ms: None,
-            tool_name: None,
-            tool_call: None,
-        };
+        let (mut scribe, records) = spooling(spool.clone(), Talk::new(redaction));
         scribe.turn(said(Role::User, "It is 4111 1111 1111 1111.", None));
         scribe.turn(said(Role::Assistant, "So 4111 1111 11", Some("So 4111 1111 1111 1111?")));
         scribe.turn(said(Role::Tool, "paid by 4111111111111111", Some(r#"{"card":4111111111111111}"#)));
@@ -202,13 +213,38 @@ async fn what_is_redacted_is_never_on_the_disk_and_what_is_not_is() {
         assert_eq!(spool.left(), 0);
         drop((scribe, records));
         spool.close().await;
-        let mut kept = String::new();
-        for file in std::fs::read_dir(dir.path()).unwrap() {
-            kept += &String::from_utf8_lossy(&std::fs::read(file.unwrap().path()).unwrap());
-        }
+        let kept = on_the_disk(dir.path());
         assert!(kept.contains("paid by"), "they were written to the disk");
         assert_eq!(kept.contains("4111"), is_there);
         assert_eq!(kept.contains("[payment card]"), !is_there);
+    }
+}
+
+#[tokio::test]
+async fn what_a_function_is_given_in_answer_to_a_question_is_never_on_the_disk() {
+    let redaction = Redaction::of(&[Kind::PaymentCard, Kind::CardSecurityCode, Kind::UsSsn]);
+    let given = r#"{"card_number":"4111111111111111","cvv":"739","ssn":"739456789"}"#;
+    let asked = "Which is the security code?";
+    let remembered = [crate::call::transcript::Remembered::Agent(asked.into())];
+    for (talk, questions) in [
+        (Talk::new(redaction), &[asked][..]),
+        // Asked before the call came to this stream.
+        (super::super::talk_so_far(redaction, &remembered), &[]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path().to_owned(), &Metrics::new()).await;
+        let (mut scribe, records) = spooling(spool.clone(), talk);
+        for question in questions {
+            scribe.turn(said(Role::Assistant, question, None));
+        }
+        scribe.turn(Entry { sequence: 2, ..said(Role::User, "It is 739.", None) });
+        scribe.turn(Entry { sequence: 3, ..said(Role::Tool, "paid with 739", Some(given)) });
+        scribe.turn(Entry { sequence: 4, ..said(Role::Tool, "paid", Some(r#"{"value":739}"#)) });
+        drop((scribe, records));
+        spool.close().await;
+        let kept = on_the_disk(dir.path());
+        assert!(kept.contains("paid with [security code]"), "they were written to the disk");
+        assert!(!kept.contains("739") && !kept.contains("4111"), "{kept}");
     }
 }
 

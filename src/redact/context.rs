@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::lexer::Text;
-use super::{Found, Kind, Redaction, others, replace};
+use super::{Found, Kind, Redaction, document, others, replace};
 
 /// So many turns after it was talked of, a bare number may still belong to it: a card number is dictated in groups, and
 /// each is confirmed.
@@ -18,13 +18,32 @@ pub struct Talk {
     redaction: Redaction,
     /// At which place of the conversation what was talked of.
     mentions: Vec<(u32, Kind)>,
+    /// How many turns before this part of the conversation what was talked of; the last one before it is 1.
+    before: Vec<(u32, Kind)>,
+    /// The place this part begins at.
+    begins_at: Option<u32>,
 }
 
 impl Talk {
     /// Of a conversation that begins.
     #[must_use]
     pub const fn new(redaction: Redaction) -> Self {
-        Self { redaction, mentions: Vec::new() }
+        Self { redaction, mentions: Vec::new(), before: Vec::new(), begins_at: None }
+    }
+
+    /// Of a conversation that goes on, as after a transfer. `turns`: all that was said, oldest first; one that has no words
+    /// is empty.
+    #[must_use]
+    pub fn resumed<'a>(redaction: Redaction, turns: impl DoubleEndedIterator<Item = &'a str>) -> Self {
+        let mut talk = Self::new(redaction);
+        if !redaction.is_none() {
+            for (age, turn) in (1..=REMEMBERED).zip(turns.rev()) {
+                let text = Text::of(turn);
+                let kinds = mentioned(&text).filter(|kind| redaction.takes(*kind));
+                talk.before.extend(kinds.map(|kind| (age, kind)));
+            }
+        }
+        talk
     }
 
     /// What is taken out.
@@ -65,20 +84,27 @@ impl Talk {
         (replace(heard, &in_heard), Some(replace(meant, &in_meant)))
     }
 
-    fn asked_before(&self, sequence: u32) -> Vec<Kind> {
+    /// What a function was given, or answered, at this place: the caller's answer may be in it under any name.
+    pub fn document<'a>(&mut self, sequence: u32, text: &'a str) -> Cow<'a, str> {
+        if self.redaction.is_none() {
+            return Cow::Borrowed(text);
+        }
+        document::redacted(self.redaction, text, &self.asked_before(sequence))
+    }
+
+    fn asked_before(&mut self, sequence: u32) -> Vec<Kind> {
+        let begins_at = *self.begins_at.get_or_insert(sequence);
+        let into_it = sequence.saturating_sub(begins_at);
         let recent = |at: u32| at < sequence && sequence - at <= REMEMBERED;
-        self.mentions.iter().filter(|(at, _)| recent(*at)).map(|(_, kind)| *kind).collect()
+        let here = self.mentions.iter().filter(|(at, _)| recent(*at));
+        let before = self.before.iter().filter(|(age, _)| into_it.saturating_add(*age) <= REMEMBERED);
+        here.chain(before).map(|(_, kind)| *kind).collect()
     }
 
     fn remember(&mut self, sequence: u32, text: &str) {
-        let text = Text::of(text);
-        for (kind, is_mentioned) in [
-            (Kind::PaymentCard, others::mentions_card_number as fn(&Text<'_>) -> bool),
-            (Kind::CardSecurityCode, others::mentions_security_code),
-            (Kind::UsSsn, others::mentions_social_security),
-        ] {
+        for kind in mentioned(&Text::of(text)) {
             let is_known = self.mentions.contains(&(sequence, kind));
-            if !is_known && self.redaction.takes(kind) && is_mentioned(&text) {
+            if !is_known && self.redaction.takes(kind) {
                 if self.mentions.len() == MOST {
                     self.mentions.remove(0);
                 }
@@ -86,4 +112,14 @@ impl Talk {
             }
         }
     }
+}
+
+/// What is talked of here, of what a bare number can be.
+pub(super) fn mentioned(text: &Text<'_>) -> impl Iterator<Item = Kind> {
+    let all = [
+        (Kind::PaymentCard, others::mentions_card_number as fn(&Text<'_>) -> bool),
+        (Kind::CardSecurityCode, others::mentions_security_code),
+        (Kind::UsSsn, others::mentions_social_security),
+    ];
+    all.into_iter().filter(|(_, is_mentioned)| is_mentioned(text)).map(|(kind, _)| kind)
 }

@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+/// Digits in one run that are more than an amount or a time has.
+const LONG: usize = 12;
+
 /// A text, read once.
 #[derive(Debug)]
 pub(super) struct Text<'a> {
@@ -248,12 +251,16 @@ fn runs(whole: &str, words: &[Word<'_>]) -> Vec<Run> {
                 }
                 let Some(run) = runs.last_mut() else { continue };
                 let before = whole[..start].chars().next_back();
+                // "… 1111, am I right?": nobody counts so much of anything.
+                let before_it: usize = run.tokens.iter().map(|token| token.digits.len()).sum();
+                let is_long = before_it + digits.len() >= LONG;
+                let counts = !is_long && words.get(index + 1).is_some_and(counts_something);
                 let mut gap = gap.chars();
                 let token = Token {
                     place: start..word.place.end,
                     takes_unit: !word.lower.is_empty() && matches!(digits[..], [2..=9, 0]),
                     digits,
-                    part: if is_currency(before) || words.get(index + 1).is_some_and(counts_something) {
+                    part: if is_currency(before) || counts {
                         Part::Amount
                     } else if is_dialled(run, before, open && stopped) {
                         Part::Dialled

@@ -6,6 +6,7 @@
 
 mod card;
 mod context;
+mod document;
 mod iban;
 mod lexer;
 mod others;
@@ -116,42 +117,17 @@ impl Redaction {
         replace(text, &self.found_in(text, &[]))
     }
 
-    /// The same for every text and number in a JSON value. Names of members stay.
+    /// The same for every text and number in a JSON value, each understood by the name of its member: what is called `cvv`
+    /// is a security code. Names of members stay.
     #[must_use]
     pub fn apply_json(self, value: Value) -> Value {
-        if self.is_none() {
-            return value;
-        }
-        match value {
-            Value::String(text) => Value::String(self.apply(&text).into_owned()),
-            Value::Number(number) => {
-                let text = number.to_string();
-                match self.apply(&text) {
-                    Cow::Borrowed(_) => Value::Number(number),
-                    Cow::Owned(redacted) => Value::String(redacted),
-                }
-            }
-            Value::Array(values) => values.into_iter().map(|value| self.apply_json(value)).collect(),
-            Value::Object(members) => {
-                members.into_iter().map(|(name, value)| (name, self.apply_json(value))).collect()
-            }
-            other => other,
-        }
+        document::redacted_value(self, value, &[])
     }
 
     /// The same for a text that may be JSON, such as what a function was given: what is JSON stays JSON.
     #[must_use]
     pub fn apply_to_document(self, text: &str) -> Cow<'_, str> {
-        if self.is_none() {
-            return Cow::Borrowed(text);
-        }
-        match serde_json::from_str::<Value>(text) {
-            Ok(value) if value.is_object() || value.is_array() => {
-                let redacted = self.apply_json(value.clone());
-                if redacted == value { Cow::Borrowed(text) } else { Cow::Owned(redacted.to_string()) }
-            }
-            _ => self.apply(text),
-        }
+        document::redacted(self, text, &[])
     }
 
     /// What is to be taken out of a text, by place, none over another. `asked`: what was talked of before, so that a bare

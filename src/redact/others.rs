@@ -1,5 +1,6 @@
 //! What is known by the words around it, or by its form.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::lexer::{Run, Sense, Text, Token, Word};
@@ -48,7 +49,8 @@ pub(super) fn mentions_card_number(text: &Text<'_>) -> bool {
         |word: &Word<'_>| matches!(word.lower.as_str(), "card" | "cards" | "visa" | "mastercard" | "amex");
     let is_number =
         |word: &Word<'_>| matches!(word.lower.as_str(), "number" | "numbers" | "digit" | "digits");
-    text.words.iter().any(is_card) && text.words.iter().any(is_number)
+    (text.words.iter().any(is_card) && text.words.iter().any(is_number))
+        || text.words.iter().any(|word| in_one(word).contains("cardnumber"))
 }
 
 /// `123-45-6789`; and nine digits in any form after "social security".
@@ -107,8 +109,9 @@ fn announced(text: &Text<'_>, is_it: fn(&[Word<'_>]) -> Option<usize>) -> Vec<us
 /// So many words mean the code on a card.
 fn is_security_code(words: &[Word<'_>]) -> Option<usize> {
     let word = |index: usize| words.get(index).map_or("", |word| word.lower.as_str());
-    let first = words.first()?.text.to_ascii_lowercase();
-    if matches!(first.as_str(), "cvv" | "cvc" | "cvv2" | "cvc2" | "cvn" | "csc") {
+    let first = in_one(words.first()?);
+    let is_part = |part: &str| first.contains(part);
+    if matches!(&*first, "cvn" | "csc") || ["cvv", "cvc", "securitycode"].into_iter().any(is_part) {
         return Some(1);
     }
     match (word(0), word(1), word(2)) {
@@ -118,11 +121,23 @@ fn is_security_code(words: &[Word<'_>]) -> Option<usize> {
     }
 }
 
+/// A name such as `card_security_code` or `securityCode` as one word in small letters.
+fn in_one<'a>(word: &'a Word<'_>) -> Cow<'a, str> {
+    if word.lower.is_empty() && word.text.is_ascii() {
+        return Cow::Owned(word.text.replace('_', "").to_ascii_lowercase());
+    }
+    Cow::Borrowed(&word.lower)
+}
+
 /// So many words mean the number of the social security.
 fn is_social_security(words: &[Word<'_>]) -> Option<usize> {
+    let first = words.first()?;
+    let is_name = first.text.split('_').any(|part| part.eq_ignore_ascii_case("ssn"));
+    if is_name || in_one(first).ends_with("ssn") || in_one(first).contains("socialsecurity") {
+        return Some(1);
+    }
     let word = |index: usize| words.get(index).map_or("", |word| word.lower.as_str());
     match (word(0), word(1), word(2)) {
-        ("ssn", ..) => Some(1),
         ("social", "security" | "number", _) => Some(2),
         ("s", "s", "n") => Some(3),
         _ => None,

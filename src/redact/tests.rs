@@ -151,6 +151,114 @@ fn what_is_json_stays_json() {
 }
 
 #[test]
+fn a_value_is_known_by_the_name_of_its_member() {
+    for name in [
+        "cvv",
+        "CVV",
+        "cvc",
+        "cvv2",
+        "CVC2",
+        "cardCVV",
+        "cvvCode",
+        "securityCode",
+        "card_security_code",
+        "card-security-code",
+        "CardSecurityCode",
+        "securitycode",
+        "card.security.code",
+        "cardVerificationValue",
+    ] {
+        for value in
+            [json!("123"), json!(1234), json!("one two three"), json!(" 0 4 2"), json!(42), json!(["123"])]
+        {
+            let text = json!({ name: value, "floor": 3, "room": "123" }).to_string();
+            let redacted: Value = serde_json::from_str(&secrets().apply_to_document(&text)).unwrap();
+            let left = if value.is_array() { json!(["[security code]"]) } else { json!("[security code]") };
+            let left = if value == json!(" 0 4 2") { json!(" [security code]") } else { left };
+            assert_eq!(redacted, json!({ name: left, "floor": 3, "room": "123" }), "{text}");
+            assert_eq!(cards().apply_to_document(&text), text, "it was not asked for");
+        }
+    }
+    for name in [
+        "ssn",
+        "SSN",
+        "customerSsn",
+        "user_ssn",
+        "social_security_number",
+        "socialSecurityNumber",
+        "social-security",
+    ] {
+        for value in [json!("123456789"), json!(123_456_789), json!("123 45 6789"), json!(12_345_678)] {
+            let redacted =
+                secrets().apply_json(json!({ name: value, "order": "123456789", "n": 123_456_789 }));
+            let left = json!({ name: "[social security number]", "order": "123456789", "n": 123_456_789 });
+            assert_eq!(redacted, left, "{name}: {value}");
+        }
+    }
+    let nested = json!({"card": {"number": "4111 1111", "security": {"code": 123}, "year": 2027}, "guests": [{"ssn": 123_456_789}]});
+    assert_eq!(
+        secrets().apply_json(nested),
+        json!({
+            "card": {"number": "[payment card]", "security": {"code": "[security code]"}, "year": 2027},
+            "guests": [{"ssn": "[social security number]"}],
+        })
+    );
+    let ordinary = json!({"pin": "1234", "code": 123, "session": 123_456_789, "address": "123 Main Street", "total": 12.5});
+    assert_eq!(secrets().apply_json(ordinary.clone()), ordinary);
+}
+
+#[test]
+fn names_announce_a_value_also_where_the_json_was_cut() {
+    for (text, left) in [
+        (r#"{"card_security_code": "123", "a"#, r#"{"card_security_code": "[security code]", "a"#),
+        (r#"{"securityCode":123,"#, r#"{"securityCode":[security code],"#),
+        (r#"{"customer_ssn":"123456789"#, r#"{"customer_ssn":"[social security number]"#),
+    ] {
+        assert_eq!(secrets().apply_to_document(text), left);
+    }
+}
+
+#[test]
+fn what_a_function_is_given_may_be_the_answer_to_a_question() {
+    let mut talk = Talk::new(secrets());
+    let given = r#"{"value":"123","amount":500,"fee":1.25,"card_amount":"700"}"#;
+    assert_eq!(talk.document(1, given), given);
+    let _ = talk.turn(2, "And the security code, please?", None);
+    let left = r#"{"amount":500,"card_amount":"700","fee":1.25,"value":"[security code]"}"#;
+    let as_value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    assert_eq!(as_value(&talk.document(4, given)), as_value(left));
+    assert_eq!(talk.document(4, "It was 123."), "It was [security code].");
+    assert_eq!(talk.document(1, given), given, "it was before the question");
+    assert_eq!(talk.document(40, given), given);
+    assert_eq!(Talk::new(Redaction::NONE).document(1, r#"{"cvv":"123"}"#), r#"{"cvv":"123"}"#);
+}
+
+#[test]
+fn a_question_is_remembered_when_the_conversation_goes_on_elsewhere() {
+    let asked = |turns_since: usize| {
+        let mut turns = vec!["Hello.", "And the security code, please?"];
+        turns.extend(vec!["Hm."; turns_since]);
+        Talk::resumed(secrets(), turns.into_iter())
+    };
+    // Places may begin anywhere: what a session was told may stand before.
+    for begins_at in [1, 7, 10_001] {
+        let answer = |turns_since, after| {
+            let mut talk = asked(turns_since);
+            let _ = talk.turn(begins_at, "Are you there?", None);
+            talk.turn(begins_at + after, "One two three.", None).0.into_owned()
+        };
+        assert_eq!(answer(0, 1), "[security code].");
+        assert_eq!(answer(0, 7), "[security code].");
+        assert_eq!(answer(0, 8), "One two three.", "it is as long ago as without a break");
+        assert_eq!(answer(6, 1), "[security code].");
+        assert_eq!(answer(7, 1), "One two three.");
+        assert_eq!(asked(0).document(begins_at, r#"{"value":123}"#), r#"{"value":"[security code]"}"#);
+    }
+    let mut nothing = Talk::resumed(cards(), ["The security code?"].into_iter());
+    assert_eq!(nothing.turn(1, "One two three.", None).0, "One two three.");
+}
+
+#[test]
 fn an_answer_is_known_by_its_question_in_whatever_order_they_are_written() {
     let mut talk = Talk::new(secrets());
     let mut said = |sequence, text: &'static str| talk.turn(sequence, text, None).0.into_owned();

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use jiff::{SignedDuration, Timestamp};
 use redb::backends::FileBackend;
 use redb::{Builder, Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
@@ -17,6 +18,8 @@ const WAITING: TableDefinition<u64, &[u8]> = TableDefinition::new("waiting");
 const REFUSED: TableDefinition<u64, &[u8]> = TableDefinition::new("refused");
 /// Of those the latest are kept.
 const MOST_REFUSED: u64 = 1_000;
+/// And none for longer: time enough to look at them, and they hold what people said.
+const REFUSED_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Processes that can share a directory.
 const MOST_FILES: u32 = 64;
 /// The library would take a gigabyte.
@@ -42,11 +45,16 @@ pub(super) struct Page {
     pub(super) forget: Vec<u64>,
     /// To be set aside, with the reason.
     pub(super) refuse: Vec<(u64, String)>,
+    /// Set aside, and not to be looked at any more.
+    pub(super) forget_refused: Vec<u64>,
 }
 
 impl Page {
     pub(super) const fn is_empty(&self) -> bool {
-        self.keep.is_empty() && self.forget.is_empty() && self.refuse.is_empty()
+        self.keep.is_empty()
+            && self.forget.is_empty()
+            && self.refuse.is_empty()
+            && self.forget_refused.is_empty()
     }
 }
 
@@ -111,7 +119,8 @@ impl Book {
                 self.bytes += value.value().len() as u64;
                 self.oldest.get_or_insert(key.value());
             }
-            let refused = transaction.open_table(REFUSED)?;
+            let mut refused = transaction.open_table(REFUSED)?;
+            refused.retain_in(..too_old(), |_, _| false)?;
             self.refused = redb::ReadableTableMetadata::len(&refused)?;
         }
         transaction.commit()?;
@@ -201,13 +210,16 @@ impl Book {
                 let old = waiting.remove(key)?.map(|old| old.value().len() as u64);
                 taken_away(old, &mut rows, &mut bytes);
             }
-            if !page.refuse.is_empty() {
+            if !page.refuse.is_empty() || !page.forget_refused.is_empty() {
                 let mut refused = transaction.open_table(REFUSED)?;
                 for (key, why) in &page.refuse {
                     let Some(old) = waiting.remove(key)?.map(|old| old.value().to_vec()) else { continue };
                     taken_away(Some(old.len() as u64), &mut rows, &mut bytes);
                     let row = [why.as_bytes(), b"\n", &old].concat();
                     set_aside += u64::from(refused.insert(key, row.as_slice())?.is_none());
+                }
+                for key in &page.forget_refused {
+                    set_aside -= u64::from(refused.remove(key)?.is_some());
                 }
                 while set_aside > MOST_REFUSED && refused.pop_first()?.is_some() {
                     set_aside -= 1;
@@ -220,6 +232,28 @@ impl Book {
         Ok(())
     }
 
+    /// What is set aside, without the reasons, oldest first. What has been for too long is forgotten.
+    pub(super) fn set_aside(&mut self) -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
+        if self.refused == 0 {
+            return Ok(Vec::new());
+        }
+        let (mut found, mut old, too_old) = (Vec::new(), Vec::new(), too_old());
+        for row in self.database.begin_read()?.open_table(REFUSED)?.iter()? {
+            let (key, value) = row?;
+            if key.value() < too_old {
+                old.push(key.value());
+                continue;
+            }
+            // A reason may have several lines, a record has one.
+            let record = value.value().rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+            found.push((key.value(), record.to_vec()));
+        }
+        if !old.is_empty() {
+            self.write(&Page { forget_refused: old, ..Page::default() })?;
+        }
+        Ok(found)
+    }
+
     /// What was set aside, for tests.
     #[cfg(test)]
     pub(super) fn refused(&self) -> Vec<String> {
@@ -227,6 +261,11 @@ impl Book {
         let rows = reading.open_table(REFUSED).unwrap();
         rows.iter().unwrap().map(|row| String::from_utf8_lossy(row.unwrap().1.value()).into_owned()).collect()
     }
+}
+
+/// What was kept before, by its key.
+fn too_old() -> u64 {
+    u64::try_from((Timestamp::now() - REFUSED_FOR).as_microsecond()).unwrap_or_default()
 }
 
 /// The file, made if there is none; `None` when another process has it open. One that cannot be read as a spool is moved
@@ -242,7 +281,7 @@ fn open_file(path: &Path) -> Result<Option<Book>, BookError> {
             Ok(database) => return Book::of(database, path).map(Some),
             Err(DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch) => return Ok(None),
             Err(error) if is_damage(&error) => {
-                let aside = path.with_extension(format!("damaged-{}", jiff::Timestamp::now().as_second()));
+                let aside = path.with_extension(format!("damaged-{}", Timestamp::now().as_second()));
                 tracing::error!(%error, path = %path.display(), aside = %aside.display(),
                     "THE SPOOL IS DAMAGED: it is kept aside, and a new one is begun");
                 fs::rename(path, &aside).map_err(|source| BookError::Io { path: path.to_owned(), source })?;
@@ -362,6 +401,33 @@ mod tests {
         assert_eq!(all(&fourth), expected.map(|(key, value)| (key, value.to_owned())));
         drop(fourth);
         assert_eq!(Book::open(dir.path()).unwrap().0.rows, 4, "moved, not copied");
+    }
+
+    #[test]
+    fn what_is_set_aside_is_kept_for_thirty_days() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut book, _) = Book::open(dir.path()).unwrap();
+        let hours_ago = |hours| {
+            let at = Timestamp::now() - SignedDuration::from_hours(hours);
+            u64::try_from(at.as_microsecond()).unwrap()
+        };
+        let (old, young, today) = (hours_ago(30 * 24 + 1), hours_ago(30 * 24 - 1), hours_ago(0));
+        let set_aside = |book: &mut Book| {
+            book.write(&keep([(old, "old"), (young, "young"), (today, "today")])).unwrap();
+            let refuse = [old, young, today].map(|key| (key, "two\nlines".to_owned()));
+            book.write(&Page { refuse: refuse.into(), ..Page::default() }).unwrap();
+            assert_eq!(book.refused().len(), 3);
+        };
+        set_aside(&mut book);
+        let left = [(young, b"young".to_vec()), (today, b"today".to_vec())];
+        assert_eq!(book.set_aside().unwrap(), left);
+        assert_eq!((book.refused().len(), book.refused), (2, 2), "while it is open");
+        set_aside(&mut book);
+        drop(book);
+        let (mut book, _) = Book::open(dir.path()).unwrap();
+        assert_eq!((book.refused().len(), book.refused), (2, 2), "when it is opened");
+        book.write(&Page { forget_refused: vec![today, 7], ..Page::default() }).unwrap();
+        assert_eq!((book.refused(), book.refused), (vec!["two\nlines\nyoung".to_owned()], 1));
     }
 
     #[test]

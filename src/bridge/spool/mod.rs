@@ -97,6 +97,9 @@ struct Inbox {
     forget: Vec<Ticket>,
     refuse: Vec<(Ticket, String)>,
     reads: Vec<Read>,
+    /// Who wants to see what is set aside, and what of it is to be forgotten.
+    looks: Vec<oneshot::Sender<Rows>>,
+    forget_refused: Vec<Ticket>,
     /// No call works on these.
     left: BTreeSet<Ticket>,
     last: Ticket,
@@ -117,12 +120,20 @@ struct Inbox {
 #[derive(Debug)]
 struct Read {
     tickets: Vec<Ticket>,
-    answer: oneshot::Sender<Vec<(Ticket, Vec<u8>)>>,
+    answer: oneshot::Sender<Rows>,
 }
+
+/// Records as they stand in the file.
+type Rows = Vec<(Ticket, Vec<u8>)>;
 
 impl Inbox {
     fn has_work(&self) -> bool {
-        !(self.keep.is_empty() && self.refuse.is_empty() && self.reads.is_empty()) || self.closing
+        let is_idle = self.keep.is_empty()
+            && self.refuse.is_empty()
+            && self.reads.is_empty()
+            && self.looks.is_empty()
+            && self.forget_refused.is_empty();
+        !is_idle || self.closing
     }
 
     fn records(&self) -> u64 {
@@ -374,6 +385,29 @@ impl Shared {
         found
     }
 
+    /// All that is set aside and can be read. Nothing when the disk fails or all is closed.
+    async fn set_aside_so_far(&self) -> Vec<(Ticket, Record)> {
+        let (answer, asked) = oneshot::channel();
+        {
+            let mut inbox = self.lock();
+            if inbox.closing {
+                return Vec::new();
+            }
+            inbox.looks.push(answer);
+        }
+        self.wake.notify_one();
+        let rows = asked.await.unwrap_or_default();
+        rows.into_iter()
+            .filter_map(|(ticket, row)| Some((ticket, serde_json::from_slice(&row).ok()?)))
+            .collect()
+    }
+
+    /// These were set aside, and nobody may look at them any more.
+    fn forget_set_aside(&self, tickets: impl IntoIterator<Item = Ticket>) {
+        self.lock().forget_refused.extend(tickets);
+        self.wake.notify_one();
+    }
+
     fn has_left(&self, after: Ticket) -> bool {
         self.lock().left.range(later_than(after)).next().is_some()
     }
@@ -402,6 +436,7 @@ impl Drop for CloseWhenDone<'_> {
         self.0.close();
         let mut inbox = self.0.lock();
         inbox.reads.clear(); // Their answers do not come.
+        inbox.looks.clear();
         if !inbox.keep.is_empty() {
             tracing::error!(records = inbox.keep.len(), "records could not be kept and are lost");
         }
@@ -416,7 +451,11 @@ fn run(shared: &Shared, dir: &Path, opened: oneshot::Sender<()>) {
         let closing = if book.is_some() {
             wait_for_work(shared)
         } else {
-            shared.lock().reads.clear(); // Their answers do not come.
+            {
+                let mut inbox = shared.lock();
+                inbox.reads.clear(); // Their answers do not come.
+                inbox.looks.clear();
+            }
             rest(shared, RETRY_EVERY);
             book = open(shared, dir);
             shared.lock().closing
@@ -504,23 +543,27 @@ fn rest(shared: &Shared, pause: Duration) {
 
 /// Writes down what has come, and answers what was asked.
 fn turn_page(shared: &Shared, book: &mut Book) -> Result<(), redb::Error> {
-    let (kept, forget, refuse, reads) = {
+    let (kept, forget, refuse, forget_refused, reads, looks) = {
         let mut inbox = shared.lock();
         inbox.written_below = Ticket(inbox.last.0 + 1);
         let kept: Vec<_> = inbox.keep.iter().map(|(ticket, record)| (*ticket, Arc::clone(record))).collect();
-        (kept, mem::take(&mut inbox.forget), mem::take(&mut inbox.refuse), mem::take(&mut inbox.reads))
+        let (forget, refuse) = (mem::take(&mut inbox.forget), mem::take(&mut inbox.refuse));
+        let forget_refused = mem::take(&mut inbox.forget_refused);
+        (kept, forget, refuse, forget_refused, mem::take(&mut inbox.reads), mem::take(&mut inbox.looks))
     };
     let tickets: Vec<Ticket> = kept.iter().map(|(ticket, _)| *ticket).collect();
     let page = Page {
         keep: kept.into_iter().map(|(Ticket(key), record)| (key, json(&record))).collect(),
         forget: forget.iter().map(|Ticket(key)| *key).collect(),
         refuse: refuse.iter().map(|(Ticket(key), why)| (*key, why.clone())).collect(),
+        forget_refused: forget_refused.iter().map(|Ticket(key)| *key).collect(),
     };
     if !page.is_empty() {
         if let Err(error) = book.write(&page) {
             let mut inbox = shared.lock();
             inbox.forget.extend(forget);
             inbox.refuse.extend(refuse);
+            inbox.forget_refused.extend(forget_refused);
             return Err(error);
         }
         shared.metrics.spool_commits.inc();
@@ -540,6 +583,10 @@ fn turn_page(shared: &Shared, book: &mut Book) -> Result<(), redb::Error> {
     for Read { tickets, answer } in reads {
         let keys: Vec<u64> = tickets.into_iter().map(|Ticket(key)| key).collect();
         let rows = book.read(&keys)?;
+        let _ = answer.send(rows.into_iter().map(|(key, row)| (Ticket(key), row)).collect());
+    }
+    for answer in looks {
+        let rows = book.set_aside()?;
         let _ = answer.send(rows.into_iter().map(|(key, row)| (Ticket(key), row)).collect());
     }
     Ok(())

@@ -27,6 +27,8 @@ use crate::telemetry::Metrics;
 const BATCH: usize = 256;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often what is set aside is looked through.
+const LOOK_EVERY: Duration = Duration::from_mins(10);
 
 /// Replays in the background until the spool is closed.
 pub(in crate::bridge) fn start(spool: &Spool, store: Store, outage: Outage, metrics: Metrics) {
@@ -36,7 +38,7 @@ pub(in crate::bridge) fn start(spool: &Spool, store: Store, outage: Outage, metr
         clippy::disallowed_methods,
         reason = "nothing has to wait for it: what it has not done when the spool is closed is done by the next process"
     )]
-    tokio::spawn(async move { replay.run().await }.instrument(info_span!(parent: None, "replay")));
+    tokio::spawn(async move { Box::pin(replay.run()).await }.instrument(info_span!(parent: None, "replay")));
 }
 
 struct Replay {
@@ -82,7 +84,43 @@ impl Replay {
         tokio::select! {
             () = closed.cancelled() => {}
             () = self.replay() => {}
+            () = self.look_after_set_aside() => {}
         }
+    }
+
+    /// Forgets what was set aside for too long, and what is of people who were erased since.
+    async fn look_after_set_aside(&self) {
+        loop {
+            if let Err(error) = self.forget_erased().await {
+                debug!(%error, "whether calls that are set aside were erased is looked up later");
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn forget_erased(&self) -> sqlx::Result<()> {
+        let set_aside = self.spool.set_aside_so_far().await;
+        if set_aside.is_empty() {
+            return Ok(());
+        }
+        let erased = self.erased_among(set_aside.iter().map(|(_, record)| &record.call.call_sid)).await?;
+        let gone: Vec<Ticket> = set_aside
+            .iter()
+            .filter(|(_, record)| erased.contains(&record.call.call_sid))
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        if !gone.is_empty() {
+            info!(records = gone.len(), "records of erased calls that were set aside are forgotten");
+            self.spool.forget_set_aside(gone);
+        }
+        Ok(())
+    }
+
+    async fn erased_among(&self, calls: impl Iterator<Item = &CallSid>) -> sqlx::Result<BTreeSet<CallSid>> {
+        let calls: BTreeSet<&CallSid> = calls.collect();
+        let calls: Vec<_> = calls.into_iter().collect();
+        let erased = timely(privacy::erased_among(&self.store, &calls)).await?;
+        Ok(erased.into_iter().cloned().collect())
     }
 
     async fn replay(&self) {
@@ -169,10 +207,7 @@ impl Replay {
 
     /// What is of people who were erased meanwhile is forgotten here as well, not even set aside.
     async fn without_erased(&self, batch: Batch) -> sqlx::Result<Batch> {
-        let calls: BTreeSet<&CallSid> = batch.iter().map(|(_, record)| &record.call.call_sid).collect();
-        let calls: Vec<_> = calls.into_iter().collect();
-        let erased = timely(privacy::erased_among(&self.store, &calls)).await?;
-        let erased: BTreeSet<CallSid> = erased.into_iter().cloned().collect();
+        let erased = self.erased_among(batch.iter().map(|(_, record)| &record.call.call_sid)).await?;
         let (gone, rest): (Batch, Batch) =
             batch.into_iter().partition(|(_, record)| erased.contains(&record.call.call_sid));
         self.spool.done(gone.into_iter().map(|(ticket, _)| ticket));

@@ -249,6 +249,26 @@ async fn a_turn_of_a_call_that_was_never_offered_is_kept_aside() {
 }
 
 #[tokio::test]
+async fn what_is_set_aside_of_a_call_is_forgotten_when_the_call_is_erased() {
+    let scene = Scene::set().await;
+    scene.spool.late(scene.turn("CA1", 1, "of one who was erased"));
+    scene.spool.late(scene.turn("CA2", 2, "of somebody else"));
+    scene
+        .execute(
+            "insert into erased_calls (call_sid_sha256, organization_id)
+             select sha256('CA1'), id from organisations limit 1",
+        )
+        .await;
+    scene.replay();
+    let shared = scene.spool.shared().unwrap();
+    until("one is forgotten", async || shared.set_aside_so_far().await.len() == 1).await;
+    scene.spool.close().await;
+    let (book, _) = super::super::Book::open(scene.dir.path()).unwrap();
+    let left = book.refused();
+    assert!(left.len() == 1 && left[0].contains("of somebody else"), "{left:?}");
+}
+
+#[tokio::test]
 async fn an_odd_record_holds_up_its_own_call_only() {
     let scene = Scene::set().await;
     let odd = "

@@ -36,7 +36,7 @@ create table api_key_secrets (
         constraint api_key_secrets_length check (octet_length(sha256) = 32),
     created_at      timestamptz not null default now(),
     expires_at      timestamptz,
-    constraint api_key_secrets_key foreign key (key_id, organization_id)
+    constraint api_key_secrets_owner foreign key (key_id, organization_id)
         references api_keys (id, organization_id) on delete cascade
 );
 
@@ -54,7 +54,7 @@ create table audit_log (
         constraint audit_log_organization references organisations on delete cascade,
     at              timestamptz not null default clock_timestamp(),
     key_id          uuid
-        constraint audit_log_key references api_keys on delete set null,
+        constraint audit_log_actor references api_keys on delete set null,
     actor           text        not null,
     action          text        not null
         constraint audit_log_action check (action ~ '^[a-z_]+\.[a-z_]+$'),

@@ -9,7 +9,6 @@ use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use secrecy::ExposeSecret;
 use voicebridge::app::keys::{self, KeysCommand};
-use voicebridge::app::{self, App, Signals, check};
 use voicebridge::app::{self, App, Signals, check, privacy};
 use voicebridge::bench::{self, cli::BenchOptions, floor::RelayOptions};
 use voicebridge::config::{Config, Need, VARIABLES};

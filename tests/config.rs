@@ -101,7 +101,7 @@ fn everything_can_be_set() {
     assert_eq!(kaleyra.api_url.as_str(), "http://127.0.0.1:4011/v1/");
     assert_eq!(kaleyra.organization, "kanzlei-weber");
     assert_eq!(kaleyra.sync_every, Some(Duration::from_mins(15)));
-    let secrets = config.vapi_webhook_secrets.iter().map(|secret| secret.expose_secret());
+    let secrets = config.vapi_webhook_secrets.iter().map(ExposeSecret::expose_secret);
     assert_eq!(secrets.collect::<Vec<_>>(), ["0123456789abcdef-1", "0123456789abcdef-2"]);
     assert_eq!((config.max_calls, config.grace_period), (7, Duration::ZERO));
     assert_eq!(config.dial, Dial { per_second: 30, max_calls: 0, inbound_reserve_percent: 50 });

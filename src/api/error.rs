@@ -9,9 +9,10 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
-use utoipa::openapi::{RefOr, ResponseBuilder, content::ContentBuilder, schema::Ref};
+use utoipa::openapi::{Ref, RefOr};
 use utoipa::{IntoResponses, ToSchema};
 
+use crate::api::statuses;
 use crate::store::leads::LinkError;
 
 /// A refusal or failure, as the client is told it. Causes inside the house are logged, never sent.
@@ -265,6 +266,17 @@ impl ApiError {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "timed_out", "this took too long; try again")
     }
 
+    /// The database, asked for more than it can say in time, was told to stop: nothing was done. Any other error of it is
+    /// what it is.
+    #[must_use]
+    pub fn took_too_long(error: sqlx::Error, message: &'static str) -> Self {
+        // PostgreSQL, appendix A: query_canceled.
+        match error.as_database_error().and_then(sqlx::error::DatabaseError::code) {
+            Some(code) if code == "57014" => Self::new(StatusCode::GATEWAY_TIMEOUT, "timed_out", message),
+            _ => error.into(),
+        }
+    }
+
     /// Our mistake. What it is belongs in the log.
     #[must_use]
     pub fn internal() -> Self {
@@ -376,17 +388,9 @@ pub struct Failures;
 
 impl IntoResponses for Failures {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        let response = |description: &str| {
-            let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Failure"))).build();
-            let response =
-                ResponseBuilder::new().description(description).content("application/json", content);
-            RefOr::from(response.build())
-        };
-        BTreeMap::from([
-            ("500".to_owned(), response("Something went wrong on our side")),
-            ("503".to_owned(), response("The database cannot be reached; try again")),
-            ("504".to_owned(), response("It took too long; try again")),
-        ])
+        statuses::OURS
+            .map(|(status, code, _)| (status.to_owned(), Ref::from_response_name(code).into()))
+            .into()
     }
 }
 

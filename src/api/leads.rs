@@ -172,8 +172,9 @@ async fn link_call(
     responses((status = 200, description = "The lead as it is now", body = Success<Lead>), Failures),
 )]
 async fn unlink_call(caller: Caller, Path(id): Path<i64>) -> Result<Success<Lead>, ApiError> {
+    let before = leads::lead(&caller.store, caller.organization, id).await?.and_then(|lead| lead.call_sid);
     let unlinked = leads::unlink_call(&caller.store, caller.organization, id).await?;
-    caller.does("lead.unlinked", id);
+    caller.does_in_call("lead.unlinked", id, before.as_ref().map(CallSid::as_str));
     found(unlinked)
 }
 

@@ -11,6 +11,7 @@ use crate::api::body::Problems;
 use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Query, Success};
 use crate::api::routes::Routes;
+use crate::store::privacy::Patience;
 use crate::store::privacy::erasure::{self, Erased, Erasure, Report, Subject};
 
 /// Routes of erasures.
@@ -56,6 +57,7 @@ async fn list_erasures(caller: Caller, Query(page): Query<PageQuery>) -> Result<
     post, path = "/api/privacy/erasures", tag = "privacy", request_body = EraseSomebody,
     responses(
         (status = 200, description = "What was deleted, or would be", body = Success<Report>),
+        (status = 404, description = "There is no such lead", body = Failure),
         (status = 409, description = "`live_call`: they are on the telephone or being called; `own_number`: the number is one of yours", body = Failure),
         Failures,
     ),
@@ -76,8 +78,21 @@ async fn erase_person(
         }
     };
     let Some(subject) = subject else { return Err(problems.into_error()) };
+    // On record before anything goes.
+    if !dry_run {
+        caller.does("erasure.asked_for", caller.organization);
+    }
+    caller.keep().await?;
     // What the API may only read goes as well: this is the server's own work, for one organisation.
-    let erased = erasure::erase(&api.store, caller.organization, &subject, dry_run, caller.name()).await?;
+    let organization = caller.organization;
+    let erased =
+        erasure::erase(&api.store, organization, &subject, dry_run, caller.name(), Patience::Request).await;
+    let erased = erased.map_err(|error| {
+        ApiError::took_too_long(
+            error,
+            "there is too much to look through in a request; use `voicebridge erase`",
+        )
+    })?;
     match erased {
         Erased::Done(report) => {
             if let Some(id) = report.id {

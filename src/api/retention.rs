@@ -125,7 +125,12 @@ async fn dry_run_retention(
     }
     let organization = caller.organization;
     let days = retention::policy(&caller.store, organization).await?.days;
-    // Runs are the server's to write.
-    let run = retention::dry_run(&api.store, organization, days, Trigger::Api).await?;
+    // Runs are the server's to write, and this one may take its time: no transaction is open meanwhile.
+    caller.does("retention.looked_at", organization);
+    caller.keep().await?;
+    let run = retention::dry_run(&api.store, organization, days, Trigger::Api).await.map_err(|error| {
+        let message = "there is too much to look through in a request; use `voicebridge retention --dry-run`";
+        ApiError::took_too_long(error, message)
+    })?;
     Ok((StatusCode::CREATED, Success::new(run)))
 }

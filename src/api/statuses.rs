@@ -8,7 +8,7 @@ use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use crate::api::routes::{NEEDS, operations};
 
 /// A refusal: status, code, sentence.
-type Refusal = (&'static str, &'static str, &'static str);
+pub(super) type Refusal = (&'static str, &'static str, &'static str);
 
 const INVALID: [Refusal; 4] = [
     ("400", "invalid_json", "the body is not JSON"),
@@ -30,17 +30,26 @@ const SIGNED: [Refusal; 2] = [
     ("403", "invalid_signature", "X-Twilio-Signature is missing or does not match"),
 ];
 
-/// Adds to every route what it may refuse by what it is.
+/// What may go wrong on our side, on any route.
+pub(super) const OURS: [Refusal; 3] = [
+    ("500", "internal", "something went wrong on our side"),
+    ("503", "database_unavailable", "the database cannot be reached; try again"),
+    ("504", "timed_out", "this took too long; try again"),
+];
+
+/// Adds to every route what it may refuse by what it is. Each refusal is described once.
 pub(super) fn add(document: &mut OpenApi) {
+    let mut described: Vec<Refusal> = OURS.into();
     for operation in document.paths.paths.values_mut().flat_map(operations) {
-        let refusals = refusals(operation);
-        for refusal in refusals {
-            let (status, _, _) = refusal;
-            if !operation.responses.responses.contains_key(status) {
-                operation.responses.responses.insert(status.to_owned(), response(refusal).into());
-            }
+        for refusal in refusals(operation) {
+            let (status, code, _) = refusal;
+            let responses = &mut operation.responses.responses;
+            responses.entry(status.to_owned()).or_insert_with(|| Ref::from_response_name(code).into());
+            described.push(refusal);
         }
     }
+    let responses = &mut document.components.get_or_insert_default().responses;
+    responses.extend(described.into_iter().map(|refusal| (refusal.1.to_owned(), response(refusal).into())));
 }
 
 fn refusals(operation: &Operation) -> Vec<Refusal> {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::app::{open_store, retention};
 use crate::config::Config;
 use crate::ids::{OrganizationId, PhoneNumber};
+use crate::store::privacy::Patience;
 use crate::store::privacy::erasure::{self, Erased, Report, Subject};
 use crate::store::privacy::retention::{self as kept, Removed, Run, Trigger};
 use crate::store::{Store, organisations};
@@ -74,7 +75,9 @@ pub async fn erase(config: &Config, options: &EraseOptions) -> anyhow::Result<()
     };
     on_store(config, async |store| {
         let organization = by_slug(store, &options.organization).await?;
-        match erasure::erase(store, organization, &subject, !options.yes, "command line").await? {
+        match erasure::erase(store, organization, &subject, !options.yes, "command line", Patience::Command)
+            .await?
+        {
             Erased::Done(report) => tell_erasure(&report),
             Erased::NoLead => bail!("there is no such lead in {}", options.organization),
             Erased::OwnNumber => {

@@ -43,6 +43,7 @@ use crate::call::recovery::MAX_REMEMBERED;
 use crate::call::transcript::Remembered;
 use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumber};
 use crate::lifecycle::{CallEvent, CallRef};
+use crate::redact::{Redaction, Talk};
 use crate::shutdown::Tasks;
 use crate::store::agents::{self, Agent};
 use crate::store::call_events::CarrierEvent;
@@ -550,7 +551,7 @@ impl Bridge {
             lasted_before: claimed.lasted,
             resumable: claimed.offered,
             after_sequence: places_before(claimed.fencing_token),
-            redaction: agent.redact,
+            talk: talk_so_far(agent.redact, &settings.history),
         };
         let (question, answer) = shared.afterwards.expect(&start.call_sid, agent.id, claimed.fencing_token);
         let desk = Arc::clone(&shared.desk);
@@ -642,6 +643,17 @@ const fn places_before(token: FencingToken) -> u32 {
     let places = token.0.unsigned_abs().saturating_sub(1).saturating_mul(PLACES_OF_A_STREAM);
     // As many as the column has room for.
     if places > 2_000_000_000 { 2_000_000_000 } else { places as u32 }
+}
+
+/// A question that was asked before the call came to this stream may be answered in it.
+fn talk_so_far(redaction: Redaction, history: &[Remembered]) -> Talk {
+    fn words(said: &Remembered) -> &str {
+        match said {
+            Remembered::Caller(text) | Remembered::Agent(text) | Remembered::Note(text) => text,
+            Remembered::Function { .. } => "",
+        }
+    }
+    Talk::resumed(redaction, history.iter().map(words))
 }
 
 /// Where the sessions of one call come from and go to.

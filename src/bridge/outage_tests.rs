@@ -25,7 +25,7 @@ use crate::call::transcript::{Entry, Remembered, Role, Status};
 use crate::clock::{CallTime, StillClock};
 use crate::ids::{CallSid, ItemId, StreamSid};
 use crate::lifecycle::CallRef;
-use crate::redact::Redaction;
+use crate::redact::{Redaction, Talk};
 use crate::store::agents::{self, Agent};
 use crate::store::cluster::PrivateCluster;
 use crate::store::leases::{self, FencingToken, Offer};
@@ -155,7 +155,7 @@ impl Node {
             lasted_before: Duration::ZERO,
             resumable: true,
             after_sequence: 10_000 * (token.0 as u32 - 1),
-            redaction: Redaction::NONE,
+            talk: Talk::new(Redaction::NONE),
         };
         let (desk, spool, metrics) = (Arc::clone(&self.desk), self.spool.clone(), self.metrics.clone());
         let (scribe, writer) =

@@ -48,7 +48,7 @@ async fn put(store: &Store, report: &Report) -> sqlx::Result<Reported> {
     let Some(name) = reports::name_of(store, report).await? else { return Ok(Reported::Unknown) };
     let mut work = store.begin().await?;
     calls::lock(&mut work, &name).await?;
-    if reports::is_erased(&mut work, &name).await? {
+    if reports::is_erased(&mut work, report).await? {
         return Ok(Reported::Unknown);
     }
     let found = reports::find(&mut work, &name).await?;

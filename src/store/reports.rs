@@ -178,9 +178,16 @@ pub async fn find(connection: &mut PgConnection, name: &CallSid) -> sqlx::Result
     }))
 }
 
-/// Whether the call was erased: nothing is put on record of it any more.
-pub async fn is_erased(connection: &mut PgConnection, name: &CallSid) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(r#"select call_is_erased($1) as "is!""#, name.as_str()).fetch_one(connection).await
+/// Whether the call was erased, by either of its ids: nothing is put on record of it any more.
+pub async fn is_erased(connection: &mut PgConnection, report: &Report) -> sqlx::Result<bool> {
+    let ids = [&report.call_sid, &report.vapi_call_id];
+    let ids: Vec<_> = ids.into_iter().flatten().map(|id| id.as_str().to_owned()).collect();
+    sqlx::query_scalar!(
+        r#"select exists (select from unnest($1::text[]) as id where call_is_erased(id)) as "is!""#,
+        &ids
+    )
+    .fetch_one(connection)
+    .await
 }
 
 /// What the agent of a call has taken out before anything is stored.
@@ -244,14 +251,15 @@ pub struct NewCall<'a> {
 pub async fn create(connection: &mut PgConnection, new: NewCall<'_>) -> sqlx::Result<Uuid> {
     sqlx::query_scalar!(
         r#"
-        insert into calls (organization_id, agent_id, call_sid, created_at, data)
-        values ($1, $2, $3, $4, '{}')
+        insert into calls (organization_id, agent_id, call_sid, created_at, data, vapi_call_id)
+        values ($1, $2, $3, $4, '{}', $5)
         returning id
         "#,
         new.organization.0,
         new.agent.0,
         new.report.call_sid.as_ref().map(CallSid::as_str),
         new.report.started_at.to_sqlx() as _,
+        new.report.vapi_call_id.as_ref().map(CallSid::as_str),
     )
     .fetch_one(connection)
     .await

@@ -51,6 +51,8 @@ enum Part {
 /// A savepoint of a request's transaction.
 struct Nested {
     state: OwnedMutexGuard<State>,
+    /// The transaction is over with it.
+    is_alone: bool,
     is_done: bool,
 }
 
@@ -112,7 +114,11 @@ impl Store {
         let mut state = request.state.lock().await;
         state.clean().await?;
         match state.transaction.take() {
-            Some(transaction) => transaction.commit().await,
+            Some(mut transaction) => {
+                // A transaction in which a statement has failed is undone by `commit`, and no word said of it. Here it is.
+                sqlx::query("select").execute(&mut *transaction).await?;
+                transaction.commit().await
+            }
             None => Ok(()),
         }
     }
@@ -136,6 +142,17 @@ impl Store {
         }))
     }
 
+    /// Begins work that is kept by itself, for what is too much to be done in one go: what a request has done before is kept
+    /// now, and this with its commit.
+    pub(crate) async fn begin_alone(&self) -> sqlx::Result<Work> {
+        self.finish().await?;
+        let mut work = self.begin().await?;
+        if let Part::OfRequest(nested) = &mut work.0 {
+            nested.is_alone = true;
+        }
+        Ok(work)
+    }
+
     /// Begins work that is done whole or not at all. Nothing else may ask this store for a connection before it is over.
     pub(crate) async fn begin(&self) -> sqlx::Result<Work> {
         Ok(Work(match &self.request {
@@ -144,7 +161,7 @@ impl Store {
                 let mut state = request.open(&self.pool).await?;
                 // Undone by whoever comes next when this future is dropped in the middle; a savepoint too many is harmless.
                 sqlx::query("savepoint part").execute(state.connection()).await?;
-                Part::OfRequest(Nested { state, is_done: false })
+                Part::OfRequest(Nested { state, is_alone: false, is_done: false })
             }
         }))
     }
@@ -160,6 +177,7 @@ impl Request {
                 self.organization.0
             );
             state.transaction = Some(pool.begin_with(AssertSqlSafe(begin)).await?);
+            state.undo = false;
         }
         state.clean().await?;
         Ok(state)
@@ -190,7 +208,14 @@ impl Work {
         match self.0 {
             Part::Whole(transaction) => transaction.commit().await,
             Part::OfRequest(mut nested) => {
-                sqlx::query("release savepoint part").execute(nested.state.connection()).await?;
+                if nested.is_alone {
+                    if let Some(transaction) = nested.state.transaction.take() {
+                        nested.is_done = true;
+                        transaction.commit().await?;
+                    }
+                } else {
+                    sqlx::query("release savepoint part").execute(nested.state.connection()).await?;
+                }
                 nested.is_done = true;
                 Ok(())
             }

@@ -422,7 +422,7 @@ const ONE_ROW: &str = r"
                    case
                        when attname = 'organization_id' then '(select id from organisations where slug = ''other'')'
                        when typtype = 'e' then (select quote_literal(enumlabel) from pg_enum where enumtypid = typ.oid limit 1)
-                       when typcategory = 'A' or typname = 'jsonb' then quote_literal('{}')
+                       when typcategory = 'A' or typname in ('json', 'jsonb') then quote_literal('{}')
                        when typname = 'uuid' then 'gen_random_uuid()'
                        when typname = 'bytea' then 'decode(repeat(''00'', 32), ''hex'')'
                        when typcategory = 'N' then '1'

@@ -9,6 +9,7 @@ use voicebridge::call::end::EndReason;
 use voicebridge::ids::{CallSid, PhoneNumber};
 use voicebridge::lifecycle::{self, CallEvent, Recorded};
 use voicebridge::store::leases::FencingToken;
+use voicebridge::store::privacy::Patience;
 use voicebridge::store::privacy::erasure::{self, Erased, Subject};
 use voicebridge::store::transcripts;
 
@@ -186,7 +187,11 @@ async fn a_person_on_the_telephone_is_not_erased_and_nor_is_one_who_is_being_cal
     };
     refused(true).await;
     refused(false).await;
-    assert_eq!(office.everything().await, before);
+    let mut after = office.everything().await;
+    // That it was asked for is on record.
+    let asked = after.remove("audit_log").unwrap_or_default();
+    assert!(asked.iter().any(|row| row.contains("erasure.asked_for")), "{asked:?}");
+    assert_eq!(after, before.into_iter().filter(|(table, _)| table != "audit_log").collect());
     office.carrier_says(&office.callback(&live, "completed", THEIRS, OWN, 3)).await;
     office.execute("update call_attempts set status = 'dialing', outcome = null").await;
     refused(false).await;
@@ -262,11 +267,20 @@ async fn what_another_organisation_has_of_the_same_person_is_theirs_to_keep() {
             .unwrap();
     let subject = Subject::Phone(PhoneNumber::parse(THEIRS).unwrap());
     let before = office.everything().await;
-    let erased = erasure::erase(&office.store, other.into(), &subject, false, "them").await.unwrap();
+    let erased = erasure::erase(&office.store, other.into(), &subject, false, "them", Patience::Command)
+        .await
+        .unwrap();
     let Erased::Done(report) = erased else { panic!("{erased:?}") };
     assert_eq!((report.calls, report.counts), (0, Vec::new()));
-    let by_lead =
-        erasure::erase(&office.store, other.into(), &Subject::Lead(person.lead), false, "them").await;
+    let by_lead = erasure::erase(
+        &office.store,
+        other.into(),
+        &Subject::Lead(person.lead),
+        false,
+        "them",
+        Patience::Command,
+    )
+    .await;
     assert_eq!(by_lead.unwrap(), Erased::NoLead);
     assert_eq!(without_traces(office.everything().await, "none"), without_traces(before, "none"));
 }

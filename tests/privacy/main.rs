@@ -6,6 +6,7 @@
 mod support;
 #[path = "../support/surface.rs"]
 mod surface;
+#[expect(dead_code, reason = "other binaries look at more of it")]
 #[path = "../support/world.rs"]
 mod world;
 

@@ -44,6 +44,9 @@ async fn the_calls_table_is_as_documented() {
             "routing_status text YES",
             "created_at timestamp with time zone YES now()",
             "data jsonb NO",
+            // Ours: by what a report of VAPI is known again.
+            "vapi_call_id text YES",
+            "vapi_reported_at timestamp with time zone YES",
         ]
     );
     let indexes: Vec<String> = sqlx::query_scalar(

@@ -100,10 +100,26 @@ pub(crate) async fn furnished() -> Server {
         ("/api/interactions", json!({})),
         ("/api/queue/schedule-call", json!({"to": "+14155550124"})),
         ("/api/do-not-call", json!({"number": "+14155550125"})),
+        ("/api/api-keys", json!({"name": "desk", "scopes": ["review"]})),
+        ("/api/webhook-endpoints", json!({"url": "https://example.com/hook", "events": ["call.completed"]})),
+        ("/api/retention/runs", json!({"dry_run": true})),
+        ("/api/leads", json!({"phone": "+14155550126"})),
+        ("/api/privacy/erasures", json!({"phone": "+14155550126", "dry_run": false})),
     ] {
         let answer = server.post(path, body).await;
         assert!(answer.status.is_success(), "{path}: {}", answer.text);
     }
+    let endpoint = server.get("/api/webhook-endpoints").await.data()[0]["id"].as_str().unwrap().to_owned();
+    let pinged = server.post(&format!("/api/webhook-endpoints/{endpoint}/ping"), json!({})).await;
+    assert!(pinged.status.is_success(), "{}", pinged.text);
+    server
+        .execute(
+            "insert into kaleyra_call_logs (id, callfrom, callto, start_time, status, service, organization_id)
+             select 'leg-1', '9876543210', '8068921234', '2026-03-01T10:00:00Z', 'ANSWER', 'Incoming', id from organisations;
+             insert into kaleyra_syncs (organization_id, first_day, last_day, status, slice, node, finished_at)
+             select id, '2026-03-01', '2026-03-01', 'completed', '2026-03-01', 'node', now() from organisations",
+        )
+        .await;
     // It shows the key as its secret.
     let organization = agent.organization_id;
     server

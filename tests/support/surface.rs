@@ -159,7 +159,7 @@ impl Server {
         let request = request.body(body.into()).expect("the request can be written");
         let response = self.router.clone().oneshot(request).await.expect("a router cannot fail");
         let (parts, body) = response.into_parts();
-        let bytes = to_bytes(body, 1 << 20).await.expect("the answer comes whole");
+        let bytes = to_bytes(body, 4 << 20).await.expect("the answer comes whole");
         let text = String::from_utf8(bytes.to_vec()).expect("it is text");
         Answer { status: parts.status, headers: parts.headers, text }
     }

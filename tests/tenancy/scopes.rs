@@ -49,7 +49,7 @@ fn every_route_says_who_may_ask_it_and_how_that_is_shown() {
         let keyed = Scope::parse(needs).is_some() || needs == "administrator";
         assert!(keyed || ["signature", "nothing"].contains(&needs), "{}: {needs}", operation.name());
         let shown = operation.about["security"].to_string();
-        assert_eq!(shown.contains("bearer"), keyed, "{}: {shown}", operation.name());
+        assert_eq!(shown.contains("api_key"), keyed, "{}: {shown}", operation.name());
         assert_eq!(
             needs == "signature",
             !keyed && !operation.about["security"].is_null(),

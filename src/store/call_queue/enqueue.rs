@@ -87,7 +87,7 @@ pub async fn enqueue(
 ) -> Result<Enqueued, EnqueueError> {
     let mut report = Enqueued::default();
     for batch in leads.chunks(BATCH as usize) {
-        let mut transaction = store.begin().await?;
+        let mut transaction = store.begin_alone().await?;
         report.add(add_leads(&mut transaction, organization, campaign, batch).await?);
         transaction.commit().await?;
     }
@@ -104,7 +104,7 @@ pub async fn enqueue_matching(
     let mut report = Enqueued::default();
     let mut last = i64::MIN;
     loop {
-        let mut transaction = store.begin().await?;
+        let mut transaction = store.begin_alone().await?;
         let leads = matching(&mut transaction, organization, filter, last).await?;
         report.add(add_leads(&mut transaction, organization, campaign, &leads).await?);
         transaction.commit().await?;

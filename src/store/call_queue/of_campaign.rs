@@ -37,7 +37,7 @@ pub(in crate::store) async fn left_over(store: &Store) -> sqlx::Result<Vec<Uuid>
 /// A row that somebody holds is left: what is being claimed fails there, by the same rule, and the rest at the next go. Nobody
 /// is waited for, so two may do this at once.
 pub(in crate::store) async fn fail_some(store: &Store, campaign: Uuid) -> sqlx::Result<bool> {
-    let mut transaction = store.begin().await?;
+    let mut transaction = store.begin_alone().await?;
     let waiting = sqlx::query_scalar!(
         r#"
         select id
@@ -75,7 +75,7 @@ pub(in crate::store) async fn reconsider_campaign(store: &Store, campaign: Uuid)
     .fetch_all(&mut *store.connection().await?)
     .await?;
     for rows in waiting.chunks(BATCH.into()) {
-        let mut transaction = store.begin().await?;
+        let mut transaction = store.begin_alone().await?;
         let still_waiting = sqlx::query_scalar!(
             r#"
             select id
@@ -101,7 +101,7 @@ pub(in crate::store) async fn reconsider_campaign(store: &Store, campaign: Uuid)
 /// is no deadlock, since those who lock several rows and wait do so by their ids, too, and this keeps nobody from anything that
 /// they ask for next.
 pub(in crate::store) async fn limit_attempts(store: &Store, campaign: Uuid, before: i32) -> sqlx::Result<()> {
-    let mut transaction = store.begin().await?;
+    let mut transaction = store.begin_alone().await?;
     take_turn(&mut transaction, campaign).await?;
     let open = sqlx::query_scalar!(
         r#"
@@ -119,7 +119,7 @@ pub(in crate::store) async fn limit_attempts(store: &Store, campaign: Uuid, befo
     .await?;
     transaction.commit().await?;
     for rows in open.chunks(BATCH.into()) {
-        let mut transaction = store.begin().await?;
+        let mut transaction = store.begin_alone().await?;
         take_turn(&mut transaction, campaign).await?;
         // Whoever deletes the campaign waits here, before it has locked any row. It may say another number again by now.
         let campaign =

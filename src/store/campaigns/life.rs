@@ -27,7 +27,7 @@ pub async fn step(
     id: Uuid,
     command: Command,
 ) -> Result<Campaign, CampaignError> {
-    let mut transaction = store.begin().await?;
+    let mut transaction = store.begin_alone().await?;
     let campaign = lock(&mut transaction, organization, id).await?;
     let status = campaign.status.after(command)?;
     let campaign = if status == campaign.status {

@@ -204,7 +204,7 @@ pub async fn edit<E: From<CampaignError>>(
     change: impl FnOnce(&mut Settings) -> Result<(), E>,
 ) -> Result<Campaign, E> {
     let database = |error: sqlx::Error| E::from(CampaignError::Database(error));
-    let mut transaction = store.begin().await.map_err(database)?;
+    let mut transaction = store.begin_alone().await.map_err(database)?;
     let campaign = lock(&mut transaction, organization, id).await?;
     if campaign.status == CampaignStatus::Completed {
         return Err(CampaignError::Step(StepError::Completed).into());

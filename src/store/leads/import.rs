@@ -32,7 +32,7 @@ pub async fn import(
     campaign: Uuid,
     rows: &[NewLead],
 ) -> Result<Imported, EnqueueError> {
-    let mut transaction = store.begin().await?;
+    let mut transaction = store.begin_alone().await?;
     // Several leads may share a telephone, so no key keeps two uploads from adding the same person twice.
     sqlx::query!(
         "select pg_advisory_xact_lock(hashtextextended('import of leads ' || $1::text, 0))",

@@ -92,6 +92,8 @@ async fn try_link(
     id: i64,
     call_sid: &CallSid,
 ) -> sqlx::Result<Option<Lead>> {
+    // Somebody may link the call at the same moment: then this is undone, and the request goes on.
+    let mut work = store.begin().await?;
     let row = sqlx::query_as!(
         Row,
         r#"
@@ -102,15 +104,16 @@ async fn try_link(
           and id = $2
           and (call_sid is null or call_sid = $3::text or not call_is_live(call_sid))
           and not exists (select from leads other where other.call_sid = $3::text and other.id <> $2)
-          and coalesce(organization_of_call($3::text), $1) = $1
+          and not call_is_of_another($3::text, $1)
         returning id, name, phone, email, call_sid, lead_status, last_contacted_at, notes, score, time_zone, created_at, updated_at
         "#,
         organization.0,
         id,
         call_sid.as_str(),
     )
-    .fetch_optional(&mut *store.connection().await?)
+    .fetch_optional(&mut *work)
     .await?;
+    work.commit().await?;
     row.map(Lead::try_from).transpose()
 }
 
@@ -123,7 +126,7 @@ async fn why_not_linked(
     let facts = sqlx::query!(
         r#"
         select exists (select from leads where organization_id = $1 and id = $2) as "lead_exists!",
-               coalesce(organization_of_call($3::text), $1) <> $1 as "foreign_call!",
+               call_is_of_another($3::text, $1) as "foreign_call!",
                (select id from leads where call_sid = $3::text and organization_id = $1 and id <> $2) as call_of,
                (
                    select call_sid

@@ -15,6 +15,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::ids::{CallSid, OrganizationId, PhoneNumber};
+use crate::store::privacy::Patience;
 use crate::store::{Store, calls, decoded, storable};
 
 /// Who is to be forgotten.
@@ -120,14 +121,22 @@ pub async fn erase(
     subject: &Subject,
     dry_run: bool,
     asked_by: &str,
+    patience: Patience,
 ) -> sqlx::Result<Erased> {
     let mut work = store.begin().await?;
     // It looks at every call there is: no index is worth what it would cost each callback.
-    sqlx::query("set local statement_timeout = '5min'").execute(&mut *work).await?;
+    patience.allow(&mut work).await?;
     let Some(mut person) = person(&mut work, organization, subject).await? else { return Ok(Erased::NoLead) };
     if is_own_number(&mut work, &person).await? {
         return Ok(Erased::OwnNumber);
     }
+    // Whoever writes down what menu systems and Kaleyra tell has done so, or finds the digests.
+    sqlx::query!(
+        "select pg_advisory_xact_lock(hashtextextended('erasure ' || $1::text, 0))",
+        organization.to_string()
+    )
+    .execute(&mut *work)
+    .await?;
     find_calls(&mut work, &mut person).await?;
     // Whoever is writing down something of these calls has done so when this goes on, and later ones find the digests.
     remember(&mut work, &person).await?;
@@ -324,6 +333,10 @@ async fn remember(connection: &mut PgConnection, person: &Person) -> sqlx::Resul
             select sid
             from unnest($2::text[]) as sid
             union
+            select vapi_call_id
+            from calls
+            where organization_id = $1 and call_sid = any($2) and vapi_call_id is not null
+            union
             select provider_id || ':' || provider_call_id
             from ivr_calls
             where organization_id = $1
@@ -377,13 +390,14 @@ async fn delete_calls(
 ) -> sqlx::Result<()> {
     rows! {
         connection, person, *counts;
+        // A callback that came before its call was known is the default organisation's, whose it is or not; the lease may
+        // be all that says whose it is.
+        "call_events" by calls:
+            "delete from call_events where call_sid = any($2) and (organization_id = $1 or organization_of_call(call_sid) = $1)";
         "call_streams" by calls: "delete from call_streams where organization_id = $1 and call_sid = any($2)";
         "call_leases" by calls: "delete from call_leases where organization_id = $1 and call_sid = any($2)";
         "conversation_transcripts" by calls:
             "delete from conversation_transcripts where organization_id = $1 and call_sid = any($2)";
-        // A callback that came before its call was known is the default organisation's, whose it is or not.
-        "call_events" by calls:
-            "delete from call_events where call_sid = any($2) and (organization_id = $1 or organization_of_call(call_sid) = $1)";
         "routing_decisions" by calls: "delete from routing_decisions where organization_id = $1 and call_sid = any($2)";
         "call_commands" by calls: "delete from call_commands where organization_id = $1 and call_sid = any($2)";
         "agent_calls" by calls:

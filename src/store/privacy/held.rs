@@ -62,18 +62,24 @@ held! {
 }
 
 held! {
-    // The words of an agent who hands over, and what reports of other systems carry, be they ours or
-    // kept beside ours (`vapi`). `team_answered` is our own.
+    // The words of an agent who hands over, and what reports of other systems carry, be they ours or kept beside ours.
+    // `team_answered` is our own.
     events,
     held: "select id as key, created_at as at from calls
-           where organization_id = $1 and created_at < $2 and not call_is_live(call_sid)
-             and (data ?| array['transcript', 'messages', 'summary', 'analysis', 'artifact', 'vapi']
-                  or jsonb_path_exists(event_sequence,
-                      '$[*].details ? (exists (@.transcript) || exists (@.messages) || exists (@.analysis)
-                                       || exists (@.artifact) || @.summary != \"\"
-                                       || (@.reason != \"\" && @.reason != \"team_answered\" && exists (@.summary)))'))",
+           where organization_id = $1 and created_at < $2 and not coalesce(call_is_live(call_sid), false)
+             and (data <> without_words(data)
+                  or exists (
+                      select
+                      from jsonb_array_elements(event_sequence) as event
+                      where case
+                                when event->>'type' = 'transferred'
+                                    then event->'details'->>'summary' <> ''
+                                         or event->'details'->>'reason' not in ('', 'team_answered')
+                                else event->'details' <> without_words(event->'details')
+                            end
+                  ))",
     emptied: "update calls
-              set data = data - array['transcript', 'messages', 'summary', 'analysis', 'artifact', 'vapi'],
+              set data = without_words(data),
                   event_sequence = (
                       select coalesce(jsonb_agg(
                           case
@@ -81,9 +87,8 @@ held! {
                                   then jsonb_set(event, '{details}', event->'details' || '{\"reason\": \"\", \"summary\": \"\"}')
                               when event->>'type' = 'transferred'
                                   then jsonb_set(event, '{details,summary}', '\"\"')
-                              when jsonb_typeof(event->'details') = 'object'
-                                  then jsonb_set(event, '{details}', (event->'details')
-                                      - array['transcript', 'messages', 'summary', 'analysis', 'artifact'])
+                              when event ? 'details'
+                                  then jsonb_set(event, '{details}', without_words(event->'details'))
                               else event
                           end
                           order by place
@@ -154,23 +159,23 @@ held! {
     // What our records are made of stays: the figures of the call, and what came of it. Words go by their own age.
     reports,
     held: "select id as key, created_at as at from calls
-           where organization_id = $1 and created_at < $2 and not call_is_live(call_sid)
-             and (data - array['call', 'disposition', 'carrier_status', 'transcript', 'messages', 'summary', 'analysis',
-                               'artifact'] <> '{}'
+           where organization_id = $1 and created_at < $2 and not coalesce(call_is_live(call_sid), false)
+             and (data - array['call', 'disposition', 'carrier_status', 'type', 'endedReason', 'transcript', 'messages',
+                               'messagesOpenAIFormatted', 'summary', 'analysis', 'artifact'] <> '{}'
                   or exists (
                       select
                       from jsonb_array_elements(event_sequence) as event
                       where event->>'type' in ('agent_call_completed', 'stream_ended')
                         and jsonb_typeof(event->'details') = 'object'
-                        and (event->'details') - array['call', 'token', 'reason', 'transcript', 'messages', 'summary',
-                                                       'analysis', 'artifact'] <> '{}'
+                        and (event->'details') - array['call', 'token', 'reason', 'type', 'endedReason', 'transcript', 'messages',
+                                                       'messagesOpenAIFormatted', 'summary', 'analysis', 'artifact'] <> '{}'
                   ))",
     emptied: "update calls
               set data = (
                       select coalesce(jsonb_object_agg(name, value), '{}')
                       from jsonb_each(data) as member (name, value)
-                      where name in ('call', 'disposition', 'carrier_status', 'transcript', 'messages', 'summary',
-                                     'analysis', 'artifact')
+                      where name in ('call', 'disposition', 'carrier_status', 'type', 'endedReason', 'transcript', 'messages',
+                                     'messagesOpenAIFormatted', 'summary', 'analysis', 'artifact')
                   ),
                   event_sequence = (
                       select coalesce(jsonb_agg(
@@ -180,8 +185,8 @@ held! {
                                   then jsonb_set(event, '{details}', (
                                       select coalesce(jsonb_object_agg(name, value), '{}')
                                       from jsonb_each(event->'details') as member (name, value)
-                                      where name in ('call', 'token', 'reason', 'transcript', 'messages', 'summary',
-                                                     'analysis', 'artifact')
+                                      where name in ('call', 'token', 'reason', 'type', 'endedReason', 'transcript', 'messages',
+                                                     'messagesOpenAIFormatted', 'summary', 'analysis', 'artifact')
                                   ))
                               else event
                           end
@@ -197,6 +202,14 @@ held! {
     held: "select id as key, received_at as at from ivr_calls
            where organization_id = $1 and received_at < $2 and payload <> '{}'",
     emptied: "update ivr_calls set payload = '{}' from old where id = old.key"
+}
+
+held! {
+    // A conversation that is told to others, also while it waits.
+    told,
+    held: "select id as key, created_at as at from webhook_deliveries
+           where organization_id = $1 and created_at < $2 and event_type = 'transcript.completed'",
+    emptied: "delete from webhook_deliveries using old where id = old.key"
 }
 
 held! {
@@ -240,6 +253,7 @@ macro_rules! for_each_table {
         $what!(By::TranscriptDays, "agent_calls", handoffs);
         $what!(By::TranscriptDays, "call_commands", commands);
         $what!(By::TranscriptDays, "call_queue", briefings);
+        $what!(By::TranscriptDays, "webhook_deliveries", told);
         $what!(By::PayloadDays, "call_events", callbacks);
         $what!(By::PayloadDays, "calls", reports);
         $what!(By::PayloadDays, "ivr_calls", menu_calls);

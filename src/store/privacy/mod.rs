@@ -8,8 +8,31 @@ pub mod erasure;
 mod held;
 pub mod retention;
 
+use sqlx::postgres::PgConnection;
+
 use crate::ids::CallSid;
 use crate::store::Store;
+
+/// For how long whoever asks waits for a statement that looks at all there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// A request: less than a request may take, so that nothing goes on when its answer is not waited for any more.
+    Request,
+    /// A command or a job: years may have to be looked through.
+    Command,
+}
+
+impl Patience {
+    /// For the rest of the transaction.
+    async fn allow(self, connection: &mut PgConnection) -> sqlx::Result<()> {
+        let most = match self {
+            Self::Request => "20s",
+            Self::Command => "5min",
+        };
+        sqlx::query!("select set_config('statement_timeout', $1, true)", most).fetch_one(connection).await?;
+        Ok(())
+    }
+}
 
 /// What a column of a tenant's table holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

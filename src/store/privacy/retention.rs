@@ -17,15 +17,14 @@ use uuid::Uuid;
 
 use super::held::{
     By, briefings, callbacks, commands, deliveries, events, for_each_table, handoffs, interactions, logs,
-    menu_calls, reports, turns,
+    menu_calls, reports, told, turns,
 };
 use crate::ids::OrganizationId;
+use crate::store::privacy::Patience;
 use crate::store::{Store, storable};
 
 /// A run that has shown no sign of life for so long is gone on with by whoever looks next.
 const SILENT_FOR: &str = "10 minutes";
-/// A first run may have years to look through.
-const PATIENCE: &str = "set local statement_timeout = '5min'";
 /// How long what a dry run has said counts as looked at.
 const LOOKED_AT_WITHIN: &str = "24 hours";
 
@@ -41,6 +40,15 @@ pub struct Days {
 }
 
 impl Days {
+    /// These, or the other's where it keeps more.
+    fn but_no_less_than(self, other: Self) -> Self {
+        let more = |mine: Option<i32>, other: Option<i32>| Some(mine?.max(other?));
+        Self {
+            transcript_days: more(self.transcript_days, other.transcript_days),
+            payload_days: more(self.payload_days, other.payload_days),
+        }
+    }
+
     /// Whether something goes by this that the other keeps.
     fn keeps_less_than(self, other: Self) -> bool {
         let less = |mine: Option<i32>, other: Option<i32>| {
@@ -151,6 +159,25 @@ pub async fn policy(store: &Store, organization: OrganizationId) -> sqlx::Result
         .unwrap_or(Policy { days: Days::default(), confirmed_at: None }))
 }
 
+/// What counts now. Nobody decides anew before this transaction is over.
+async fn policy_in_force(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+) -> sqlx::Result<Option<Days>> {
+    let row = sqlx::query!(
+        r#"
+        select transcript_days, payload_days
+        from retention_policies
+        where organization_id = $1 and confirmed_at is not null
+        for share
+        "#,
+        organization.0,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| Days { transcript_days: row.transcript_days, payload_days: row.payload_days }))
+}
+
 async fn policy_of(
     connection: &mut PgConnection,
     organization: OrganizationId,
@@ -257,7 +284,8 @@ pub async fn dry_run(
 ) -> sqlx::Result<Run> {
     let mut counts = Vec::new();
     let mut work = store.begin().await?;
-    sqlx::query(PATIENCE).execute(&mut *work).await?;
+    let patience = if trigger == Trigger::Api { Patience::Request } else { Patience::Command };
+    patience.allow(&mut work).await?;
     macro_rules! count {
         ($by:expr, $table:literal, $module:ident) => {
             if let Some(before) = before(&mut work, $by.days(days)).await? {
@@ -374,7 +402,12 @@ pub async fn claim_nightly(store: &Store, from: jiff::civil::Time) -> sqlx::Resu
 pub async fn step(store: &Store, claimed: &Claimed, most: i64) -> sqlx::Result<Option<Removed>> {
     let Claimed { id, organization, days } = claimed;
     let mut work = store.begin().await?;
-    sqlx::query(PATIENCE).execute(&mut *work).await?;
+    Patience::Command.allow(&mut work).await?;
+    // A run may have been held up for days: whoever has decided to keep more since then is obeyed.
+    let days = &match policy_in_force(&mut work, *organization).await? {
+        Some(now) => days.but_no_less_than(now),
+        None => Days::default(),
+    };
     macro_rules! empty {
         ($by:expr, $table:literal, $module:ident) => {
             if let Some(before) = before(&mut work, $by.days(*days)).await? {

@@ -27,7 +27,7 @@ async fn a_run_fetches_all_rows_of_its_days_and_no_others_and_a_second_one_chang
         .collect();
     assert_eq!(place.rows().await.len(), expected.len());
     assert!(expected.len() > 200 && expected.len() < 900, "some days, several pages");
-    let all = expected.len() as i64;
+    let all = i64::try_from(expected.len()).unwrap();
     assert_eq!((run.status.as_str(), run.fetched, run.inserted), ("completed", all, all));
     assert_eq!((run.day, run.page, run.error), (DAYS.1.tomorrow().unwrap(), 1, None));
 

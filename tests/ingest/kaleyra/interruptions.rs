@@ -79,7 +79,11 @@ async fn ten_thousand_rows_are_exactly_those_after_three_interruptions_one_of_th
     let (runs, _) = syncs::list(&place.store, place.organization, 10, 0).await.unwrap();
     let [left] = &runs[..] else { panic!("{runs:?}") };
     assert_eq!(left.status, "running", "it could not say goodbye");
-    assert_eq!(left.fetched, place.rows().await.len() as i64, "rows and progress go together");
+    assert_eq!(
+        left.fetched,
+        i64::try_from(place.rows().await.len()).unwrap(),
+        "rows and progress go together"
+    );
     place.silence().await;
     assert_eq!(place.run(left.id).await.status, "interrupted", "nobody carries it");
 
@@ -93,7 +97,7 @@ async fn ten_thousand_rows_are_exactly_those_after_three_interruptions_one_of_th
     place.pages(told).await;
     tasks.shutdown().await;
     let left = place.run(carried.claim.id).await;
-    assert_eq!(left.fetched, place.rows().await.len() as i64);
+    assert_eq!(left.fetched, i64::try_from(place.rows().await.len()).unwrap());
     place.silence().await;
 
     // A server is told to stop.
@@ -107,7 +111,10 @@ async fn ten_thousand_rows_are_exactly_those_after_three_interruptions_one_of_th
     let (end, ()) = tokio::join!(carry(&place.store, &place.client, carried, &stopping), stop);
     assert_eq!(end.unwrap(), End::Interrupted);
     let left = place.run(carried.claim.id).await;
-    assert_eq!((left.status.as_str(), left.fetched), ("interrupted", place.rows().await.len() as i64));
+    assert_eq!(
+        (left.status.as_str(), left.fetched),
+        ("interrupted", i64::try_from(place.rows().await.len()).unwrap())
+    );
     assert!(left.fetched < 10_000);
 
     let run = place.sync(TEN_DAYS).await;
@@ -205,7 +212,7 @@ async fn a_page_that_was_kept_without_our_knowing_is_not_counted_twice() {
     let records = place.client.page(DAYS.0, 1).await.unwrap();
     let rows: Vec<_> =
         records.iter().map(|record| voicebridge::ingest::kaleyra::record::read(record).unwrap()).collect();
-    let many = rows.len() as i64;
+    let many = i64::try_from(rows.len()).unwrap();
     let batch = Batch { rows, ..Batch::default() };
     for _ in 0..2 {
         syncs::keep(&place.store, carried.claim, carried.at, next, &batch).await.unwrap();

@@ -2,7 +2,7 @@
 //!
 //! Text in, text out, with a placeholder such as `[payment card]` in the place of what was found. Nothing here knows where
 //! the text comes from or goes to; whoever stores words asks first. Speech recognition writes digits or words, in any
-//! grouping, so both are read ([`lexer`]), and what was said counts, not how it was written down.
+//! grouping, so both are read (`lexer`), and what was said counts, not how it was written down.
 
 mod card;
 mod context;

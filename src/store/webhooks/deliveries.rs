@@ -296,7 +296,7 @@ pub async fn replay(
     Ok(Err(if why == Refused::NotFound { Refused::UnderWay } else { why }))
 }
 
-/// Has all that was given up of an endpoint sent again, the oldest first; at most [`REPLAY_MOST`] at a time. Returns how
+/// Has all that was given up of an endpoint sent again, the oldest first; at most ten thousand at a time. Returns how
 /// many.
 pub async fn replay_dead(
     store: &Store,

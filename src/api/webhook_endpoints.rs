@@ -161,7 +161,7 @@ async fn webhook_endpoint(caller: Caller, Path(id): Path<Uuid>) -> Result<Succes
     found.map(Success::new).ok_or_else(gone)
 }
 
-/// Changes what the body names. Who enables an endpoint has sent what waited there.
+/// Changes what the body names. Who disables an endpoint gives up what waits there; `replay-dead` sends it after all.
 #[utoipa::path(
     patch, path = "/api/webhook-endpoints/{id}", tag = "webhooks", params(("id" = Uuid, Path, description = "The endpoint")),
     request_body = UpdateWebhookEndpoint,

@@ -31,8 +31,10 @@ const FINISH_MOST: i64 = 200;
 const FINISH_WITHIN: Duration = Duration::from_secs(10);
 /// The same of calls that campaigns which are over do not make any more.
 const FAIL_WITHIN: Duration = Duration::from_secs(10);
-/// Deliveries deleted at a time: more than are written between two beats by many calls, and few enough to be quick.
-const FORGET_MOST: i64 = 2000;
+/// Deliveries given up or deleted at a time: few enough to be quick.
+const TIDY_MOST: i64 = 2000;
+/// How long that may go on. Each is a transaction of its own, so that it does not matter where it stops.
+const TIDY_WITHIN: Duration = Duration::from_secs(10);
 /// How long the database may take before it counts as away.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -60,7 +62,7 @@ pub(super) async fn run(store: Store, node: String, stopping: CancellationToken)
         }
         if beaten.is_ok() {
             finish(&store).await;
-            forget_webhooks(&store).await;
+            tidy_webhooks(&store).await;
         }
     }
     if let Err(why) = in_time(nodes::beat(&store, &node, true)).await {
@@ -121,10 +123,12 @@ async fn finish(store: &Store) {
     }
 }
 
-/// Deletes what was told long ago.
-async fn forget_webhooks(store: &Store) {
-    if let Err(why) = in_time(webhooks::work::forget(store, FORGET_MOST)).await {
-        warn!(why, "webhooks that were sent long ago are deleted later");
+/// Gives up what is sent nowhere any more, and deletes what was told long ago.
+async fn tidy_webhooks(store: &Store) {
+    match timeout(TIDY_WITHIN, webhooks::tidy::all(store, TIDY_MOST)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(%error, "webhooks that nobody waits for are deleted later"),
+        Err(_) => info!("more webhooks that nobody waits for are deleted at the next beat"),
     }
 }
 

@@ -1,16 +1,22 @@
-//! What is told of a call to those who listen: like its records, a function of all that is known of it. Nothing that was
-//! told once can cease to be true by what becomes known later.
+//! What is told of a call to those who listen: like its records, a function of all that is known of it.
+//!
+//! That a call is over is told once, as a success or as a failure. Of several who tell of the end the carrier knows least
+//! and is often first: what only it says is held back, and says what is known by the time it is sent.
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::projection::{Known, Records};
-use super::story::{Handoff, Story};
+use super::story::{End, Handoff, Story};
 use crate::store::webhooks::Announcement;
 
-/// How long what was said is held back where the carrier was the first to tell of the end: whoever carried the call may
-/// have its last turns yet. Records are finished every half a minute.
-const TURNS_WITHIN_S: u32 = 60;
+/// How long the end and what was said are held back where only the carrier has told of the end: whoever carried the call
+/// knows better how it ended, and may have its last turns yet. Records are finished every half a minute.
+const MORE_WITHIN_S: u32 = 60;
+/// The same where VAPI may have carried it, which reports once it has looked through the call.
+const REPORT_WITHIN_S: u32 = 5 * 60;
+/// That the call is over, whatever that is told as.
+const OVER: &str = "call.ended";
 /// More of a conversation does not go along. Receivers commonly refuse bodies of a megabyte.
 const MOST_TURNS_BYTES: usize = 256 * 1024;
 
@@ -21,6 +27,7 @@ pub(super) fn of(known: &Known, records: &Records, call_log_id: Uuid) -> Vec<Ann
     let data = call(known, records, call_log_id);
     let tell = |kind, subject: String, at, data: &Map<String, Value>| Announcement {
         kind,
+        fact: kind,
         subject,
         at,
         wait_s: 0,
@@ -36,7 +43,8 @@ pub(super) fn of(known: &Known, records: &Records, call_log_id: Uuid) -> Vec<Ann
     }
     let Some(end) = story.end() else { return told };
     let kind = if end.is_success { "call.completed" } else { "call.failed" };
-    told.push(tell(kind, call_sid.to_owned(), end.at, &data));
+    let wait_s = held_back_s(known, &end);
+    told.push(Announcement { fact: OVER, wait_s, ..tell(kind, call_sid.to_owned(), end.at, &data) });
     if !known.said.is_empty() {
         let mut data = data;
         data.insert("turn_count".to_owned(), known.said.len().into());
@@ -44,11 +52,21 @@ pub(super) fn of(known: &Known, records: &Records, call_log_id: Uuid) -> Vec<Ann
         if wants_turns(known) && turns.is_none() {
             data.insert("turns_left_out".to_owned(), true.into());
         }
-        let wait_s = if end.by_carrier.is_some() { TURNS_WITHIN_S } else { 0 };
         let told_of_turns = tell("transcript.completed", call_sid.to_owned(), end.at, &data);
         told.push(Announcement { wait_s, turns, ..told_of_turns });
     }
     told
+}
+
+/// How long others are waited for who know more about the end.
+fn held_back_s(known: &Known, end: &End<'_>) -> u32 {
+    let facts = &known.facts;
+    let is_ours = facts.lease.as_ref().is_some_and(|lease| lease.claimed);
+    match end.by_carrier {
+        None => 0,
+        Some(_) if facts.by_assistant && !is_ours => REPORT_WITHIN_S,
+        Some(_) => MORE_WITHIN_S,
+    }
 }
 
 /// Somebody has spoken with the caller: stays so, whatever is told later.

@@ -8,6 +8,7 @@ fn call(events: Value) -> Known {
         organization: OrganizationId(Uuid::nil()),
         agent: AgentId(Uuid::nil()),
         keywords: Vec::new(),
+        by_assistant: false,
         event_sequence: events,
         routing_status: None,
         data: json!({}),

@@ -23,6 +23,8 @@ pub struct CallFacts {
     pub agent: AgentId,
     /// Names and terms that the agent listens for.
     pub keywords: Vec<String>,
+    /// The agent is an assistant of VAPI as well, which reports of calls that it carried there.
+    pub by_assistant: bool,
     /// What happened, by time: `[{type, timestamp, details}]`.
     pub event_sequence: Value,
     /// Where the call went.
@@ -154,6 +156,9 @@ pub async fn of_call(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx:
         r#"
         select c.organization_id, c.agent_id, c.event_sequence, c.routing_status, c.data,
                (select keywords from agents where agents.id = c.agent_id) as keywords,
+               exists (
+                   select from agents where agents.id = c.agent_id and vapi_assistant_id is not null
+               ) as "by_assistant!",
                (
                    -- Of whichever organisation: a callback that comes before its call cannot be told whose it is.
                    select jsonb_agg(
@@ -249,6 +254,7 @@ pub async fn of_call(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx:
             organization: row.organization_id.into(),
             agent: row.agent_id.into(),
             keywords: row.keywords.unwrap_or_default(),
+            by_assistant: row.by_assistant,
             event_sequence: row.event_sequence,
             routing_status: row.routing_status,
             data: row.data,

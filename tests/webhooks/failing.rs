@@ -7,10 +7,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
-use voicebridge::store::webhooks::deliveries;
-use voicebridge::store::webhooks::{self, work};
+use voicebridge::store::webhooks::{deliveries, tidy, work};
 
 use crate::receiver::{Receiver, Reply};
 use crate::{Town, ended, incoming, text};
@@ -94,9 +93,16 @@ async fn what_comes_later_in_a_call_waits_and_other_calls_do_not() {
     let sending = town.sender();
     town.until("select count(*) = 2 from webhook_deliveries where call_sid = 'CA2' and status = 'delivered'")
         .await;
-    for _ in 0..3 {
+    for attempt in 1..=4 {
+        town.until(&format!(
+            "select attempts >= {attempt} and lease is null from webhook_deliveries
+             where call_sid = 'CA1' and event_type = 'call.started'"
+        ))
+        .await;
+        let later = "select attempts from webhook_deliveries where call_sid = 'CA1' and event_type = 'call.completed'";
+        assert_eq!(town.http.scalar::<i32>(later).await, 0);
+        // Both are due, and one is sent.
         town.hurry().await;
-        sleep(Duration::from_millis(50)).await;
     }
     let of_one = |it: &crate::receiver::Received| it.body["data"]["call_sid"] == "CA1";
     let came = receiver.received();
@@ -108,6 +114,43 @@ async fn what_comes_later_in_a_call_waits_and_other_calls_do_not() {
         receiver.received().into_iter().filter(of_one).map(|it| it.kind().to_owned()).collect();
     assert_eq!(kinds.len(), 10, "nine times the one, then the other: {kinds:?}");
     assert_eq!(kinds[9], "call.completed");
+}
+
+#[tokio::test]
+async fn what_waits_for_an_event_is_sent_right_after_it_whatever_pause_that_one_had() {
+    for outcome in [work::Outcome::Delivered, work::Outcome::Dead] {
+        let town = Town::new().await;
+        town.whole_call_waits_for_hours().await;
+        let due = "update webhook_deliveries set due_at = now() where event_type = 'call.started'";
+        town.http.execute(due).await;
+        let first = town.claim_one().await;
+        work::settle(town.store(), &first, &refused(), outcome).await.unwrap();
+        assert!(town.claim_one().await.body.contains("call.completed"), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_has_an_event_sent_again_has_the_later_ones_of_its_call_sent_right_after_it() {
+    let town = Town::new().await;
+    let first = town.whole_call_waits_for_hours().await;
+    town.http.execute("update webhook_deliveries set round = 7").await;
+    let path = format!("/api/webhook-deliveries/{}/replay", first.id);
+    assert_eq!(town.http.post(&path, Value::Null).await.status, 202);
+    town.is_as_for_the_first_time().await;
+    assert_eq!(town.deliver_what_is_due().await, ["call.started", "call.completed"]);
+}
+
+#[tokio::test]
+async fn who_enables_an_endpoint_or_says_where_it_is_now_has_what_waits_sent_at_once() {
+    for change in [json!({"enabled": true}), json!({"url": "https://example.com/new"})] {
+        let town = Town::new().await;
+        let first = town.whole_call_waits_for_hours().await;
+        town.http.execute("update webhook_deliveries set round = 7").await;
+        let path = format!("/api/webhook-endpoints/{}", first.endpoint);
+        town.http.patch(&path, change).await.data();
+        town.is_as_for_the_first_time().await;
+        assert_eq!(town.deliver_what_is_due().await, ["call.started", "call.completed"]);
+    }
 }
 
 #[tokio::test]
@@ -133,8 +176,9 @@ async fn what_is_given_up_is_on_record_with_every_request_and_is_sent_again_with
         assert_eq!((&request["attempt"], &request["status_code"]), (&number.into(), &500.into()));
         assert!((1..=1026).contains(&text(&request["response"]).len()), "a kilobyte is kept");
     }
-    let failing = town.endpoint(listener.id).await;
-    assert!(failing["failing_since"].is_string() && failing["enabled"] == true);
+    let endpoint = town.endpoint(listener.id).await;
+    assert!(endpoint["failing_since"].is_null(), "nothing waits any more: {endpoint}");
+    assert_eq!(endpoint["enabled"], true);
 
     let replayed = town.http.post(&format!("{path}/replay"), Value::Null).await;
     assert_eq!(replayed.status, 202, "{}", replayed.text);
@@ -203,16 +247,17 @@ async fn what_a_server_does_not_live_to_finish_is_taken_over() {
     receiver.until(1).await;
     drop(dies);
     let _lives = town.sender();
-    town.hurry().await;
-    sleep(Duration::from_millis(300)).await;
-    assert_eq!(receiver.received().len(), 1, "its time is not up");
-    let sql = "select due_at between now() + interval '30 seconds' and now() + interval '45 seconds' from webhook_deliveries";
-    assert!(town.http.scalar::<bool>(sql).await);
+    // Whoever lives has looked since, and has taken what there is to be taken.
+    town.record(&town.call("CA2"), Timestamp::now(), &incoming()).await;
+    town.until("select status = 'delivered' from webhook_deliveries where call_sid = 'CA2'").await;
+    let sql = "select attempts = 1 and due_at between now() + interval '10 seconds' and now() + interval '45 seconds'
+               from webhook_deliveries where call_sid = 'CA1'";
+    assert!(town.http.scalar::<bool>(sql).await, "its time is not up");
     town.expire_leases().await;
-    let came = receiver.until(2).await;
-    assert_eq!(came[0].id(), came[1].id());
-    town.until("select status = 'delivered' from webhook_deliveries").await;
-    assert_eq!(town.http.scalar::<i32>("select attempts from webhook_deliveries").await, 2);
+    let came = receiver.until(3).await;
+    assert_eq!(came[0].id(), came[2].id());
+    town.until("select status = 'delivered' and attempts = 2 from webhook_deliveries where call_sid = 'CA1'")
+        .await;
 }
 
 #[tokio::test]
@@ -225,18 +270,89 @@ async fn who_was_taken_for_dead_changes_nothing_any_more() {
     town.expire_leases().await;
     let second = work::claim(town.store(), 5).await.unwrap().remove(0);
     assert_eq!((second.id, second.attempt), (first.id, 2));
-    let request = work::Request {
-        at: Timestamp::now(),
-        took: Duration::from_secs(1),
-        status_code: Some(500),
-        error: None,
-        response: None,
-    };
+    let request = refused();
     let late = work::settle(town.store(), &first, &request, work::Outcome::Dead).await.unwrap();
     assert_eq!(late, work::Settled::Lost);
     let now = work::settle(town.store(), &second, &request, work::Outcome::Delivered).await.unwrap();
     assert_eq!(now, work::Settled::Yes { endpoint_disabled: false });
     assert_eq!(town.http.scalar::<String>("select status from webhook_deliveries").await, "delivered");
+}
+
+#[tokio::test]
+async fn servers_that_die_while_they_send_do_not_use_up_what_a_receiver_may_refuse() {
+    let town = Town::new().await;
+    town.listener("http://127.0.0.1:9/", &["call.started"]).await;
+    town.record(&town.call("CA1"), Timestamp::now(), &incoming()).await;
+    for attempt in 1..=20 {
+        let claimed = work::claim(town.store(), 1).await.unwrap().remove(0);
+        assert_eq!((claimed.attempt, claimed.round), (attempt, 1));
+        town.expire_leases().await;
+    }
+    let claimed = work::claim(town.store(), 1).await.unwrap().remove(0);
+    let retry = work::Outcome::Retry(Duration::ZERO);
+    work::settle(town.store(), &claimed, &refused(), retry).await.unwrap();
+    let claimed = work::claim(town.store(), 1).await.unwrap().remove(0);
+    assert_eq!((claimed.attempt, claimed.round), (22, 2));
+}
+
+#[tokio::test]
+async fn what_waits_at_an_endpoint_that_is_disabled_is_dead_and_can_be_sent_again() {
+    let town = Town::new().await;
+    let first = town.whole_call_waits_for_hours().await;
+    let path = format!("/api/webhook-endpoints/{}", first.endpoint);
+    let count =
+        async |status: &str| town.http.count(&format!("webhook_deliveries where status = '{status}'")).await;
+    town.http.patch(&path, json!({"enabled": false})).await.data();
+    assert_eq!((count("pending").await, count("dead").await), (0, 2));
+    // What waits at one that works is left alone.
+    town.listener("https://example.com/works", &["call.started"]).await;
+    town.record(&town.call("CA2"), Timestamp::now(), &incoming()).await;
+    assert_eq!(tidy::give_up(town.store(), 100).await.unwrap(), 0);
+    town.http.execute("delete from webhook_deliveries where call_sid = 'CA2'").await;
+    // Enabled, it does not come by itself.
+    town.http.patch(&path, json!({"enabled": true})).await.data();
+    assert_eq!(town.deliver_what_is_due().await, [""; 0]);
+    let replayed = town.http.post(&format!("{path}/replay-dead"), Value::Null).await;
+    assert_eq!(replayed.json()["data"]["replayed"], 2);
+    assert_eq!(town.deliver_what_is_due().await, ["call.started", "call.completed"]);
+}
+
+#[tokio::test]
+async fn a_request_that_was_under_way_when_its_endpoint_was_disabled_is_the_last() {
+    for (outcome, status) in
+        [(work::Outcome::Delivered, "delivered"), (work::Outcome::Retry(Duration::from_secs(5)), "dead")]
+    {
+        let town = Town::new().await;
+        let listener = town.listener("https://example.com/", &["call.started", "call.completed"]).await;
+        town.whole_call("CA1").await;
+        let claimed = town.claim_one().await;
+        let path = format!("/api/webhook-endpoints/{}", listener.id);
+        town.http.patch(&path, json!({"enabled": false})).await.data();
+        let settled = work::settle(town.store(), &claimed, &refused(), outcome).await.unwrap();
+        assert_eq!(settled, work::Settled::Yes { endpoint_disabled: false });
+        let statuses: Vec<String> =
+            sqlx::query_scalar("select status from webhook_deliveries order by position")
+                .fetch_all(town.store().pool())
+                .await
+                .unwrap();
+        assert_eq!(statuses, [status, "dead"]);
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_did_not_live_to_send_before_the_endpoint_was_disabled_is_given_up_by_another() {
+    let town = Town::new().await;
+    let listener = town.listener("https://example.com/", &["call.started"]).await;
+    town.record(&town.call("CA1"), Timestamp::now(), &incoming()).await;
+    town.claim_one().await;
+    town.http
+        .patch(&format!("/api/webhook-endpoints/{}", listener.id), json!({"enabled": false}))
+        .await
+        .data();
+    assert_eq!(tidy::give_up(town.store(), 100).await.unwrap(), 0, "it may be under way");
+    town.expire_leases().await;
+    assert_eq!(tidy::give_up(town.store(), 100).await.unwrap(), 1);
+    assert_eq!(town.http.count("webhook_deliveries where status = 'dead'").await, 1);
 }
 
 #[tokio::test]
@@ -263,21 +379,68 @@ async fn an_endpoint_that_is_gone_is_sent_nothing_more_and_says_why() {
 
 #[tokio::test]
 async fn an_endpoint_that_took_nothing_for_three_days_is_disabled_and_not_before() {
-    let (town, receiver) = (Town::new().await, Receiver::that(|_, _| 500.into()).await);
-    let listener = town.listener(&receiver.url, &["call.started"]).await;
-    let sending = town.sender();
-    for (hours, is_disabled) in [(71, false), (73, true)] {
-        let set = format!("update webhook_endpoints set failing_since = now() - interval '{hours} hours'");
-        town.http.execute(&set).await;
-        let requests = receiver.received().len();
-        town.record(&town.call(&format!("CA{hours}")), Timestamp::now(), &incoming()).await;
-        town.hurry().await;
-        receiver.until(requests + 1).await;
-        town.until("select count(*) = 0 from webhook_deliveries where lease is not null").await;
-        assert_eq!(town.endpoint(listener.id).await["enabled"], !is_disabled, "{hours} h");
+    let town = Town::new().await;
+    let listener = town.listener("https://example.com/", &["call.started"]).await;
+    for (number, hours, last_hours, is_disabled) in [
+        (1, 71, 1, false),
+        // Nothing was tried meanwhile: it begins anew.
+        (2, 73, 25, false),
+        (3, 73, 23, true),
+    ] {
+        town.has_failed(hours, last_hours).await;
+        town.record(&town.call(&format!("CA{number}")), Timestamp::now(), &incoming()).await;
+        let claimed = town.claim_one().await;
+        let retry = work::Outcome::Retry(Duration::from_secs(3600));
+        let settled = work::settle(town.store(), &claimed, &refused(), retry).await.unwrap();
+        assert_eq!(
+            settled,
+            work::Settled::Yes { endpoint_disabled: is_disabled },
+            "{hours} h, {last_hours} h"
+        );
+        assert_eq!(town.endpoint(listener.id).await["enabled"], !is_disabled, "{hours} h, {last_hours} h");
+        let anew = "select failing_since > now() - interval '1 minute' from webhook_endpoints";
+        assert_eq!(town.http.scalar::<bool>(anew).await, last_hours > 24, "{hours} h, {last_hours} h");
     }
-    sending.stop().await;
     assert!(text(&town.endpoint(listener.id).await["disabled_reason"]).contains("three days"));
+    let left = town.http.count("webhook_deliveries where status = 'pending'").await;
+    assert_eq!(left, 0, "nobody would ever send it");
+}
+
+#[tokio::test]
+async fn a_quiet_endpoint_that_fails_twice_in_a_week_goes_on() {
+    let town = Town::new().await;
+    let listener = town.listener("https://example.com/", &["call.started"]).await;
+    for number in 0..2 {
+        // The one before was given up, and nothing came since.
+        town.http
+            .execute(
+                "update webhook_endpoints
+                 set failing_since = failing_since - interval '4 days', last_failed_at = last_failed_at - interval '4 days'",
+            )
+            .await;
+        town.record(&town.call(&format!("CA{number}")), Timestamp::now(), &incoming()).await;
+        let retried = town.claim_one().await;
+        let retry = work::Outcome::Retry(Duration::ZERO);
+        work::settle(town.store(), &retried, &refused(), retry).await.unwrap();
+        assert!(town.endpoint(listener.id).await["failing_since"].is_string(), "it is known to fail");
+        let given_up = town.claim_one().await;
+        let settled = work::settle(town.store(), &given_up, &refused(), work::Outcome::Dead).await.unwrap();
+        assert_eq!(settled, work::Settled::Yes { endpoint_disabled: false });
+        let endpoint = town.endpoint(listener.id).await;
+        assert_eq!((&endpoint["enabled"], &endpoint["failing_since"]), (&json!(true), &Value::Null));
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_has_moved_is_not_judged_by_its_old_address() {
+    let town = Town::new().await;
+    let listener = town.listener("https://example.com/old", &["call.started"]).await;
+    let path = format!("/api/webhook-endpoints/{}", listener.id);
+    town.has_failed(100, 1).await;
+    let same = town.http.patch(&path, json!({"url": "https://example.com/old"})).await.data();
+    assert!(same["failing_since"].is_string());
+    let moved = town.http.patch(&path, json!({"url": "https://example.com/new"})).await.data();
+    assert!(moved["failing_since"].is_null());
 }
 
 #[tokio::test]
@@ -336,7 +499,7 @@ async fn what_was_delivered_a_month_ago_is_forgotten_and_never_told_again() {
              update webhook_deliveries set status = 'delivered', settled_at = now() - interval '29 days' where call_sid = 'CA1'",
         )
         .await;
-    assert_eq!(work::forget(town.store(), 100).await.unwrap(), 1);
+    assert_eq!(tidy::forget(town.store(), 100).await.unwrap(), 1);
     assert_eq!(town.http.count("webhook_deliveries").await, 2);
     // The same call, as if it had been then: its event is known to nobody any more.
     let then = Timestamp::now().checked_sub(jiff::SignedDuration::from_hours(30 * 24)).unwrap();
@@ -345,6 +508,41 @@ async fn what_was_delivered_a_month_ago_is_forgotten_and_never_told_again() {
     town.record(&call, then, &incoming()).await;
     town.record(&call, then, &ended(EndReason::AgentEnded)).await;
     assert_eq!(town.http.count("webhook_deliveries").await, 2);
+}
+
+#[tokio::test]
+async fn all_that_nobody_waits_for_goes_however_little_is_done_at_a_time() {
+    let town = Town::new().await;
+    let removed = town.listener("https://example.com/removed", &["call.started"]).await;
+    let disabled = town.listener("https://example.com/disabled", &["call.started"]).await;
+    let works = town.listener("https://example.com/works", &["call.started"]).await;
+    for number in 0..3 {
+        town.record(&town.call(&format!("CA{number}")), Timestamp::now(), &incoming()).await;
+    }
+    town.http.delete(&format!("/api/webhook-endpoints/{}", removed.id)).await;
+    // As when more waited than is given up at once.
+    let sql = format!(
+        "update webhook_endpoints set enabled = false, disabled_at = now() where id = '{}';
+         update webhook_deliveries set status = 'delivered', settled_at = now() - interval '31 days' where endpoint_id = '{}'",
+        disabled.id, works.id
+    );
+    town.http.execute(&sql).await;
+    let rotate = format!("/api/webhook-endpoints/{}/rotate-secret", works.id);
+    town.http.post(&rotate, Value::Null).await.data();
+    tidy::all(town.store(), 1).await.unwrap();
+    let previous = "webhook_endpoints where previous_secret is not null";
+    assert_eq!(town.http.count(previous).await, 1, "it still signs");
+    town.http
+        .execute(
+            "update webhook_endpoints set previous_secret_until = now() where previous_secret is not null",
+        )
+        .await;
+    tidy::all(town.store(), 1).await.unwrap();
+    assert_eq!(town.http.count(previous).await, 0);
+    assert_eq!(town.http.count("webhook_endpoints").await, 2);
+    assert_eq!(town.http.count("webhook_deliveries").await, 3);
+    let left = format!("webhook_deliveries where status = 'dead' and endpoint_id = '{}'", disabled.id);
+    assert_eq!(town.http.count(&left).await, 3);
 }
 
 #[tokio::test]
@@ -372,11 +570,121 @@ async fn whoever_waits_for_a_delivery_that_is_under_way_is_told_so() {
     let claimed = work::claim(town.store(), 1).await.unwrap().remove(0);
     let replayed = deliveries::replay(town.store(), town.organization(), claimed.id).await.unwrap();
     assert_eq!(replayed, Err(deliveries::Refused::UnderWay));
-    assert!(webhooks::delete(town.store(), town.organization(), claimed.endpoint).await.unwrap());
-    assert_eq!(town.http.count("webhook_deliveries").await, 0);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_removed_is_seen_no_more_and_its_rows_are_deleted_a_part_at_a_time() {
+    let town = Town::new().await;
+    let removed = town.listener("https://example.com/removed", &["call.started"]).await;
+    let stays = town.listener("https://example.com/stays", &["call.started"]).await;
+    for number in 0..5 {
+        town.record(&town.call(&format!("CA{number}")), Timestamp::now(), &incoming()).await;
+    }
+    let sql = format!("select id from webhook_deliveries where endpoint_id = '{}' limit 1", removed.id);
+    let delivery: uuid::Uuid = town.http.scalar(&sql).await;
+    let path = format!("/api/webhook-endpoints/{}", removed.id);
+    assert_eq!(town.http.delete(&path).await.status, 204);
+
+    let kept = town.http.scalar::<bool>("select bool_or(secret = '') from webhook_endpoints").await;
+    assert!(kept, "its secret is gone at once");
+    let endpoints = town.http.get("/api/webhook-endpoints").await.json();
+    assert_eq!(
+        (&endpoints["pagination"]["total"], &endpoints["data"][0]["id"]),
+        (&1.into(), &json!(stays.id))
+    );
+    let deliveries = town.http.get("/api/webhook-deliveries").await.json();
+    assert_eq!(deliveries["pagination"]["total"], 5);
+    let delivery = format!("/api/webhook-deliveries/{delivery}");
+    for answer in [
+        town.http.get(&path).await,
+        town.http.patch(&path, json!({"enabled": true})).await,
+        town.http.delete(&path).await,
+        town.http.post(&format!("{path}/rotate-secret"), Value::Null).await,
+        town.http.post(&format!("{path}/ping"), Value::Null).await,
+        town.http.post(&format!("{path}/replay-dead"), Value::Null).await,
+        town.http.get(&delivery).await,
+        town.http.post(&format!("{delivery}/replay"), Value::Null).await,
+    ] {
+        answer.is_error(404, "not_found");
+    }
+    town.record(&town.call("CA9"), Timestamp::now(), &incoming()).await;
+    assert_eq!(town.http.count("webhook_deliveries").await, 11, "nothing is told there");
+
+    let mut deleted = Vec::new();
+    while deleted.last() != Some(&0) {
+        deleted.push(tidy::delete(town.store(), 2).await.unwrap());
+    }
+    assert_eq!(deleted, [2, 2, 1, 0]);
+    assert_eq!(town.http.count("webhook_endpoints").await, 1);
+    assert_eq!(town.http.count("webhook_deliveries").await, 6, "those of the other one stay");
+}
+
+#[tokio::test]
+async fn what_happens_to_a_call_is_on_record_whatever_is_done_to_who_is_told() {
+    let town = Town::new().await;
+    let removed = town.listener("https://example.com/removed", &["call.started", "call.completed"]).await;
+    town.listener("https://example.com/stays", &["call.started", "call.completed"]).await;
+    let call = town.call("CA1");
+    town.record(&call, Timestamp::now(), &incoming()).await;
+    // Somebody removes one, and changes all that is to be sent, and takes their time.
+    let mut slow = town.store().pool().begin().await.unwrap();
+    sqlx::query("select from webhook_endpoints where id = $1 for update")
+        .bind(removed.id)
+        .execute(&mut *slow)
+        .await
+        .unwrap();
+    sqlx::query("update webhook_deliveries set round = 1").execute(&mut *slow).await.unwrap();
+    town.record(&call, Timestamp::now(), &ended(EndReason::AgentEnded)).await;
+    slow.rollback().await.unwrap();
+    assert_eq!(town.http.scalar::<String>("select status from call_logs").await, "completed");
+    let sql = "select count(*) from webhook_deliveries where event_type = 'call.completed'";
+    assert_eq!(town.http.scalar::<i64>(sql).await, 1, "the one that nobody removes is told");
+}
+
+/// A request that the receiver did not take.
+fn refused() -> work::Request {
+    work::Request {
+        at: Timestamp::now(),
+        took: Duration::from_secs(1),
+        status_code: Some(500),
+        error: None,
+        response: None,
+    }
 }
 
 impl Town {
+    /// Nothing was taken for so long, and the last try was then.
+    async fn has_failed(&self, hours: u32, last_hours: u32) {
+        let sql = format!(
+            "update webhook_endpoints
+             set failing_since = now() - interval '{hours} hours', last_failed_at = now() - interval '{last_hours} hours'"
+        );
+        self.http.execute(&sql).await;
+    }
+
+    async fn claim_one(&self) -> work::Claimed {
+        let mut claimed = work::claim(self.store(), 10).await.unwrap();
+        assert_eq!(claimed.len(), 1);
+        claimed.remove(0)
+    }
+
+    /// A call whose first event was refused, so that all of them wait for half a day.
+    async fn whole_call_waits_for_hours(&self) -> work::Claimed {
+        self.listener("https://example.com/", &["call.started", "call.completed"]).await;
+        self.whole_call("CA1").await;
+        let first = self.claim_one().await;
+        let retry = work::Outcome::Retry(Duration::from_secs(12 * 3600));
+        work::settle(self.store(), &first, &refused(), retry).await.unwrap();
+        let sql = "select count(*) from webhook_deliveries where due_at > now() + interval '11 hours'";
+        assert_eq!(self.http.scalar::<i64>(sql).await, 2);
+        first
+    }
+
+    async fn is_as_for_the_first_time(&self) {
+        let sql = "select bool_and(due_at <= now() and round = 0) from webhook_deliveries";
+        assert!(self.http.scalar::<bool>(sql).await);
+    }
+
     async fn endpoint(&self, id: uuid::Uuid) -> Value {
         self.http.get(&format!("/api/webhook-endpoints/{id}")).await.data()
     }

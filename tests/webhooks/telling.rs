@@ -9,9 +9,11 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use voicebridge::call::end::EndReason;
 use voicebridge::ids::{CallSid, PhoneNumber};
+use voicebridge::lifecycle::report::END_OF_CALL;
 use voicebridge::lifecycle::{self, CallEvent};
 use voicebridge::store::call_events::CarrierEvent;
 use voicebridge::store::leads::{self, NewLead};
+use voicebridge::store::reports::Report;
 use voicebridge::store::webhooks::{self, EndpointPatch};
 
 use crate::receiver::Receiver;
@@ -222,6 +224,38 @@ async fn an_endpoint_hears_what_it_listens_to_and_what_happens_while_it_does() {
 }
 
 #[tokio::test]
+async fn of_a_type_that_is_added_is_told_what_happens_from_then_on_and_of_the_others_as_before() {
+    let town = Town::new().await;
+    let listener = town.listener("https://example.com/", &["call.started"]).await;
+    town.http.execute("update webhook_endpoints set listens_since = now() - interval '1 day'").await;
+    let listen_to = async |events: &[&str]| {
+        let events = events.iter().map(|event| (*event).to_owned()).collect();
+        let patch = EndpointPatch { events: Some(events), ..EndpointPatch::default() };
+        webhooks::update(town.store(), town.organization(), listener.id, &patch).await.unwrap().unwrap()
+    };
+    listen_to(&["call.started", "call.completed"]).await;
+    let long_ago = Timestamp::now().checked_sub(SignedDuration::from_hours(1)).unwrap();
+    let call = async |sid: &str, at| {
+        let call = town.call(sid);
+        town.record(&call, at, &incoming()).await;
+        town.record(&call, at, &ended(EndReason::AgentEnded)).await;
+    };
+    call("CA1", long_ago).await;
+    call("CA2", Timestamp::now()).await;
+    let kinds = async || town.written().await.into_iter().map(|(kind, _)| kind).collect::<Vec<_>>();
+    assert_eq!(kinds().await, ["call.started", "call.started", "call.completed"]);
+    // Since when each is told stays as it is, whatever else is changed, wherever it stands.
+    town.http
+        .execute("update webhook_endpoints set events_since[2] = now() - interval '2 hours'; delete from webhook_deliveries")
+        .await;
+    listen_to(&["call.completed", "lead.linked"]).await;
+    let patch = EndpointPatch { include_transcript: Some(true), ..EndpointPatch::default() };
+    webhooks::update(town.store(), town.organization(), listener.id, &patch).await.unwrap();
+    call("CA3", long_ago).await;
+    assert_eq!(kinds().await, ["call.completed"]);
+}
+
+#[tokio::test]
 async fn what_becomes_known_before_an_event_is_sent_is_told_with_it_and_not_after() {
     let (town, receiver) = (Town::new().await, Receiver::new().await);
     town.listener(&receiver.url, &["transcript.completed"]).await;
@@ -243,22 +277,151 @@ async fn what_becomes_known_before_an_event_is_sent_is_told_with_it_and_not_afte
 }
 
 #[tokio::test]
-async fn what_was_said_is_held_back_where_only_the_carrier_has_told_of_the_end() {
+async fn the_end_is_held_back_with_what_was_said_where_only_the_carrier_has_told_of_it() {
     let town = Town::new().await;
     town.listener("https://example.com/", &[]).await;
     let now = Timestamp::now();
     town.say("CA1", 1, "user", "Hello.").await;
     town.record(&town.call("CA1"), now, &incoming()).await;
-    let last_word = carrier_says("CA1", "completed", 3, now);
-    lifecycle::callback::record(town.store(), &last_word, now).await.unwrap();
-    let held_back: Vec<(String, bool)> = sqlx::query_as(
-        "select event_type, due_at > now() + interval '50 seconds' from webhook_deliveries order by position",
+    town.carrier_ends("CA1", now).await;
+    let held_back = async || -> Vec<(String, i32)> {
+        let sql = "select event_type, extract(epoch from due_at - now())::integer from webhook_deliveries
+                   where status = 'pending' order by position";
+        sqlx::query_as(sql).fetch_all(town.store().pool()).await.unwrap()
+    };
+    let told = held_back().await;
+    let [(began, ..=0), (over, 50..=60), (said, 50..=60)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!([began, over, said], ["call.started", "call.failed", "transcript.completed"]);
+    // Also when the way is free: more may become known.
+    assert_eq!(town.deliver_what_is_due().await, ["call.started"]);
+    let told = held_back().await;
+    assert!(matches!(&told[..], [(_, 50..=60), (_, 50..=60)]), "{told:?}");
+    // Nobody else tells.
+    town.http
+        .execute("update webhook_deliveries set held_until = now(), due_at = now() where status = 'pending'")
+        .await;
+    assert_eq!(town.deliver_what_is_due().await, ["call.failed", "transcript.completed"]);
+}
+
+#[tokio::test]
+async fn an_end_that_vapi_may_know_more_about_is_held_back_longer() {
+    let town = Town::new().await;
+    town.listener("https://example.com/", &["call.failed"]).await;
+    town.http.execute("update agents set vapi_assistant_id = 'asst_1' where is_default").await;
+    let now = Timestamp::now();
+    town.record(&town.call("CA1"), now, &incoming()).await;
+    town.carrier_ends("CA1", now).await;
+    let sql = "select extract(epoch from due_at - now())::integer from webhook_deliveries";
+    let wait: i32 = town.http.scalar(sql).await;
+    assert!((280..=300).contains(&wait), "{wait} s");
+}
+
+/// Who tells of the end of a call.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Teller {
+    Carrier,
+    /// That it failed.
+    Vapi,
+    /// That it did not, after all.
+    VapiAgain,
+}
+
+impl Town {
+    async fn carrier_ends(&self, sid: &str, at: Timestamp) {
+        let last_word = carrier_says(sid, "completed", 3, at);
+        lifecycle::callback::record(self.store(), &last_word, at).await.unwrap();
+    }
+
+    async fn vapi_ends(&self, sid: &str, at: Timestamp, reported_at: Timestamp, status: &str) {
+        let report = Report {
+            vapi_call_id: None,
+            call_sid: Some(CallSid::parse(sid).unwrap()),
+            assistant_id: Some("asst_1".to_owned()),
+            reported_at,
+            started_at: at,
+            ended_at: at,
+            our_number: None,
+            reason: None,
+            data: json!({"type": END_OF_CALL, "call": {"status": status, "duration": 60}}),
+            turns: Vec::new(),
+        };
+        lifecycle::report::record(self.store(), &report).await.unwrap();
+    }
+}
+
+/// What an endpoint has been told or is to be told about the end: type, id, and whether it is held back.
+async fn ends(town: &Town, endpoint: uuid::Uuid, sid: &str) -> Vec<(String, String, bool)> {
+    sqlx::query_as(
+        "select event_type, event_id, held_until is not null from webhook_deliveries
+         where endpoint_id = $1 and call_sid = $2 and event_type in ('call.completed', 'call.failed')",
     )
+    .bind(endpoint)
+    .bind(sid)
     .fetch_all(town.store().pool())
     .await
-    .unwrap();
-    let [(_, false), (over, false), (said, true)] = &held_back[..] else { panic!("{held_back:?}") };
-    assert!(over.starts_with("call.") && said == "transcript.completed");
+    .unwrap()
+}
+
+#[tokio::test]
+async fn one_end_of_a_call_is_told_whoever_tells_of_it_and_in_whatever_order() {
+    use Teller::{Carrier, Vapi, VapiAgain};
+    let town = Town::new().await;
+    town.http.execute("update agents set vapi_assistant_id = 'asst_1' where is_default").await;
+    let all = town.listener("https://example.com/all", &[]).await;
+    let failures = town.listener("https://example.com/failures", &["call.failed"]).await;
+    let successes = town.listener("https://example.com/successes", &["call.completed"]).await;
+    let orders = [
+        [Carrier, Vapi, VapiAgain],
+        [Carrier, VapiAgain, Vapi],
+        [Vapi, Carrier, VapiAgain],
+        [Vapi, VapiAgain, Carrier],
+        [VapiAgain, Carrier, Vapi],
+        [VapiAgain, Vapi, Carrier],
+    ];
+    let now = Timestamp::now();
+    let later = now.checked_add(SignedDuration::from_secs(5)).unwrap();
+    for (order, number) in orders.iter().zip(0..) {
+        for is_sent_between in [false, true] {
+            let sid = format!("CA{number}{is_sent_between}");
+            town.record(&town.call(&sid), now, &incoming()).await;
+            let mut told = Vec::new();
+            for teller in order {
+                match teller {
+                    Carrier => town.carrier_ends(&sid, now).await,
+                    Vapi => town.vapi_ends(&sid, now, now, "failed").await,
+                    VapiAgain => town.vapi_ends(&sid, now, later, "completed").await,
+                }
+                if is_sent_between {
+                    told.extend(town.deliver_what_is_due().await);
+                }
+                let is_held_back = ends(&town, all.id, &sid).await.iter().any(|(.., held)| *held);
+                let only_carrier = *teller == Carrier && order[0] == Carrier;
+                assert_eq!(is_held_back, only_carrier, "{order:?}, {teller:?}");
+            }
+            told.extend(town.deliver_what_is_due().await);
+            let first_to_know = order.iter().find(|teller| **teller != Carrier);
+            let expected = match first_to_know {
+                Some(Vapi) if is_sent_between => "call.failed",
+                _ => "call.completed",
+            };
+            let at_all = ends(&town, all.id, &sid).await;
+            let [(kind, id, false)] = &at_all[..] else { panic!("{order:?}: {at_all:?}") };
+            assert_eq!(kind, expected, "{order:?}, {is_sent_between}");
+            told.retain(|kind| kind != "call.started");
+            let of_one = if is_sent_between && expected == "call.failed" {
+                // Who listens to successes only is told when it turns out to be one.
+                vec!["call.failed", "call.failed", "call.completed"]
+            } else {
+                vec!["call.completed", "call.completed"]
+            };
+            assert_eq!(told, of_one, "{order:?}, {is_sent_between}");
+            for (endpoint, own) in [(failures.id, "call.failed"), (successes.id, "call.completed")] {
+                for (kind, same, _) in ends(&town, endpoint, &sid).await {
+                    assert_eq!((kind.as_str(), &same), (own, id), "{order:?}");
+                }
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::PING;
+use super::{PING, waiting};
 use crate::ids::OrganizationId;
 use crate::store::Store;
 
@@ -118,6 +118,7 @@ pub async fn list(
         select count(*) as "total!"
         from webhook_deliveries
         where organization_id = $1
+          and endpoint_id in (select id from webhook_endpoints where organization_id = $1 and deleted_at is null)
           and ($2::text is null or status = $2)
           and ($3::uuid is null or endpoint_id = $3)
           and ($4::text is null or event_type = $4)
@@ -137,6 +138,7 @@ pub async fn list(
         select id, endpoint_id, event_id, event_type, call_sid, status, attempts, occurred_at, due_at, settled_at, created_at
         from webhook_deliveries
         where organization_id = $1
+          and endpoint_id in (select id from webhook_endpoints where organization_id = $1 and deleted_at is null)
           and ($2::text is null or status = $2)
           and ($3::uuid is null or endpoint_id = $3)
           and ($4::text is null or event_type = $4)
@@ -163,6 +165,7 @@ pub async fn find(
     organization: OrganizationId,
     id: Uuid,
 ) -> sqlx::Result<Option<DeliveryDetails>> {
+    let Some(delivery) = row(store, organization, id).await? else { return Ok(None) };
     let mut connection = store.connection().await?;
     let body = sqlx::query_scalar!(
         "select body from webhook_deliveries where organization_id = $1 and id = $2",
@@ -194,10 +197,7 @@ pub async fn find(
         error: row.error,
         response: row.response,
     });
-    let requests = requests.collect();
-    drop(connection);
-    let delivery = row(store, organization, id).await?;
-    Ok(delivery.map(|delivery| DeliveryDetails { delivery, body, requests }))
+    Ok(Some(DeliveryDetails { delivery, body, requests: requests.collect() }))
 }
 
 async fn row(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx::Result<Option<Delivery>> {
@@ -206,7 +206,9 @@ async fn row(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx::Res
         r#"
         select id, endpoint_id, event_id, event_type, call_sid, status, attempts, occurred_at, due_at, settled_at, created_at
         from webhook_deliveries
-        where organization_id = $1 and id = $2
+        where organization_id = $1
+          and id = $2
+          and endpoint_id in (select id from webhook_endpoints where organization_id = $1 and deleted_at is null)
         "#,
         organization.0,
         id,
@@ -258,12 +260,14 @@ pub async fn ping(
     }
 }
 
-/// Has a delivery sent again, with the same id and body, whatever came of it before; one that waits is sent now.
+/// Has a delivery sent again, with the same id and body, whatever came of it before; one that waits is sent now, and what
+/// waits for it right after it.
 pub async fn replay(
     store: &Store,
     organization: OrganizationId,
     id: Uuid,
 ) -> sqlx::Result<Result<Delivery, Refused>> {
+    let mut work = store.begin().await?;
     let updated = sqlx::query_as!(
         Row,
         r#"
@@ -272,6 +276,7 @@ pub async fn replay(
             settled_at = null,
             round = 0,
             due_at = now(),
+            held_until = null,
             lease = null
         from webhook_endpoints endpoint
         where webhook_deliveries.organization_id = $1
@@ -285,12 +290,17 @@ pub async fn replay(
         organization.0,
         id,
     )
-    .fetch_optional(&mut *store.connection().await?)
+    .fetch_optional(&mut *work)
     .await?;
     if let Some(row) = updated {
+        if let Some(call_sid) = &row.call_sid {
+            waiting::go_on(&mut work, row.endpoint_id, Some(call_sid)).await?;
+        }
+        work.commit().await?;
         ring(store).await?;
         return Ok(Ok(row.into()));
     }
+    drop(work);
     let Some(delivery) = row(store, organization, id).await? else { return Ok(Err(Refused::NotFound)) };
     let why = why_not(store, organization, delivery.endpoint_id).await?;
     Ok(Err(if why == Refused::NotFound { Refused::UnderWay } else { why }))
@@ -304,7 +314,7 @@ pub async fn replay_dead(
     endpoint: Uuid,
 ) -> sqlx::Result<Result<u64, Refused>> {
     let enabled = sqlx::query_scalar!(
-        "select enabled from webhook_endpoints where organization_id = $1 and id = $2",
+        "select enabled from webhook_endpoints where organization_id = $1 and id = $2 and deleted_at is null",
         organization.0,
         endpoint,
     )
@@ -322,6 +332,7 @@ pub async fn replay_dead(
             settled_at = null,
             round = 0,
             due_at = now(),
+            held_until = null,
             lease = null
         where id in (
             select id
@@ -345,7 +356,7 @@ pub async fn replay_dead(
 }
 
 /// Heard when what was written before is kept.
-async fn ring(store: &Store) -> sqlx::Result<()> {
+pub(super) async fn ring(store: &Store) -> sqlx::Result<()> {
     sqlx::query!("notify webhooks").execute(&mut *store.connection().await?).await?;
     Ok(())
 }
@@ -355,7 +366,7 @@ async fn why_not(store: &Store, organization: OrganizationId, endpoint: Uuid) ->
     let disabled = sqlx::query_scalar!(
         r#"
         select exists (
-            select from webhook_endpoints where organization_id = $1 and id = $2 and not enabled
+            select from webhook_endpoints where organization_id = $1 and id = $2 and not enabled and deleted_at is null
         ) as "disabled!"
         "#,
         organization.0,

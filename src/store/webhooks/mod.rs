@@ -1,6 +1,8 @@
 //! Where organisations are told what happens to their calls: endpoints, and in the files below what is told there.
 
 pub mod deliveries;
+pub mod tidy;
+mod waiting;
 pub mod work;
 
 use jiff::Timestamp;
@@ -29,11 +31,13 @@ pub const PING: &str = "ping";
 /// Endpoints of one organisation. Each is a row more for every event.
 const MOST: i64 = 20;
 
-/// Something to be told. The same `kind` and `subject` are the same event.
+/// Something to be told. The same `fact` and `subject` are the same event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Announcement {
     /// One of [`EVENT_TYPES`].
     pub kind: &'static str,
+    /// What is told, where one fact may be told as one of several types; else the type.
+    pub fact: &'static str,
     /// What it is about: the call, or a part of it.
     pub subject: String,
     /// When it happened.
@@ -53,7 +57,8 @@ pub struct Listening {
     pub include_transcript: bool,
 }
 
-/// Writes down what is to be told of a call. Told again it is the same; what was not sent yet says what is known now.
+/// Writes down what is to be told of a call. Told again it is the same; what was not sent yet says what is known now. Waits
+/// for nobody who changes an endpoint or sends there.
 pub async fn announce(
     connection: &mut PgConnection,
     organization: OrganizationId,
@@ -61,10 +66,10 @@ pub async fn announce(
     announcements: Vec<Announcement>,
 ) -> sqlx::Result<()> {
     let told = announcements.into_iter().map(|told| {
-        let Announcement { kind, subject, at, wait_s, data, turns } = told;
+        let Announcement { kind, fact, subject, at, wait_s, data, turns } = told;
         json!({
-            "type": kind, "subject": subject, "call_sid": call_sid, "at": at, "wait_s": wait_s, "data": data,
-            "turns": turns,
+            "type": kind, "fact": fact, "subject": subject, "call_sid": call_sid, "at": at, "wait_s": wait_s,
+            "data": data, "turns": turns,
         })
     });
     let told = storable_json(told.collect());
@@ -97,7 +102,7 @@ pub struct Endpoint {
     pub disabled_at: Option<Timestamp>,
     /// Why, where nobody has said so themselves.
     pub disabled_reason: Option<String>,
-    /// Nothing was taken there since; null when the latest delivery was.
+    /// Nothing was taken there since; null when the latest delivery was, or when nothing waits any more.
     pub failing_since: Option<Timestamp>,
     /// When something was last taken there.
     pub last_delivered_at: Option<Timestamp>,
@@ -133,7 +138,7 @@ pub struct EndpointPatch {
     pub url: Option<String>,
     /// For people.
     pub description: Option<String>,
-    /// What is told there.
+    /// What is told there. Of a type that is added, what happens from now on.
     pub events: Option<Vec<String>>,
     /// What was said goes along.
     pub include_transcript: Option<bool>,
@@ -150,7 +155,7 @@ pub async fn list(
 ) -> sqlx::Result<(Vec<Endpoint>, u64)> {
     let mut connection = store.connection().await?;
     let total = sqlx::query_scalar!(
-        r#"select count(*) as "total!" from webhook_endpoints where organization_id = $1"#,
+        r#"select count(*) as "total!" from webhook_endpoints where organization_id = $1 and deleted_at is null"#,
         organization.0,
     )
     .fetch_one(&mut *connection)
@@ -161,7 +166,7 @@ pub async fn list(
         select id, url, description, events, include_transcript, enabled, disabled_at, disabled_reason, failing_since,
                last_delivered_at, previous_secret_until, created_at, updated_at
         from webhook_endpoints
-        where organization_id = $1
+        where organization_id = $1 and deleted_at is null
         order by created_at, id
         limit $2 offset $3
         "#,
@@ -182,7 +187,7 @@ pub async fn find(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx
         select id, url, description, events, include_transcript, enabled, disabled_at, disabled_reason, failing_since,
                last_delivered_at, previous_secret_until, created_at, updated_at
         from webhook_endpoints
-        where organization_id = $1 and id = $2
+        where organization_id = $1 and id = $2 and deleted_at is null
         "#,
         organization.0,
         id,
@@ -205,7 +210,7 @@ pub async fn create(
             organization_id, url, description, events, include_transcript, enabled, disabled_at, secret
         )
         select $1::uuid, $2::text, $3::text, $4::text[], $5::boolean, $6::boolean, case when not $6 then now() end, $7::text
-        where (select count(*) from webhook_endpoints where organization_id = $1) < $8
+        where (select count(*) from webhook_endpoints where organization_id = $1 and deleted_at is null) < $8
         returning id, url, description, events, include_transcript, enabled, disabled_at, disabled_reason, failing_since,
                   last_delivered_at, previous_secret_until, created_at, updated_at
         "#,
@@ -223,14 +228,15 @@ pub async fn create(
     Ok(row.map(Endpoint::from))
 }
 
-/// Changes what the patch names. Who enables an endpoint has what waits there sent. `None`: no such endpoint in this
-/// organisation.
+/// Changes what the patch names. Who disables an endpoint gives up what waits there; who enables one, or says where it is
+/// now, has what waits there sent at once. `None`: no such endpoint in this organisation.
 pub async fn update(
     store: &Store,
     organization: OrganizationId,
     id: Uuid,
     patch: &EndpointPatch,
 ) -> sqlx::Result<Option<Endpoint>> {
+    let mut work = store.begin().await?;
     let row = sqlx::query_as!(
         Row,
         r#"
@@ -238,14 +244,27 @@ pub async fn update(
         set url = coalesce($3, url),
             description = coalesce($4, description),
             events = coalesce($5, events),
+            -- What is listened to from now on is told from now on.
+            events_since = case
+                when $5 is null then events_since
+                else (
+                    select array_agg(
+                        case when event = any (events) then events_since[array_position(events, event)] else now() end
+                        order by place
+                    )
+                    from unnest($5::text[]) with ordinality as wanted (event, place)
+                )
+            end,
             include_transcript = coalesce($6, include_transcript),
             enabled = coalesce($7, enabled),
             disabled_at = case when coalesce($7, enabled) then null else coalesce(disabled_at, now()) end,
             disabled_reason = case when $7 is null then disabled_reason end,
-            failing_since = case when $7 then null else failing_since end,
+            -- What was said of another address says nothing of this one.
+            failing_since = case when $7 or $3 <> url then null else failing_since end,
+            last_failed_at = case when $7 or $3 <> url then null else last_failed_at end,
             listens_since = case when $7 and not enabled then now() else listens_since end,
             updated_at = now()
-        where organization_id = $1 and id = $2
+        where organization_id = $1 and id = $2 and deleted_at is null
         returning id, url, description, events, include_transcript, enabled, disabled_at, disabled_reason, failing_since,
                   last_delivered_at, previous_secret_until, created_at, updated_at
         "#,
@@ -257,15 +276,39 @@ pub async fn update(
         patch.include_transcript,
         patch.enabled,
     )
-    .fetch_optional(&mut *store.connection().await?)
+    .fetch_optional(&mut *work)
     .await?;
+    let goes_on = row.is_some() && (patch.enabled == Some(true) || patch.url.is_some());
+    if goes_on {
+        waiting::go_on(&mut work, id, None).await?;
+    }
+    if row.is_some() && patch.enabled == Some(false) {
+        waiting::give_up(&mut work, id).await?;
+    }
+    work.commit().await?;
+    if goes_on {
+        deliveries::ring(store).await?;
+    }
     Ok(row.map(Endpoint::from))
 }
 
 /// Removes an endpoint, and what was or is to be sent there. Whether there was one.
+///
+/// Nobody sees it from now on, and nothing more is sent; its rows, of which there may be millions, are deleted later
+/// ([`tidy::delete`]).
 pub async fn delete(store: &Store, organization: OrganizationId, id: Uuid) -> sqlx::Result<bool> {
     let done = sqlx::query!(
-        "delete from webhook_endpoints where organization_id = $1 and id = $2",
+        r#"
+        update webhook_endpoints
+        set enabled = false,
+            disabled_at = coalesce(disabled_at, now()),
+            deleted_at = now(),
+            secret = '',
+            previous_secret = null,
+            previous_secret_until = null,
+            updated_at = now()
+        where organization_id = $1 and id = $2 and deleted_at is null
+        "#,
         organization.0,
         id
     )
@@ -290,7 +333,7 @@ pub async fn rotate_secret(
             previous_secret_until = now() + interval '24 hours',
             secret = $3,
             updated_at = now()
-        where organization_id = $1 and id = $2
+        where organization_id = $1 and id = $2 and deleted_at is null
         returning id, url, description, events, include_transcript, enabled, disabled_at, disabled_reason, failing_since,
                   last_delivered_at, previous_secret_until, created_at, updated_at
         "#,

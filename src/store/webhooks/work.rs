@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::waiting;
 use crate::ids::OrganizationId;
 use crate::store::{Store, storable};
 
@@ -44,7 +45,7 @@ pub struct Claimed {
     pub secrets: Vec<SecretString>,
     /// Which attempt it is of all, from 1.
     pub attempt: i32,
-    /// Which one of those since it was last asked for, from 1.
+    /// Which one of those since it was last asked for, from 1; those that a server did not live to finish left out.
     pub round: u32,
 }
 
@@ -146,7 +147,7 @@ pub async fn claim(store: &Store, most: usize) -> sqlx::Result<Vec<Claimed>> {
             url: endpoint.url.clone(),
             secrets: secrets.into_iter().flatten().map(SecretString::from).collect(),
             attempt: row.attempts,
-            round: row.round.unsigned_abs(),
+            round: row.round.unsigned_abs() + 1,
         })
     });
     Ok(claimed.collect())
@@ -210,8 +211,7 @@ async fn take(
         update webhook_deliveries
         set lease = gen_random_uuid(),
             due_at = now() + make_interval(secs => $4),
-            attempts = attempts + 1,
-            round = round + 1
+            attempts = attempts + 1
         from due
         where webhook_deliveries.id = due.id
         returning webhook_deliveries.id, endpoint_id, lease, event_id, body::text as "body!", attempts, round
@@ -235,45 +235,54 @@ pub async fn settle(
     let mut work = store.begin().await?;
     let (status, wait) = match outcome {
         Outcome::Delivered => ("delivered", None),
-        Outcome::Retry(wait) => ("pending", Some(wait.as_secs_f64())),
+        Outcome::Retry(wait) => ("dead", Some(wait.as_secs_f64())),
         Outcome::Dead | Outcome::Gone => ("dead", None),
     };
     let settled = sqlx::query!(
         r#"
         update webhook_deliveries
-        set status = $3,
-            settled_at = case when $3 = 'pending' then null else now() end,
+        set status = case when is_retried then 'pending' else $3 end,
+            settled_at = case when not is_retried then now() end,
             due_at = now() + make_interval(secs => coalesce($4::float8, 0)),
-            lease = null
+            held_until = null,
+            lease = null,
+            round = round + 1
+        from (
+            -- Nothing is sent again where nothing is sent any more.
+            select $4::float8 is not null and enabled as is_retried from webhook_endpoints where id = $5
+        ) as endpoint
         where id = $1 and lease = $2 and status = 'pending'
-        returning call_sid, position as "position!", due_at
+        returning call_sid, position as "position!", due_at, is_retried as "is_retried!"
         "#,
         claimed.id,
         claimed.lease,
         status,
         wait,
+        claimed.endpoint,
     )
     .fetch_optional(&mut *work)
     .await?;
     let Some(settled) = settled else { return Ok(Settled::Lost) };
-    if wait.is_some() {
-        // What comes after it waits as long, and is not looked at meanwhile.
-        sqlx::query!(
-            r#"
-            update webhook_deliveries
-            set due_at = greatest(due_at, $4)
-            where endpoint_id = $1 and call_sid = $2 and position > $3 and status = 'pending' and lease is null
-            "#,
-            claimed.endpoint,
-            settled.call_sid,
-            settled.position,
-            settled.due_at as _,
-        )
-        .execute(&mut *work)
-        .await?;
-    }
+    // What comes after it in its call waits as long, and is not looked at meanwhile; or it is its turn now.
+    sqlx::query!(
+        r#"
+        update webhook_deliveries
+        set due_at = case when $4 then greatest(due_at, $5) else greatest(now(), held_until) end
+        where endpoint_id = $1 and call_sid = $2 and position > $3 and status = 'pending' and lease is null
+        "#,
+        claimed.endpoint,
+        settled.call_sid,
+        settled.position,
+        settled.is_retried,
+        settled.due_at as _,
+    )
+    .execute(&mut *work)
+    .await?;
     note(&mut work, claimed, request).await?;
     let disabled = note_endpoint(&mut work, claimed, outcome).await?;
+    if disabled {
+        waiting::give_up(&mut work, claimed.endpoint).await?;
+    }
     work.commit().await?;
     Ok(Settled::Yes { endpoint_disabled: disabled })
 }
@@ -327,28 +336,56 @@ async fn note_endpoint(
         .await?;
         return Ok(false);
     }
+    // Not by what failed once and long ago: it has to fail each day, for more than three days.
     let row = sqlx::query!(
         r#"
         update webhook_endpoints
-        set failing_since = coalesce(failing_since, now()),
-            enabled = not ($2 or coalesce(failing_since < now() - interval '3 days', false)),
-            disabled_at = case when $2 or failing_since < now() - interval '3 days' then now() end,
+        set failing_since = case
+                when last_failed_at > now() - interval '1 day' then coalesce(failing_since, now())
+                else now()
+            end,
+            last_failed_at = now(),
+            enabled = not ($2 or judged.has_failed),
+            disabled_at = case when $2 or judged.has_failed then now() end,
             disabled_reason = case
                 when $2 then 'the endpoint answered 410: it is gone'
-                when failing_since < now() - interval '3 days' then 'nothing was taken there for three days'
+                when judged.has_failed then 'nothing was taken there for three days'
             end,
-            updated_at = case
-                when $2 or failing_since < now() - interval '3 days' then now()
-                else updated_at
-            end
-        where id = $1 and enabled
+            updated_at = case when $2 or judged.has_failed then now() else updated_at end
+        from (
+            select id as judged_id,
+                   coalesce(
+                       failing_since < now() - interval '3 days' and last_failed_at > now() - interval '1 day',
+                       false
+                   ) as has_failed
+            from webhook_endpoints
+            where id = $1
+            for no key update
+        ) as judged
+        where id = judged_id and enabled
         returning enabled
         "#,
         claimed.endpoint,
         outcome == Outcome::Gone,
     )
-    .fetch_optional(connection)
+    .fetch_optional(&mut *connection)
     .await?;
+    // A single event that was never taken says nothing about what comes weeks later.
+    if outcome == Outcome::Dead {
+        sqlx::query!(
+            r#"
+            update webhook_endpoints
+            set failing_since = null,
+                last_failed_at = null
+            where id = $1
+              and enabled
+              and not exists (select from webhook_deliveries where endpoint_id = $1 and status = 'pending')
+            "#,
+            claimed.endpoint,
+        )
+        .execute(connection)
+        .await?;
+    }
     Ok(row.is_some_and(|row| !row.enabled))
 }
 
@@ -365,25 +402,4 @@ pub async fn waiting(store: &Store) -> sqlx::Result<u64> {
     .fetch_one(&mut *store.connection().await?)
     .await?;
     Ok(waiting.unsigned_abs())
-}
-
-/// Deletes deliveries that were settled 30 days ago, with their attempts; at most `limit`. Returns how many.
-pub async fn forget(store: &Store, limit: i64) -> sqlx::Result<u64> {
-    let done = sqlx::query!(
-        r#"
-        delete from webhook_deliveries
-        where id in (
-            select id
-            from webhook_deliveries
-            where status <> 'pending' and settled_at < now() - interval '30 days'
-            order by settled_at
-            limit $1
-            for update skip locked
-        )
-        "#,
-        limit,
-    )
-    .execute(&mut *store.connection().await?)
-    .await?;
-    Ok(done.rows_affected())
 }

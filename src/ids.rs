@@ -142,7 +142,51 @@ pub struct PhoneNumber(Arc<str>);
 #[error("not a phone number in E.164, such as +14155550123")]
 pub struct InvalidPhoneNumber;
 
+/// A country, by its two letters of ISO 3166-1, in which numbers are dialled without its code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Country(rlibphonenumber::Region);
+
+/// Not a country that has telephone numbers.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not the two letters of a country, such as IN")]
+pub struct InvalidCountry;
+
+impl Country {
+    /// In whatever case.
+    pub fn parse(text: &str) -> Result<Self, InvalidCountry> {
+        let region: rlibphonenumber::Region = text.parse().map_err(|_| InvalidCountry)?;
+        let has_numbers = rlibphonenumber::PHONE_NUMBER_UTIL.get_country_code_for_region(region).is_some();
+        if text.len() == 2 && has_numbers { Ok(Self(region)) } else { Err(InvalidCountry) }
+    }
+}
+
+impl fmt::Display for Country {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 impl PhoneNumber {
+    /// Normalises to E.164 what was written in this country: with `+`, as it is dialled at home or from there abroad, or as the
+    /// country's code and the number. Without a `+` it must be a number that somebody can have, since most digits are
+    /// somebody's in some country.
+    pub fn parse_in(text: &str, country: Country) -> Result<Self, InvalidPhoneNumber> {
+        use rlibphonenumber::PhoneNumberFormat;
+        let text = text.trim();
+        if text.starts_with('+') {
+            return Self::parse(text);
+        }
+        if text.contains(|c: char| c.is_alphabetic()) {
+            return Err(InvalidPhoneNumber);
+        }
+        let number =
+            rlibphonenumber::PhoneNumber::parse(text, Some(country.0)).map_err(|_| InvalidPhoneNumber)?;
+        if !number.is_valid() {
+            return Err(InvalidPhoneNumber);
+        }
+        Ok(Self(number.format_as(PhoneNumberFormat::E164).as_ref().into()))
+    }
+
     /// Normalises to E.164. Carriers send E.164 already; people type spaces, dashes and brackets, which are accepted
     /// as long as the number begins with `+` and its country code.
     pub fn parse(text: &str) -> Result<Self, InvalidPhoneNumber> {
@@ -210,6 +254,37 @@ mod tests {
         assert!(CallSid::parse("CA 1").is_err());
         assert!(CallSid::parse(&"x".repeat(51)).is_err());
         assert!(serde_json::from_str::<CallSid>("\"a\\u0000b\"").is_err());
+    }
+
+    #[test]
+    fn a_number_without_a_plus_is_one_of_the_country_it_was_written_in_or_none() {
+        for (country, text, number) in [
+            ("IN", "9812345678", Some("+919812345678")),
+            ("IN", "09812345678", Some("+919812345678")),
+            ("IN", " 98123-45678 ", Some("+919812345678")),
+            ("in", "919812345678", Some("+919812345678")),
+            // An Indian number that begins as the country's code does.
+            ("IN", "9198123456", Some("+919198123456")),
+            ("IN", "0014155552671", Some("+14155552671")),
+            ("IN", "+14155552671", Some("+14155552671")),
+            // It would be one in the United States.
+            ("IN", "14155552671", None),
+            ("US", "14155552671", Some("+14155552671")),
+            ("US", "4155552671", Some("+14155552671")),
+            // Eleven digits that would be one in Texas.
+            ("CN", "13612345678", Some("+8613612345678")),
+            ("GB", "07400123456", Some("+447400123456")),
+            ("IN", "anonymous", None),
+            ("IN", "12345", None),
+            ("IN", "", None),
+        ] {
+            let parsed = PhoneNumber::parse_in(text, Country::parse(country).unwrap()).ok();
+            assert_eq!(parsed.as_ref().map(PhoneNumber::expose), number, "{country} {text}");
+        }
+        for bad in ["", "I", "IND", "001", "ZZ", "1N", "\u{e4}"] {
+            assert_eq!(Country::parse(bad), Err(InvalidCountry), "{bad}");
+        }
+        assert_eq!(Country::parse("in").unwrap().to_string(), "IN");
     }
 
     #[test]

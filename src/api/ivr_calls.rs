@@ -17,7 +17,7 @@ use crate::api::auth::{self, Caller};
 use crate::api::body::{json_of, unreadable};
 use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{Listing, PageQuery, Pagination, Path, Query, Success};
-use crate::api::ivr_providers::{secret_sha256, zone_of};
+use crate::api::ivr_providers::{country_of, secret_sha256, zone_of};
 use crate::api::routes::Routes;
 use crate::ingest::Problem;
 use crate::ingest::ivr::{self as ingest, Mapping, Read, mapping};
@@ -40,7 +40,7 @@ pub fn router() -> Routes {
 pub struct TakenIvrCall {
     /// The call; null: it was erased, and nothing is kept of it.
     pub id: Option<Uuid>,
-    /// Its record says what this message says; else a newer one was there.
+    /// It is the newest message of its call; else its record says of this one what the newer ones do not say.
     pub is_newest: bool,
     /// Members that are there and cannot be read; they are null.
     pub problems: Vec<Problem>,
@@ -69,8 +69,9 @@ struct IvrQuery {
     to: Option<Timestamp>,
 }
 
-/// A provider tells of a call, as JSON or as a form. The same call again is the same record, which says what the newest
-/// message says; that is the one that tells of the later moment.
+/// A provider tells of a call, as JSON or as a form. All messages are kept. The same call again is the same record: each of
+/// its members is what the newest message says that says anything of it, in whatever order they come. The newer message is the
+/// one that tells of the end, or else of the later moment; a status that is final does not change into one that is not.
 #[utoipa::path(
     post, path = "/api/ivr/{provider}/webhook", tag = "other systems",
     params(("provider" = String, Path, description = "The provider's name", example = "front-office")),
@@ -79,7 +80,7 @@ struct IvrQuery {
         example = json!({"data": {"call": {"id": "7f3c2d"}, "caller": "+14155550123", "digits": "2"}, "sent_at": "2026-03-02T09:00:00Z"}),
     ),
     responses(
-        (status = 200, description = "It is on record, or a newer one was", body = Success<TakenIvrCall>),
+        (status = 200, description = "It is on record", body = Success<TakenIvrCall>),
         (status = 401, description = "`invalid_secret`", body = Failure),
         (status = 403, description = "`provider_inactive`", body = Failure),
         (status = 422, description = "`invalid_body`: there is no id of the call; `details` say all that is wrong", body = Failure),
@@ -101,11 +102,11 @@ async fn ivr_webhook(
         tracing::error!(provider = %provider.id, "the mapping of an IVR provider cannot be read");
         ApiError::internal()
     })?;
-    let Read { told, problems } =
-        mapping.read(payload, &zone_of(&provider.time_zone)).map_err(|problems| {
-            api.metrics.reported("ivr", "unreadable");
-            unreadable(&problems)
-        })?;
+    let read = mapping.read(payload, &zone_of(&provider.time_zone), country_of(provider));
+    let Read { told, problems } = read.map_err(|problems| {
+        api.metrics.reported("ivr", "unreadable");
+        unreadable(&problems)
+    })?;
     let kept = ingest::take(&api.store, &sender, &told, received_at).await?;
     api.metrics.reported("ivr", if kept.is_newest { "written" } else { "known" });
     Ok(Success::new(TakenIvrCall { id: kept.id, is_newest: kept.is_newest, problems }))

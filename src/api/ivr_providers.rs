@@ -15,10 +15,11 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::auth::Caller;
-use crate::api::body::{Problems, unreadable};
+use crate::api::body::{Problems, present, unreadable};
 use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::{Json, Listing, PageQuery, Pagination, Path, Query, Success};
 use crate::api::routes::Routes;
+use crate::ids::Country;
 use crate::ingest::Problem;
 use crate::ingest::ivr::{Mapping, Read};
 use crate::store::Deleted;
@@ -26,6 +27,9 @@ use crate::store::ivr::{self, IvrProvider, NewProvider, ProviderChange};
 
 /// Longest name.
 const NAME: usize = 63;
+/// Most words for calls that are over, and the longest of them.
+const STATUSES: usize = 50;
+const STATUS: usize = 100;
 
 /// Routes of providers.
 pub fn router() -> Routes {
@@ -52,6 +56,16 @@ pub struct CreateIvrProvider {
     #[serde(default)]
     #[schema(example = "Asia/Kolkata")]
     pub time_zone: Option<String>,
+    /// Its words for calls that are over, in whatever case, at most 50: what comes late does not move a call back from them. For
+    /// providers whose messages tell no moment.
+    #[serde(default)]
+    #[schema(example = json!(["completed", "no-answer"]))]
+    pub final_statuses: Vec<String>,
+    /// Whose numbers those are that it sends without a plus, by the two letters of ISO 3166-1. Without it no lead is looked for
+    /// by those.
+    #[serde(default)]
+    #[schema(example = "IN")]
+    pub country_code: Option<String>,
     /// False: what it sends is refused.
     #[serde(default = "yes")]
     #[schema(default = true)]
@@ -71,6 +85,13 @@ pub struct UpdateIvrProvider {
     /// IANA name of the zone that its times are in where they do not say.
     #[schema(example = "Asia/Kolkata")]
     pub time_zone: Option<String>,
+    /// Its words for calls that are over, all of them.
+    #[schema(example = json!(["completed", "no-answer"]))]
+    pub final_statuses: Option<Vec<String>>,
+    /// Whose numbers those are that it sends without a plus, by the two letters of ISO 3166-1; null is nobody's.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, example = "IN")]
+    pub country_code: Option<Option<String>>,
     /// False: what it sends is refused.
     pub active: Option<bool>,
 }
@@ -133,7 +154,7 @@ pub struct TriedMapping {
     /// Where a recording is.
     #[schema(example = "https://example.com/7f3c2d.wav")]
     pub recording_url: Option<String>,
-    /// When what is told happened: of two messages the later one counts.
+    /// When what is told happened: of two messages the later one is the newer.
     pub occurred_at: Option<Timestamp>,
     /// Members that are there and cannot be read; they would be null.
     pub problems: Vec<Problem>,
@@ -170,6 +191,8 @@ async fn create_ivr_provider(
     check_name(&mut problems, Some(&body.name));
     let time_zone = problems.time_zone(body.time_zone.as_deref());
     check_mapping(&mut problems, Some(&body.mapping));
+    check_statuses(&mut problems, &body.final_statuses);
+    let country_code = country(&mut problems, body.country_code.as_deref());
     problems.none()?;
     let secret = Secret::random();
     let new = NewProvider {
@@ -177,6 +200,8 @@ async fn create_ivr_provider(
         secret_sha256: &secret_sha256(secret.0.expose_secret()),
         mapping: body.mapping,
         time_zone: time_zone.as_deref().unwrap_or("UTC"),
+        final_statuses: &body.final_statuses,
+        country_code: country_code.as_deref(),
         active: body.active,
     };
     let provider = ivr::create_provider(&caller.store, caller.organization, &new).await?;
@@ -210,13 +235,15 @@ async fn update_ivr_provider(
     Path(id): Path<Uuid>,
     Json(body): Json<UpdateIvrProvider>,
 ) -> Result<Success<IvrProvider>, ApiError> {
-    let UpdateIvrProvider { name, mapping, time_zone, active } = body;
+    let UpdateIvrProvider { name, mapping, time_zone, final_statuses, country_code, active } = body;
     let mut problems = Problems::default();
     check_name(&mut problems, name.as_deref());
     let time_zone = problems.time_zone(time_zone.as_deref());
     check_mapping(&mut problems, mapping.as_ref());
+    check_statuses(&mut problems, final_statuses.as_deref().unwrap_or_default());
+    let country_code = country_code.map(|code| country(&mut problems, code.as_deref()));
     problems.none()?;
-    let change = ProviderChange { name, mapping, time_zone, active };
+    let change = ProviderChange { name, mapping, time_zone, final_statuses, country_code, active };
     let found = ivr::update_provider(&caller.store, caller.organization, id, &change).await?;
     let provider = found.ok_or_else(gone)?;
     caller.does("ivr_provider.changed", id);
@@ -287,7 +314,7 @@ async fn try_ivr_mapping(
     problems.none()?;
     let mapping = mapping.ok_or_else(ApiError::internal)?;
     let Read { told, problems } =
-        mapping.read(payload, &zone_of(&time_zone)).map_err(|wrong| unreadable(&wrong))?;
+        mapping.read(payload, &zone_of(&time_zone), None).map_err(|wrong| unreadable(&wrong))?;
     Ok(Success::new(TriedMapping {
         call_id: told.provider_call_id,
         call_sid: told.call_sid.map(String::from),
@@ -323,6 +350,11 @@ pub(super) fn zone_of(name: &str) -> TimeZone {
     TimeZone::get(name).unwrap_or(TimeZone::UTC)
 }
 
+/// A stored country. One that is known no more is none.
+pub(super) fn country_of(provider: &IvrProvider) -> Option<Country> {
+    Country::parse(provider.country_code.as_deref()?).ok()
+}
+
 const fn yes() -> bool {
     true
 }
@@ -353,6 +385,23 @@ fn check_mapping(problems: &mut Problems, mapping: Option<&Value>) -> Option<Map
             }
             None
         }
+    }
+}
+
+/// The country as it is spelled, in capitals.
+fn country(problems: &mut Problems, code: Option<&str>) -> Option<String> {
+    problems.take("country_code", Country::parse(code?)).map(|country| country.to_string())
+}
+
+fn check_statuses(problems: &mut Problems, statuses: &[String]) {
+    problems.count("final_statuses", statuses.len(), STATUSES);
+    let fits = |status: &String| {
+        (1..=STATUS).contains(&status.chars().count()) && status.trim() == status && !status.contains('\0')
+    };
+    if !statuses.iter().all(fits) {
+        let problem =
+            format!("must be words of 1 to {STATUS} characters, with no spaces before or behind and no NUL");
+        problems.note("final_statuses", &problem);
     }
 }
 

@@ -137,6 +137,9 @@ async fn list_kaleyra_call_logs(
         lead_id,
     };
     let (data, total) = kaleyra::list(&caller.store, caller.organization, &filter, limit, offset).await?;
+    for row in &data {
+        caller.does("kaleyra_call_log.read", &row.id);
+    }
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
@@ -151,7 +154,9 @@ async fn kaleyra_call_log(
     Path(id): Path<String>,
 ) -> Result<Success<KaleyraCallLog>, ApiError> {
     let found = kaleyra::find(&caller.store, caller.organization, &id).await?;
-    found.map(Success::new).ok_or_else(|| ApiError::not_found("there is no such call in Kaleyra's log"))
+    let row = found.ok_or_else(|| ApiError::not_found("there is no such call in Kaleyra's log"))?;
+    caller.does("kaleyra_call_log.read", &row.id);
+    Ok(Success::new(row))
 }
 
 /// How many legs there were, by service.

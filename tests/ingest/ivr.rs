@@ -14,9 +14,9 @@ const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// A provider that was made, and its secret.
-struct Provider {
-    id: String,
-    secret: String,
+pub(crate) struct Provider {
+    pub(crate) id: String,
+    pub(crate) secret: String,
 }
 
 fn mapping() -> Value {
@@ -28,19 +28,19 @@ fn mapping() -> Value {
 }
 
 impl Server {
-    async fn provider(&self, name: &str, mapping: Value) -> Provider {
+    pub(crate) async fn provider(&self, name: &str, mapping: Value) -> Provider {
         let answer = self.post("/api/ivr-providers", json!({"name": name, "mapping": mapping})).await;
         assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
         made(&answer)
     }
 
-    async fn told(&self, secret: &str, body: &Value) -> Answer {
+    pub(crate) async fn told(&self, secret: &str, body: &Value) -> Answer {
         let headers = [("content-type", JSON), ("x-webhook-secret", secret)];
         self.raw(Method::POST, WEBHOOK, &headers, body.to_string()).await
     }
 
     /// The one call there is, as the API shows it.
-    async fn ivr_call(&self) -> Value {
+    pub(crate) async fn ivr_call(&self) -> Value {
         let calls = self.get("/api/ivr-calls").await.json();
         assert_eq!(calls["pagination"]["total"], 1);
         calls["data"][0].clone()
@@ -144,7 +144,7 @@ async fn a_form_is_read_by_the_names_of_its_fields() {
 }
 
 #[tokio::test]
-async fn a_call_is_one_row_that_says_what_the_newest_message_said_in_whatever_order_they_come() {
+async fn a_call_is_one_row_whose_status_is_that_of_the_newest_message_in_whatever_order_they_come() {
     let all = vec![
         message("ringing", 1),
         message("answered", 5),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "these are tests from top to bottom")]
 
 mod ivr;
+mod ivr_messages;
 mod kaleyra;
 #[path = "../support/mod.rs"]
 mod support;

@@ -10,9 +10,9 @@ use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 
 use super::moment;
-use crate::ids::{CallSid, PhoneNumber};
+use crate::ids::{CallSid, Country, PhoneNumber};
 use crate::ingest::Problem;
-use crate::store::ivr::Told;
+use crate::store::ivr::messages::Told;
 
 /// Longest path in a message.
 const PATH: usize = 200;
@@ -127,9 +127,9 @@ impl Mapping {
         if problems.is_empty() { Ok(Self(paths)) } else { Err(problems) }
     }
 
-    /// What a message says. `zone`: of times that do not say. Without an id of the call nothing can be kept: then all that
-    /// is wrong with the message is told.
-    pub fn read(&self, payload: Value, zone: &TimeZone) -> Result<Read, Vec<Problem>> {
+    /// What a message says. `zone`: of times that do not say; `home`: of numbers without a plus. Without an id of the call
+    /// nothing can be kept: then all that is wrong with the message is told.
+    pub fn read(&self, payload: Value, zone: &TimeZone, home: Option<Country>) -> Result<Read, Vec<Problem>> {
         let mut reader = Reader { mapping: self, payload: &payload, zone, problems: Vec::new() };
         let provider_call_id = reader.text(Field::CallId, ID);
         let call_sid = reader.call_sid();
@@ -151,12 +151,12 @@ impl Mapping {
             }
             return Err(problems);
         };
-        let sent = [from_number.as_deref(), to_number.as_deref()].into_iter().flatten();
         let told = Told {
             provider_call_id,
             call_sid,
-            numbers: sent.filter_map(number).collect(),
+            from_phone: from_number.as_deref().and_then(|sent| number(sent, home)),
             from_number,
+            to_phone: to_number.as_deref().and_then(|sent| number(sent, home)),
             to_number,
             status,
             started_at,
@@ -172,13 +172,12 @@ impl Mapping {
     }
 }
 
-/// A number in E.164, also without its plus, as many systems send it.
-fn number(sent: &str) -> Option<PhoneNumber> {
-    let is_bare = (11..=15).contains(&sent.len())
-        && !sent.starts_with('0')
-        && sent.bytes().all(|byte| byte.is_ascii_digit());
-    let with_plus = || PhoneNumber::parse(&format!("+{sent}")).ok();
-    PhoneNumber::parse(sent).ok().or_else(|| is_bare.then(with_plus).flatten())
+/// A number in E.164. Without a plus it is one of `home`: the same digits are somebody's in many countries.
+fn number(sent: &str, home: Option<Country>) -> Option<PhoneNumber> {
+    match home {
+        Some(home) => PhoneNumber::parse_in(sent, home).ok(),
+        None => PhoneNumber::parse(sent).ok(),
+    }
 }
 
 /// The parameters of a form as a message. A repeated name keeps its values as a list.

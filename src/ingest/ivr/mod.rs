@@ -9,9 +9,10 @@ use jiff::Timestamp;
 pub use mapping::{Field, Mapping, Read};
 
 use crate::store::Store;
-use crate::store::ivr::{self, Kept, Sender, Told};
+use crate::store::ivr::Sender;
+use crate::store::ivr::messages::{self, Kept, Told};
 
 /// Puts on record what a provider has told of a call.
 pub async fn take(store: &Store, sender: &Sender, told: &Told, received_at: Timestamp) -> sqlx::Result<Kept> {
-    ivr::keep(store, sender, told, received_at).await
+    messages::keep(store, sender, told, received_at).await
 }

@@ -28,7 +28,7 @@ fn members_are_found_by_pointers_by_paths_and_by_names() {
             "times": ["2024-10-30 14:30:00", 1_730_278_890],
         },
     });
-    let read = mapping.read(payload.clone(), &kolkata()).expect("it has an id");
+    let read = mapping.read(payload.clone(), &kolkata(), Country::parse("US").ok()).expect("it has an id");
     assert_eq!(read.problems, []);
     let at = |text: &str| text.parse().ok();
     assert_eq!(
@@ -37,7 +37,9 @@ fn members_are_found_by_pointers_by_paths_and_by_names() {
             provider_call_id: "7".to_owned(),
             call_sid: CallSid::parse("CA1").ok(),
             from_number: Some("+14155550123".to_owned()),
+            from_phone: PhoneNumber::parse("+14155550123").ok(),
             to_number: Some("14155550199".to_owned()),
+            to_phone: PhoneNumber::parse("+14155550199").ok(),
             status: Some("done".to_owned()),
             started_at: at("2024-10-30T09:00:00Z"),
             ended_at: at("2024-10-30T09:01:30Z"),
@@ -45,9 +47,6 @@ fn members_are_found_by_pointers_by_paths_and_by_names() {
             digits: Some("1,2".to_owned()),
             recording_url: None,
             occurred_at: at("2024-10-30T09:01:30Z"),
-            numbers: ["+14155550123", "+14155550199"]
-                .map(|it| PhoneNumber::parse(it).expect("it is one"))
-                .to_vec(),
             unreadable: Vec::new(),
             payload,
         }
@@ -60,15 +59,15 @@ fn without_an_id_all_that_is_wrong_is_told_and_with_one_only_that_member_is_miss
         "call_id": "id", "started_at": "start", "duration": "secs", "call_sid": "sid", "digits": "keys", "status": "s",
     }));
     let bad = json!({"start": "soon", "secs": -1, "sid": "a b", "keys": [{}], "s": {}});
-    let problems = mapping.read(bad.clone(), &TimeZone::UTC).expect_err("it has no id");
+    let problems = mapping.read(bad.clone(), &TimeZone::UTC, None).expect_err("it has no id");
     assert_eq!(fields(&problems), ["call_id", "call_sid", "status", "started_at", "duration", "digits"]);
     for id in [json!("x".repeat(201)), json!([1]), json!("a\u{0}b")] {
-        let problems = mapping.read(json!({ "id": id }), &TimeZone::UTC).expect_err("it is no id");
+        let problems = mapping.read(json!({ "id": id }), &TimeZone::UTC, None).expect_err("it is no id");
         assert_eq!(fields(&problems), ["call_id"], "{id}");
     }
     let mut with_id = bad;
     with_id["id"] = json!("7");
-    let read = mapping.read(with_id, &TimeZone::UTC).expect("it has an id");
+    let read = mapping.read(with_id, &TimeZone::UTC, None).expect("it has an id");
     assert_eq!(read.told.unreadable, ["call_sid", "status", "started_at", "duration", "digits"]);
     assert_eq!(
         (read.told.started_at, read.told.duration_s, read.told.call_sid, read.told.digits),
@@ -76,7 +75,10 @@ fn without_an_id_all_that_is_wrong_is_told_and_with_one_only_that_member_is_miss
     );
     // A message that is no object has no members.
     for payload in [json!(null), json!([]), json!("id"), json!(7)] {
-        assert_eq!(fields(&mapping.read(payload, &TimeZone::UTC).expect_err("it is none")), ["call_id"]);
+        assert_eq!(
+            fields(&mapping.read(payload, &TimeZone::UTC, None).expect_err("it is none")),
+            ["call_id"]
+        );
     }
 }
 
@@ -103,7 +105,7 @@ fn what_happened_last_is_what_the_message_says_or_the_latest_time_in_it() {
     let mapping = mapping(&json!({"call_id": "id", "started_at": "s", "ended_at": "e", "updated_at": "u"}));
     let of = |payload: Value| {
         mapping
-            .read(payload, &TimeZone::UTC)
+            .read(payload, &TimeZone::UTC, None)
             .expect("it has an id")
             .told
             .occurred_at
@@ -168,4 +170,29 @@ fn a_form_keeps_all_values_of_a_name() {
     let form =
         form([("a", "1"), ("b", "2"), ("a", "3"), ("a", "4")].map(|(n, v)| (n.into(), v.into())).to_vec());
     assert_eq!(form, json!({"a": ["1", "3", "4"], "b": "2"}));
+}
+
+#[test]
+fn numbers_without_a_plus_are_those_of_the_providers_country_and_nobodys_when_it_has_none() {
+    let mapping = mapping(&json!({"call_id": "id", "from_number": "from", "to_number": "to"}));
+    let read = |from: &str, country: Option<&str>| {
+        let home = country.map(|country| Country::parse(country).expect("it is one"));
+        let payload = json!({"id": 1, "from": from, "to": from});
+        let told = mapping.read(payload, &TimeZone::UTC, home).expect("it has an id").told;
+        assert_eq!((told.from_number.as_deref(), &told.to_phone), (Some(from), &told.from_phone));
+        told.from_phone.map(|phone| phone.expose().to_owned())
+    };
+    assert_eq!(read("9812345678", Some("IN")).as_deref(), Some("+919812345678"));
+    assert_eq!(read("+14155550123", Some("IN")).as_deref(), Some("+14155550123"));
+    // Eleven digits of China, which would be somebody's in Texas.
+    assert_eq!(read("13612345678", Some("CN")).as_deref(), Some("+8613612345678"));
+    for (from, country) in [
+        ("13612345678", None),
+        ("13612345678", Some("IN")),
+        ("919812345678", None),
+        ("9812345678", None),
+        ("anonymous", Some("IN")),
+    ] {
+        assert_eq!(read(from, country), None, "{from} {country:?}");
+    }
 }

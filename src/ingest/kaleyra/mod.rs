@@ -20,7 +20,7 @@ use crate::clients::kaleyra::Kaleyra;
 use crate::ids::OrganizationId;
 use crate::shutdown::Tasks;
 use crate::store::Store;
-use crate::store::kaleyra::syncs::{self, Begun, Carried};
+use crate::store::kaleyra::syncs::{self, Begun, Carried, STALE_AFTER_S};
 use crate::store::organisations;
 
 pub use run::{RunError, carry};
@@ -28,6 +28,9 @@ pub use schedule::{at_intervals, due};
 
 /// Most days of a run.
 pub const MOST_DAYS: i32 = 366;
+/// After which a run that was carried is looked at again, and what could not be done is tried again: by then a run that was
+/// left a moment before counts as left.
+const LOOK_AGAIN: Duration = Duration::from_secs(STALE_AFTER_S.unsigned_abs() as u64);
 
 /// Days in India, both included; at most [`MOST_DAYS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +103,34 @@ pub struct Started {
     pub ended: oneshot::Receiver<()>,
 }
 
+/// What a look at the schedule came to.
+#[derive(Debug)]
+pub enum Look {
+    /// A run was due, and has begun.
+    Begun(Started),
+    /// One is carried, here or elsewhere, or was until a moment ago.
+    Carried,
+    /// Nothing is due.
+    Nothing,
+}
+
+impl Look {
+    /// The run that has begun.
+    #[must_use]
+    pub fn begun(self) -> Option<Started> {
+        if let Self::Begun(started) = self { Some(started) } else { None }
+    }
+
+    /// When to look again, if before the next time: a run that is carried may be left meanwhile.
+    #[must_use]
+    pub const fn again(&self) -> Option<Duration> {
+        match self {
+            Self::Begun(_) | Self::Carried => Some(LOOK_AGAIN),
+            Self::Nothing => None,
+        }
+    }
+}
+
 /// Why no run was begun.
 #[derive(Debug, thiserror::Error)]
 pub enum BeginError {
@@ -168,14 +199,19 @@ impl Syncs {
         organisations::by_slug_or_id(&self.store, &self.organization).await
     }
 
-    /// Fetches what is new every so often, until the server stops.
+    /// Fetches what is new every so often, until the server stops. What was left by a server that was killed, this one
+    /// before it started again or another, is gone on with a minute later.
     pub async fn at_intervals(self, every: Duration) {
         let stopping = self.tasks.stopping().clone();
         let catch_up = || {
             let syncs = self.clone();
             async move {
-                if let Err(error) = syncs.catch_up(every).await {
-                    tracing::warn!(%error, "the scheduled sync of Kaleyra's log could not begin; it is tried again");
+                match syncs.catch_up(every).await {
+                    Ok(look) => look.again(),
+                    Err(error) => {
+                        tracing::warn!(%error, "the scheduled sync of Kaleyra's log could not begin; it is tried again");
+                        Some(LOOK_AGAIN)
+                    }
                 }
             }
         };
@@ -183,14 +219,17 @@ impl Syncs {
     }
 
     /// Begins what is due by now, if anything is. Several servers may do this at once: one of them begins.
-    pub async fn catch_up(&self, every: Duration) -> Result<Option<Started>, BeginError> {
+    pub async fn catch_up(&self, every: Duration) -> Result<Look, BeginError> {
         let Some(organization) = self.owner().await? else { return Err(BeginError::NotConfigured) };
         let latest = syncs::latest(&self.store, organization).await?;
-        let Some(days) = due(&latest, every, self.store.now().await?) else { return Ok(None) };
+        if latest.is_running {
+            return Ok(Look::Carried);
+        }
+        let Some(days) = due(&latest, every, self.store.now().await?) else { return Ok(Look::Nothing) };
         match self.begin_for(organization, days).await {
-            Ok(started) => Ok(Some(started)),
+            Ok(started) => Ok(Look::Begun(started)),
             // Another server was first.
-            Err(BeginError::Running(_)) => Ok(None),
+            Err(BeginError::Running(_)) => Ok(Look::Carried),
             Err(error) => Err(error),
         }
     }

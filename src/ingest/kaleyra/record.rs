@@ -13,6 +13,9 @@ use crate::store::kaleyra::{LogRow, Rejected};
 pub const ZONE: &str = "Asia/Kolkata";
 /// Longest id, in characters. They are UUIDs.
 const LONGEST_ID: usize = 200;
+/// Longest text that rows are looked for by, in characters. An entry of an index takes 2,704 bytes at most, and a row that the
+/// database refuses would have its whole page refused, each time anew.
+const LONGEST_KEY: usize = 200;
 /// Years that calls can be of.
 const YEARS: std::ops::RangeInclusive<i16> = 1990..=2200;
 /// The calls we know of, as the records of others spell them.
@@ -49,18 +52,18 @@ fn row(record: &Map<String, Value>) -> Result<LogRow, String> {
     if id.chars().count() > LONGEST_ID {
         return Err(format!("id is longer than {LONGEST_ID} characters"));
     }
-    let service = needed(record, "service")?;
+    let service = key(record, "service")?;
     let known = SERVICES.into_iter().find(|known| known.eq_ignore_ascii_case(&service));
     Ok(LogRow {
         id,
         uniqid: text(record, "uniqid")?,
-        callfrom: needed(record, "callfrom")?,
-        callto: needed(record, "callto")?,
+        callfrom: key(record, "callfrom")?,
+        callto: key(record, "callto")?,
         start_time: time(record, "start_time")?.ok_or("start_time is missing")?,
         end_time: time(record, "end_time")?,
         duration: seconds(record, "duration")?,
         billsec: seconds(record, "billsec")?,
-        status: needed(record, "status")?.to_uppercase(),
+        status: short(needed(record, "status")?.to_uppercase(), "status")?,
         location: text(record, "location")?,
         provider: text(record, "provider")?,
         service: known.map_or(service, str::to_owned),
@@ -90,6 +93,16 @@ fn text(record: &Map<String, Value>, name: &str) -> Result<Option<String>, Strin
 
 fn needed(record: &Map<String, Value>, name: &str) -> Result<String, String> {
     text(record, name)?.ok_or_else(|| format!("{name} is missing"))
+}
+
+/// A text that must be there, and that rows are looked for by.
+fn key(record: &Map<String, Value>, name: &str) -> Result<String, String> {
+    short(needed(record, name)?, name)
+}
+
+fn short(text: String, name: &str) -> Result<String, String> {
+    let is_short = text.chars().count() <= LONGEST_KEY;
+    if is_short { Ok(text) } else { Err(format!("{name} is longer than {LONGEST_KEY} characters")) }
 }
 
 /// A count of seconds; 0 where there is none.
@@ -191,11 +204,19 @@ mod tests {
             ("billsec", json!(-1), "billsec is not a whole number of seconds"),
             ("billsec", json!(1e300), "billsec is not a whole number of seconds"),
             ("notes", json!([1]), "notes is neither a text nor a number"),
+            ("callfrom", json!("9".repeat(201)), "callfrom is longer than 200 characters"),
+            ("callto", json!("9".repeat(201)), "callto is longer than 200 characters"),
+            ("service", json!("x".repeat(201)), "service is longer than 200 characters"),
+            // In upper case it is twice as long.
+            ("status", json!("\u{df}".repeat(101)), "status is longer than 200 characters"),
         ] {
             let rejected = read(&with(name, value)).unwrap_err();
             assert_eq!(rejected.reason, reason);
             assert_eq!(rejected.id.as_deref(), good()["id"].as_str());
         }
+        // What nobody looks for may be as long as it likes.
+        assert!(read(&with("notes", json!("x".repeat(10_000)))).is_ok());
+        assert!(read(&with("callto", json!("9".repeat(200)))).is_ok());
         assert_eq!(read(&with("id", json!(""))).unwrap_err().id, None);
         assert_eq!(read(&with("id", json!("x".repeat(300)))).unwrap_err().id.unwrap().len(), 200);
         assert_eq!(read(&json!("a row")).unwrap_err().reason, "it is not an object");

@@ -19,6 +19,9 @@ const BEAT_EVERY: Duration = Duration::from_secs(10);
 const WRITES: u32 = 5;
 /// Before the second write; twice as long before each one after it.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// What a database says that passes, by the beginnings of its codes: connections (08), transactions that were in each other's
+/// way (40, 55P03), too little of something (53), and an operator who stops it, or a statement (57).
+const PASSING: [&str; 5] = ["08", "40", "53", "55P03", "57"];
 /// More pages of a day there cannot be: ten million calls.
 const MOST_PAGES: u32 = 50_000;
 
@@ -28,9 +31,12 @@ pub enum RunError {
     /// Somebody else carries it.
     #[error("somebody else carries it")]
     Lost,
-    /// The database failed several times.
+    /// The database was away for longer than it was waited for.
     #[error("the database cannot be written to: {0}")]
     Database(#[from] sqlx::Error),
+    /// The database does not take what is to be written, and will not: the run ends with this.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// What waiting for a page came to.
@@ -49,10 +55,13 @@ pub async fn carry(
     stopping: &CancellationToken,
 ) -> Result<End, RunError> {
     let Carried { claim, at, last, .. } = carried;
-    let end = fetch_all(store, client, claim, at, last, stopping).await?;
+    let end = match fetch_all(store, client, claim, at, last, stopping).await {
+        // Somebody must see it; tried again and again it would keep all other days from being fetched.
+        Err(RunError::Refused(why)) => End::Failed(why),
+        end => end?,
+    };
     if end == End::Completed {
-        // Leads may have come since, and rows are not lost by it if this cannot be done now.
-        while written(|| async { Ok(tie_some(store, claim.organization).await?) }).await? > 0 {}
+        tie(store, claim, stopping).await?;
     }
     written(|| syncs::end(store, claim, &end)).await?;
     Ok(end)
@@ -99,6 +108,37 @@ async fn fetch_all(
     Ok(End::Completed)
 }
 
+/// Ties rows to leads that have come since. All that was fetched is kept by now, and what is not tied here is by the next
+/// run: this ends no run otherwise than it would, unless somebody else carries it.
+async fn tie(store: &Store, claim: Claim, stopping: &CancellationToken) -> Result<(), RunError> {
+    let mut after = String::new();
+    while !stopping.is_cancelled() {
+        show_life(store, claim).await?;
+        match tie_some(store, claim.organization, &after).await {
+            Ok(Some(last)) => after = last,
+            Ok(None) => break,
+            Err(error) => {
+                let error = without_values(&error);
+                tracing::warn!(sync.id = %claim.id, error, "rows of Kaleyra's log are not tied to leads; the next sync does");
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn show_life(store: &Store, claim: Claim) -> Result<(), RunError> {
+    match syncs::beat(store, claim).await {
+        Err(WriteError::Lost) => Err(RunError::Lost),
+        // The work is more important; whether the database is there shows when it is written to.
+        Err(WriteError::Database(error)) => {
+            tracing::debug!(%error, "a sync cannot show life");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
 /// Waits for a page, and shows life meanwhile.
 async fn fetch(
     store: &Store,
@@ -117,12 +157,7 @@ async fn fetch(
             biased;
             () = stopping.cancelled() => return Ok(Fetched::Stopping),
             page = &mut page => return Ok(page.map_or_else(Fetched::Refused, Fetched::Page)),
-            _ = due.tick() => match syncs::beat(store, claim).await {
-                Err(WriteError::Lost) => return Err(RunError::Lost),
-                // The page is more important; whether the database is there shows when it is kept.
-                Err(WriteError::Database(error)) => tracing::debug!(%error, "a sync cannot show life"),
-                Ok(()) => {}
-            },
+            _ = due.tick() => show_life(store, claim).await?,
         }
     }
 }
@@ -146,19 +181,53 @@ where
     F: Future<Output = Result<T, WriteError>>,
 {
     let mut pause = FIRST_PAUSE;
-    for _ in 1..WRITES {
+    let mut tries = 0;
+    loop {
+        tries += 1;
         match write().await {
             Ok(done) => return Ok(done),
             Err(WriteError::Lost) => return Err(RunError::Lost),
+            Err(WriteError::Database(error)) if !passes(&error) => {
+                return Err(RunError::Refused(without_values(&error)));
+            }
+            Err(WriteError::Database(error)) if tries >= WRITES => return Err(error.into()),
             Err(WriteError::Database(error)) => tracing::debug!(%error, "a sync waits for the database"),
         }
         sleep(pause).await;
         pause *= 2;
     }
-    write().await.map_err(|error| match error {
-        WriteError::Lost => RunError::Lost,
-        WriteError::Database(error) => error.into(),
-    })
+}
+
+/// Whether the same may be written in a moment.
+fn passes(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => true,
+        sqlx::Error::Database(error) => {
+            error.code().is_some_and(|code| PASSING.iter().any(|passing| code.starts_with(passing)))
+        }
+        _ => false,
+    }
+}
+
+/// What the database has against it. Its own words may hold numbers and names of people.
+fn without_values(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => {
+            let by = error.constraint().map(|constraint| format!(", by {constraint}")).unwrap_or_default();
+            format!(
+                "the database refuses what is to be written: SQLSTATE {}{by}",
+                error.code().unwrap_or_default()
+            )
+        }
+        error if passes(error) => "the database is away".to_owned(),
+        _ => "what is to be written cannot be told to the database".to_owned(),
+    }
 }
 
 #[cfg(test)]

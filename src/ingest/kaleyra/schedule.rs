@@ -4,39 +4,51 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::ToSpan as _;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::ingest::kaleyra::{Days, MOST_DAYS, record};
 use crate::store::kaleyra::syncs::Latest;
 
-/// Days before the last one fetched that are fetched again: what Kaleyra adds later, such as recordings and notes, comes
-/// within a day.
-const OVERLAP_DAYS: i32 = 1;
+/// Days on record that are fetched again: what Kaleyra adds later, such as recordings and notes, comes within a day.
+const OVERLAP_DAYS: i64 = 1;
 
-/// Does `job` at once and then every so often, until `stopping` is cancelled. It is never done twice at a time.
+/// Does `job` at once and then every so often, until `stopping` is cancelled; and between, after as long as it says that it
+/// wants to be done again. It is never done twice at a time.
 pub async fn at_intervals<F>(every: Duration, stopping: &CancellationToken, job: impl Fn() -> F)
 where
-    F: Future<Output = ()>,
+    F: Future<Output = Option<Duration>>,
 {
     let mut due = interval(every);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut again = None;
     loop {
         tokio::select! {
             biased;
             () = stopping.cancelled() => return,
             _ = due.tick() => {}
+            () = after(again) => {}
         }
-        tokio::select! {
+        again = tokio::select! {
             biased;
             () = stopping.cancelled() => return,
-            () = job() => {}
-        }
+            again = job() => again,
+        };
     }
 }
 
-/// The days to fetch now, if any are due: those of a run that was left, or else from the last day fetched, and a little
-/// before, until today. Nothing while a run is carried, and none of several servers fetches again what another has just.
+/// `None`: never.
+async fn after(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => sleep(pause).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The days to fetch now, if any are due: those of a run that was left, or else from where all is on record, and a little
+/// before, until today; from the first day that was ever asked for while nothing is. No day is skipped: of more days than a
+/// run may have the first are fetched, and the others by the runs after it. Nothing while a run is carried, and none of
+/// several servers fetches again what another has just.
 #[must_use]
 pub fn due(latest: &Latest, every: Duration, now: Timestamp) -> Option<Days> {
     if latest.is_running {
@@ -51,9 +63,13 @@ pub fn due(latest: &Latest, every: Duration, now: Timestamp) -> Option<Days> {
         return None;
     }
     let today = record::day_of(now);
-    let earliest = today.checked_sub((MOST_DAYS - 1).days()).ok()?;
-    let from = latest.completed_to.and_then(|day| day.min(today).checked_sub(OVERLAP_DAYS.days()).ok());
-    Days::new(from.map(|day| day.max(earliest)), Some(today), now).ok()
+    let missing = latest.whole_to.map(|day| day.saturating_add(1.day())).or(latest.asked_from);
+    let first = missing.map(|day| match latest.whole_to {
+        Some(_) => day.min(today).saturating_sub(OVERLAP_DAYS.days()),
+        None => day.min(today),
+    });
+    let most = first.map(|first| first.saturating_add((MOST_DAYS - 1).days()));
+    Days::new(first, Some(most.map_or(today, |most| most.min(today))), now).ok()
 }
 
 #[cfg(test)]
@@ -73,17 +89,30 @@ mod tests {
     }
 
     #[test]
-    fn a_scheduled_sync_goes_on_a_day_before_the_last_day_fetched() {
-        let completed =
-            |day| Latest { completed_to: Some(day), ended_s_ago: Some(3_600), ..Latest::default() };
-        assert_eq!(days(completed(date(2026, 3, 8))), Some(pair("2026-03-07", "2026-03-10")));
-        assert_eq!(days(completed(date(2026, 3, 10))), Some(pair("2026-03-09", "2026-03-10")));
-        assert_eq!(
-            days(completed(date(2020, 1, 1))),
-            Some(pair("2025-03-10", "2026-03-10")),
-            "366 days at most"
-        );
+    fn a_scheduled_sync_fetches_the_last_whole_day_again_and_all_after_it() {
+        let whole = |day| Latest { whole_to: Some(day), ended_s_ago: Some(3_600), ..Latest::default() };
+        assert_eq!(days(whole(date(2026, 3, 7))), Some(pair("2026-03-07", "2026-03-10")));
+        assert_eq!(days(whole(date(2026, 3, 9))), Some(pair("2026-03-09", "2026-03-10")));
+        // By a clock that was put back since.
+        assert_eq!(days(whole(date(2026, 3, 12))), Some(pair("2026-03-09", "2026-03-10")));
         assert_eq!(days(Latest::default()), Some(pair("2026-03-09", "2026-03-10")), "the first one");
+    }
+
+    #[test]
+    fn of_more_days_than_a_run_may_have_the_first_are_fetched_first() {
+        let whole = |day| Latest { whole_to: Some(day), ended_s_ago: Some(3_600), ..Latest::default() };
+        assert_eq!(days(whole(date(2020, 1, 1))), Some(pair("2020-01-01", "2020-12-31")));
+        assert_eq!(days(whole(date(2020, 12, 31))), Some(pair("2020-12-31", "2021-12-31")));
+        assert_eq!(days(whole(date(2025, 3, 11))), Some(pair("2025-03-11", "2026-03-10")));
+    }
+
+    #[test]
+    fn while_nothing_is_on_record_what_was_asked_for_first_is_asked_for_again() {
+        let asked = |day| Latest { asked_from: Some(day), ended_s_ago: Some(3_600), ..Latest::default() };
+        assert_eq!(days(asked(date(2026, 3, 2))), Some(pair("2026-03-02", "2026-03-10")));
+        assert_eq!(days(asked(date(2026, 3, 10))), Some(pair("2026-03-10", "2026-03-10")));
+        let both = Latest { whole_to: Some(date(2026, 3, 5)), ..asked(date(2026, 3, 2)) };
+        assert_eq!(days(both), Some(pair("2026-03-05", "2026-03-10")));
     }
 
     #[test]

@@ -11,8 +11,8 @@ use sqlx::postgres::PgConnection;
 use crate::ids::OrganizationId;
 use crate::store::{Store, storable, storable_json};
 
-/// Rows tied at a time: a statement takes well under a second.
-const TIED_AT_ONCE: i64 = 2_000;
+/// Telephones that leads are looked for by at a time: a statement takes well under a second.
+pub const TIED_AT_ONCE: i64 = 500;
 
 /// A row as a sync brings it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -163,36 +163,54 @@ async fn write(
     Ok((written, elsewhere))
 }
 
-/// Ties rows without a lead to leads that have the customer's telephone by now. Some of them: 0 is when all is done.
-pub async fn tie_some(store: &Store, organization: OrganizationId) -> sqlx::Result<u64> {
-    let done = sqlx::query!(
+/// Ties rows without a lead to leads that have the customer's telephone by now: rows of the next [`TIED_AT_ONCE`] telephones
+/// behind `after`, in the order of the index that has them. Returns the last one looked at, in E.164, to go on behind; `None`
+/// is when all were.
+// Each telephone is looked for by the index of leads; how many leads there are does not matter.
+pub async fn tie_some(
+    store: &Store,
+    organization: OrganizationId,
+    after: &str,
+) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar!(
         r#"
-        with meant as materialized (
-            select distinct on (phone) phone, id
-            from leads
+        with phones as materialized (
+            select distinct kaleyra_customer_phone(service, callfrom, callto) as phone
+            from kaleyra_call_logs
             where organization_id = $1
-            order by phone, last_contacted_at desc nulls last, id desc
+              and lead_id is null
+              and kaleyra_customer_phone(service, callfrom, callto) > $2
+            order by phone
+            limit $3
         ),
-        untied as materialized (
-            select logs.id, meant.id as lead_id
+        meant as materialized (
+            select phones.phone, lead.id
+            from phones
+            cross join lateral (
+                select leads.id
+                from leads
+                where leads.organization_id = $1 and leads.phone = phones.phone
+                order by leads.last_contacted_at desc nulls last, leads.id desc
+                limit 1
+            ) as lead
+        ),
+        tied as (
+            update kaleyra_call_logs as logs
+            set lead_id = meant.id
             from meant
-            join kaleyra_call_logs logs
-              on logs.organization_id = $1
-             and logs.lead_id is null
-             and kaleyra_customer_phone(logs.service, logs.callfrom, logs.callto) = meant.phone
-            limit $2
+            where logs.organization_id = $1
+              and logs.lead_id is null
+              and kaleyra_customer_phone(logs.service, logs.callfrom, logs.callto) = meant.phone
         )
-        update kaleyra_call_logs
-        set lead_id = untied.lead_id
-        from untied
-        where kaleyra_call_logs.id = untied.id
+        select max(phone) as last
+        from phones
         "#,
         organization.0,
+        after,
         TIED_AT_ONCE,
     )
-    .execute(&mut *store.connection().await?)
-    .await?;
-    Ok(done.rows_affected())
+    .fetch_one(&mut *store.connection().await?)
+    .await
 }
 
 /// One leg of a call that Kaleyra handled.

@@ -323,7 +323,7 @@ fn count(records: usize) -> i64 {
     i64::try_from(records).unwrap_or(i64::MAX)
 }
 
-/// Ends a run.
+/// Ends a run. One that is completed moves the day up to which all is on record, unless there is a gap before its first.
 pub async fn end(store: &Store, claim: Claim, end: &End) -> Result<(), WriteError> {
     let (status, error) = match end {
         End::Completed => ("completed", None),
@@ -333,13 +333,30 @@ pub async fn end(store: &Store, claim: Claim, end: &End) -> Result<(), WriteErro
     let done = sqlx::query!(
         r#"
         update kaleyra_syncs
-        set status = $3, error = $4, finished_at = clock_timestamp(), heartbeat = clock_timestamp()
+        set status = $3,
+            error = $4,
+            whole_to = case
+                when $3 = 'completed' and first_day <= whole.day + 1
+                    then greatest(
+                        whole.day,
+                        -- Of a day that is not over there is more to come.
+                        least(last_day, (started_at at time zone 'Asia/Kolkata')::date - 1)
+                    )
+            end,
+            finished_at = clock_timestamp(),
+            heartbeat = clock_timestamp()
+        from (
+            select coalesce(max(whole_to), (array_agg(first_day order by started_at, id))[1] - 1) as day
+            from kaleyra_syncs
+            where organization_id = $5
+        ) as whole
         where id = $1 and attempt = $2 and status = 'running'
         "#,
         claim.id,
         claim.attempt,
         status,
         error,
+        claim.organization.0,
     )
     .execute(&mut *store.connection().await?)
     .await?;
@@ -349,11 +366,13 @@ pub async fn end(store: &Store, claim: Claim, end: &End) -> Result<(), WriteErro
 /// What a scheduled sync goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Latest {
-    /// The days of the latest run, if it was left within the last day.
+    /// The days of the latest run that was left within the last day, unless a later one had them as well.
     pub left: Option<(Date, Date)>,
-    /// The latest day that was fetched by a run which was completed.
-    pub completed_to: Option<Date>,
-    /// When the latest run ended, by the database's clock; `None` while one runs, or there was none.
+    /// The first day of the first run there was, whatever became of it.
+    pub asked_from: Option<Date>,
+    /// The last day up to which all days from the first one on are on record as a whole.
+    pub whole_to: Option<Date>,
+    /// How long ago a run ended last, by the database's clock.
     pub ended_s_ago: Option<i64>,
     /// A run is being carried.
     pub is_running: bool,
@@ -363,28 +382,41 @@ pub struct Latest {
 pub async fn latest(store: &Store, organization: OrganizationId) -> sqlx::Result<Latest> {
     let found = sqlx::query!(
         r#"
-        select latest.first_day as "first_day?: jiff_sqlx::Date",
-               latest.last_day as "last_day?: jiff_sqlx::Date",
-               coalesce(
-                   latest.status = 'interrupted' or latest.status = 'running' and latest.silent_s >= $2,
-                   false
-               ) and latest.silent_s < 86400 as "is_left!",
-               coalesce(latest.status = 'running' and latest.silent_s < $2, false) as "is_running!",
-               extract(epoch from clock_timestamp() - latest.finished_at)::bigint as ended_s_ago,
-               (
-                   select max(last_day)
-                   from kaleyra_syncs
-                   where organization_id = $1 and status = 'completed'
-               ) as "completed_to?: jiff_sqlx::Date"
-        from (select) as always
-        left join lateral (
-            select first_day, last_day, status, finished_at,
+        with runs as (
+            select id, first_day, last_day, status, started_at, finished_at, whole_to,
                    extract(epoch from clock_timestamp() - heartbeat)::float8 as silent_s
             from kaleyra_syncs
             where organization_id = $1
+        ),
+        its_left as (
+            select first_day, last_day
+            from runs
+            where (status = 'interrupted' or status = 'running' and silent_s >= $2)
+              and silent_s < 86400
+              and not exists (
+                  select
+                  from runs as later
+                  where (later.started_at, later.id) > (runs.started_at, runs.id)
+                    and later.first_day <= runs.first_day
+                    and later.last_day >= runs.last_day
+              )
             order by started_at desc, id desc
             limit 1
-        ) as latest on true
+        )
+        select its_left.first_day as "first_day?: jiff_sqlx::Date",
+               its_left.last_day as "last_day?: jiff_sqlx::Date",
+               summary.is_running as "is_running!",
+               summary.ended_s_ago,
+               summary.asked_from as "asked_from?: jiff_sqlx::Date",
+               summary.whole_to as "whole_to?: jiff_sqlx::Date"
+        from (
+            select coalesce(bool_or(status = 'running' and silent_s < $2), false) as is_running,
+                   extract(epoch from clock_timestamp() - max(finished_at))::bigint as ended_s_ago,
+                   (array_agg(first_day order by started_at, id))[1] as asked_from,
+                   max(whole_to) as whole_to
+            from runs
+        ) as summary
+        left join its_left on true
         "#,
         organization.0,
         f64::from(STALE_AFTER_S),
@@ -393,8 +425,9 @@ pub async fn latest(store: &Store, organization: OrganizationId) -> sqlx::Result
     .await?;
     let days = found.first_day.zip(found.last_day).map(|(first, last)| (first.to_jiff(), last.to_jiff()));
     Ok(Latest {
-        left: days.filter(|_| found.is_left),
-        completed_to: found.completed_to.map(jiff_sqlx::Date::to_jiff),
+        left: days,
+        asked_from: found.asked_from.map(jiff_sqlx::Date::to_jiff),
+        whole_to: found.whole_to.map(jiff_sqlx::Date::to_jiff),
         ended_s_ago: found.ended_s_ago,
         is_running: found.is_running,
     })

@@ -4,7 +4,9 @@ mod fetching;
 mod figures;
 mod interruptions;
 mod leads;
+mod refusals;
 mod routes;
+mod schedule;
 mod schema;
 
 use std::collections::BTreeMap;

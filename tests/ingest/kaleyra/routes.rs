@@ -216,7 +216,10 @@ async fn a_schedule_has_its_job_done_at_once_and_then_every_so_often_until_the_s
         let job = || {
             count.fetch_add(1, Ordering::SeqCst);
             // One takes longer than the next one is away.
-            sleep(Duration::from_mins(90))
+            async {
+                sleep(Duration::from_mins(90)).await;
+                None
+            }
         };
         at_intervals(HOUR, &stop, job).await;
     });
@@ -228,6 +231,45 @@ async fn a_schedule_has_its_job_done_at_once_and_then_every_so_often_until_the_s
     assert!(tasks.join_next().await.unwrap().is_ok());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_job_that_wants_to_be_done_again_is_without_waiting_for_its_time() {
+    let (stopping, done) = (CancellationToken::new(), Arc::new(AtomicU32::new(0)));
+    let (stop, count) = (stopping.clone(), Arc::clone(&done));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let job = || {
+            let nth = count.fetch_add(1, Ordering::SeqCst);
+            async move { (nth < 2).then_some(Duration::from_mins(1)) }
+        };
+        at_intervals(HOUR, &stop, job).await;
+    });
+    // Twice a minute later, and then by the hour as before.
+    for (seconds, times) in [(1, 1), (60, 2), (60, 3), (3_400, 3), (80, 4), (3_500, 4), (100, 5)] {
+        sleep(Duration::from_secs(seconds)).await;
+        assert_eq!(done.load(Ordering::SeqCst), times);
+    }
+    stopping.cancel();
+    assert!(tasks.join_next().await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn a_run_that_was_carried_until_a_moment_ago_is_looked_at_again_and_so_is_what_could_not_begin() {
+    let place = Place::of(50).await;
+    let tasks = Tasks::new();
+    let syncs = place.syncs(&tasks);
+    // A server was killed, and starts again at once.
+    let left = place.begin(DAYS).await;
+    let look = syncs.catch_up(HOUR).await.unwrap();
+    assert_eq!(look.again(), Some(Duration::from_secs(60)), "{look:?}");
+    place.silence().await;
+    let begun = syncs.catch_up(HOUR).await.unwrap();
+    assert!(begun.again().is_some(), "this one may be left as well");
+    let begun = begun.begun().expect("nobody carries it any more");
+    assert_eq!(begun.id, left.claim.id);
+    begun.ended.await.unwrap();
+    assert_eq!(syncs.catch_up(HOUR).await.unwrap().again(), None, "it was just done");
+}
+
 #[tokio::test]
 async fn what_is_due_is_fetched_by_one_server_and_what_was_left_is_finished() {
     let today = voicebridge::ingest::kaleyra::record::day_of(jiff::Timestamp::now());
@@ -236,25 +278,30 @@ async fn what_is_due_is_fetched_by_one_server_and_what_was_left_is_finished() {
     let tasks = Tasks::new();
     let (one, other) = (place.syncs(&tasks), place.syncs(&tasks));
     let (a, b) = tokio::join!(one.catch_up(HOUR), other.catch_up(HOUR));
-    let started = match (a.unwrap(), b.unwrap()) {
+    let started = match (a.unwrap().begun(), b.unwrap().begun()) {
         (Some(started), None) | (None, Some(started)) => started,
         both => panic!("{both:?}"),
     };
     started.ended.await.unwrap();
     let run = place.run(started.id).await;
     assert_eq!((run.from, run.to, run.inserted), (yesterday, today, 400));
-    assert!(one.catch_up(HOUR).await.unwrap().is_none(), "it was just done");
+    assert!(one.catch_up(HOUR).await.unwrap().begun().is_none(), "it was just done");
     sqlx::query("update kaleyra_syncs set finished_at = finished_at - interval '31 minutes'")
         .execute(place.store.pool())
         .await
         .unwrap();
     let next = one.catch_up(HOUR).await;
-    next.unwrap().expect("the time has come").ended.await.unwrap();
+    next.unwrap().begun().expect("the time has come").ended.await.unwrap();
+    let whole_to: String = sqlx::query_scalar("select max(whole_to)::text from kaleyra_syncs")
+        .fetch_one(place.store.pool())
+        .await
+        .unwrap();
+    assert_eq!(whole_to, yesterday.to_string(), "today is not over");
 
     let left = place.begin(DAYS).await;
-    assert!(one.catch_up(HOUR).await.unwrap().is_none(), "it is being carried");
+    assert!(one.catch_up(HOUR).await.unwrap().begun().is_none(), "it is being carried");
     syncs::end(&place.store, left.claim, &End::Interrupted).await.unwrap();
-    let finished = one.catch_up(HOUR).await.unwrap().expect("what was left comes first");
+    let finished = one.catch_up(HOUR).await.unwrap().begun().expect("what was left comes first");
     assert_eq!(finished.id, left.claim.id);
     finished.ended.await.unwrap();
     assert_eq!(place.run(finished.id).await.status, "completed");
@@ -266,4 +313,26 @@ async fn a_schedule_for_an_organisation_that_is_not_there_says_so() {
     let syncs = Syncs::new(place.store.clone(), place.client.clone(), "nobody", "node", Tasks::new());
     let error = syncs.catch_up(HOUR).await.unwrap_err();
     assert!(error.to_string().contains("KALEYRA_ORGANIZATION"), "{error}");
+}
+
+#[tokio::test]
+async fn whoever_reads_legs_is_on_record_with_each_of_them() {
+    let place = Place::of(10).await;
+    place.sync(DAYS).await;
+    let server = place.server();
+    let read = async || -> Vec<String> {
+        let subjects = "select coalesce(jsonb_agg(subject order by id), '[]') from audit_log
+                        where action = 'kaleyra_call_log.read'";
+        serde_json::from_value(server.scalar(subjects).await).unwrap()
+    };
+    server.get("/api/kaleyra/call-volume").await.data();
+    server.get("/api/kaleyra/call-logs/nobody").await.is_error(404, "not_found");
+    assert!(read().await.is_empty(), "figures are about nobody");
+    let listed = server.get("/api/kaleyra/call-logs?limit=3").await.data();
+    let mut ids: Vec<String> =
+        listed.as_array().unwrap().iter().map(|leg| leg["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!((ids.len(), read().await), (3, ids.clone()));
+    server.get(&format!("/api/kaleyra/call-logs/{}", ids[0])).await.data();
+    ids.push(ids[0].clone());
+    assert_eq!(read().await, ids);
 }

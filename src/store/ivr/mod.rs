@@ -1,12 +1,14 @@
 //! Menu systems elsewhere, and the calls that they tell of.
 
+pub mod messages;
+
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::ids::{CallSid, OrganizationId, PhoneNumber};
+use crate::ids::OrganizationId;
 use crate::store::{Deleted, Store, storable, storable_json};
 
 /// A system that tells of its calls.
@@ -23,6 +25,13 @@ pub struct IvrProvider {
     /// IANA name of the zone that its times are in where they do not say.
     #[schema(example = "Asia/Kolkata")]
     pub time_zone: String,
+    /// Its words for calls that are over, in whatever case.
+    #[schema(example = json!(["completed", "no-answer"]))]
+    pub final_statuses: Vec<String>,
+    /// Whose numbers those are that it sends without a plus, by the two letters of ISO 3166-1. Null: by those no lead is looked
+    /// for.
+    #[schema(example = "IN")]
+    pub country_code: Option<String>,
     /// False: what it sends is refused.
     pub active: bool,
     /// When it was added.
@@ -42,6 +51,10 @@ pub struct NewProvider<'a> {
     pub mapping: Value,
     /// IANA name.
     pub time_zone: &'a str,
+    /// Its words for calls that are over.
+    pub final_statuses: &'a [String],
+    /// Two letters.
+    pub country_code: Option<&'a str>,
     /// Whether it may send.
     pub active: bool,
 }
@@ -55,6 +68,10 @@ pub struct ProviderChange {
     pub mapping: Option<Value>,
     /// IANA name.
     pub time_zone: Option<String>,
+    /// Its words for calls that are over, all of them.
+    pub final_statuses: Option<Vec<String>>,
+    /// Two letters, or none.
+    pub country_code: Option<Option<String>>,
     /// Whether it may send.
     pub active: Option<bool>,
 }
@@ -75,7 +92,7 @@ pub async fn providers(
     let rows = sqlx::query_as!(
         ProviderRow,
         r#"
-        select id, name, mapping, time_zone, active, created_at, updated_at
+        select id, name, mapping, time_zone, final_statuses, country_code, active, created_at, updated_at
         from ivr_providers
         where organization_id = $1
         order by name
@@ -100,7 +117,7 @@ pub async fn provider(
     let row = sqlx::query_as!(
         ProviderRow,
         r#"
-        select id, name, mapping, time_zone, active, created_at, updated_at
+        select id, name, mapping, time_zone, final_statuses, country_code, active, created_at, updated_at
         from ivr_providers
         where organization_id = $1 and id = $2
         "#,
@@ -121,15 +138,19 @@ pub async fn create_provider(
     let row = sqlx::query_as!(
         ProviderRow,
         r#"
-        insert into ivr_providers (organization_id, name, secret_sha256, mapping, time_zone, active)
-        values ($1, $2, $3, $4, $5, $6)
-        returning id, name, mapping, time_zone, active, created_at, updated_at
+        insert into ivr_providers (
+            organization_id, name, secret_sha256, mapping, time_zone, final_statuses, country_code, active
+        )
+        values ($1, $2, $3, $4, $5, $6, $7, $8)
+        returning id, name, mapping, time_zone, final_statuses, country_code, active, created_at, updated_at
         "#,
         organization.0,
         new.name,
         new.secret_sha256,
         storable_json(new.mapping.clone()),
         new.time_zone,
+        new.final_statuses,
+        new.country_code,
         new.active,
     )
     .fetch_one(&mut *store.connection().await?)
@@ -152,16 +173,21 @@ pub async fn update_provider(
         set name = coalesce($3, name),
             mapping = coalesce($4, mapping),
             time_zone = coalesce($5, time_zone),
-            active = coalesce($6, active),
+            final_statuses = coalesce($6, final_statuses),
+            country_code = case when $7 then $8 else country_code end,
+            active = coalesce($9, active),
             updated_at = now()
         where organization_id = $1 and id = $2
-        returning id, name, mapping, time_zone, active, created_at, updated_at
+        returning id, name, mapping, time_zone, final_statuses, country_code, active, created_at, updated_at
         "#,
         organization.0,
         id,
         change.name.as_deref(),
         change.mapping.clone().map(storable_json),
         change.time_zone.as_deref(),
+        change.final_statuses.as_deref(),
+        change.country_code.is_some(),
+        change.country_code.as_ref().and_then(Option::as_deref),
         change.active,
     )
     .fetch_optional(&mut *store.connection().await?)
@@ -183,7 +209,7 @@ pub async fn replace_secret(
         set secret_sha256 = $3,
             updated_at = now()
         where organization_id = $1 and id = $2
-        returning id, name, mapping, time_zone, active, created_at, updated_at
+        returning id, name, mapping, time_zone, final_statuses, country_code, active, created_at, updated_at
         "#,
         organization.0,
         id,
@@ -241,7 +267,8 @@ pub struct Sender {
 pub async fn sender(store: &Store, name: &str, secret_sha256: &[u8]) -> sqlx::Result<Option<Sender>> {
     let row = sqlx::query!(
         r#"
-        select id, organization_id, name, secret_sha256, mapping, time_zone, active, created_at, updated_at
+        select id, organization_id, name, secret_sha256, mapping, time_zone, final_statuses, country_code, active,
+               created_at, updated_at
         from ivr_providers
         where name = $1 and secret_sha256 = $2
         "#,
@@ -258,6 +285,8 @@ pub async fn sender(store: &Store, name: &str, secret_sha256: &[u8]) -> sqlx::Re
             name: row.name,
             mapping: row.mapping,
             time_zone: row.time_zone,
+            final_statuses: row.final_statuses,
+            country_code: row.country_code,
             active: row.active,
             created_at: row.created_at.to_jiff(),
             updated_at: row.updated_at.to_jiff(),
@@ -265,126 +294,7 @@ pub async fn sender(store: &Store, name: &str, secret_sha256: &[u8]) -> sqlx::Re
     }))
 }
 
-/// What a provider has told of a call.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Told {
-    /// The provider's id of the call.
-    pub provider_call_id: String,
-    /// The carrier's.
-    pub call_sid: Option<CallSid>,
-    /// As sent.
-    pub from_number: Option<String>,
-    /// As sent.
-    pub to_number: Option<String>,
-    /// The provider's word.
-    pub status: Option<String>,
-    /// When it began.
-    pub started_at: Option<Timestamp>,
-    /// When it was over.
-    pub ended_at: Option<Timestamp>,
-    /// Seconds.
-    pub duration_s: Option<i32>,
-    /// Keys pressed, or entries chosen.
-    pub digits: Option<String>,
-    /// Where a recording is.
-    pub recording_url: Option<String>,
-    /// When what is told happened.
-    pub occurred_at: Option<Timestamp>,
-    /// Whose lead it may be: the caller's number, then the called one.
-    pub numbers: Vec<PhoneNumber>,
-    /// Members that could not be read.
-    pub unreadable: Vec<String>,
-    /// All that was sent.
-    pub payload: Value,
-}
-
-/// What came of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kept {
-    /// The call; `None`: it was erased, and nothing is kept of it.
-    pub id: Option<Uuid>,
-    /// The row says what the message says; else a newer one was there.
-    pub is_newest: bool,
-}
-
-/// Puts on record what was told of a call.
-///
-/// The row says what the newest message says. That is the one that tells of the later moment; of two of the same moment
-/// the one that tells of the end, then the one that came later. A message that tells no moment is older than any that does.
-pub async fn keep(store: &Store, sender: &Sender, told: &Told, received_at: Timestamp) -> sqlx::Result<Kept> {
-    let mut connection = store.connection().await?;
-    let numbers: Vec<_> = told.numbers.iter().map(|number| number.expose().to_owned()).collect();
-    let written = sqlx::query_scalar!(
-        r#"
-        insert into ivr_calls as known (
-            organization_id, provider_id, provider_call_id, call_sid, from_number, to_number, status, started_at,
-            ended_at, duration, digits, recording_url, lead_id, occurred_at, unreadable, payload, received_at
-        )
-        values (
-            $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-            (
-                select id
-                from leads
-                where organization_id = $1 and phone = any ($13::text[])
-                order by array_position($13::text[], phone), last_contacted_at desc nulls last, id desc
-                limit 1
-            ),
-            $14, $15, $16, $17
-        )
-        on conflict on constraint ivr_calls_call do update
-        set call_sid = excluded.call_sid,
-            from_number = excluded.from_number,
-            to_number = excluded.to_number,
-            status = excluded.status,
-            started_at = excluded.started_at,
-            ended_at = excluded.ended_at,
-            duration = excluded.duration,
-            digits = excluded.digits,
-            recording_url = excluded.recording_url,
-            lead_id = excluded.lead_id,
-            occurred_at = excluded.occurred_at,
-            unreadable = excluded.unreadable,
-            payload = excluded.payload,
-            received_at = excluded.received_at
-        where (coalesce(known.occurred_at, '-infinity'), known.ended_at is not null)
-           <= (coalesce(excluded.occurred_at, '-infinity'), excluded.ended_at is not null)
-        returning id
-        "#,
-        sender.organization.0,
-        sender.provider.id,
-        storable(&told.provider_call_id),
-        told.call_sid.as_ref().map(CallSid::as_str),
-        told.from_number.as_deref().map(storable),
-        told.to_number.as_deref().map(storable),
-        told.status.as_deref().map(storable),
-        told.started_at.map(ToSqlx::to_sqlx) as _,
-        told.ended_at.map(ToSqlx::to_sqlx) as _,
-        told.duration_s,
-        told.digits.as_deref().map(storable),
-        told.recording_url.as_deref().map(storable),
-        &numbers,
-        told.occurred_at.map(ToSqlx::to_sqlx) as _,
-        &told.unreadable,
-        storable_json(told.payload.clone()),
-        received_at.to_sqlx() as _,
-    )
-    .fetch_optional(&mut *connection)
-    .await?;
-    if let Some(id) = written {
-        return Ok(Kept { id: Some(id), is_newest: true });
-    }
-    // By a statement of its own, which sees what has come since the other began.
-    let id = sqlx::query_scalar!(
-        "select id from ivr_calls where provider_id = $1 and provider_call_id = $2",
-        sender.provider.id,
-        storable(&told.provider_call_id),
-    )
-    .fetch_optional(&mut *connection)
-    .await?;
-    Ok(Kept { id, is_newest: false })
-}
-
-/// A call as a provider has told of it.
+/// A call as a provider has told of it: of each member what the newest message says that says anything of it.
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct IvrCall {
     /// Our id.
@@ -417,15 +327,15 @@ pub struct IvrCall {
     pub recording_url: Option<String>,
     /// Who has the caller's number, or else the called one.
     pub lead_id: Option<i64>,
-    /// When what the newest message tells of happened.
+    /// When what was told last happened, by the provider's clock.
     pub occurred_at: Option<Timestamp>,
-    /// Members that the message has in a form that cannot be read.
+    /// Members that the newest message has in a form that cannot be read.
     #[schema(example = json!(["duration"]))]
     pub unreadable: Vec<String>,
-    /// The whole message.
+    /// The whole newest message.
     #[schema(value_type = Object)]
     pub payload: Value,
-    /// When the message came.
+    /// When the latest message came that had not come before.
     pub received_at: Timestamp,
 }
 
@@ -539,6 +449,8 @@ struct ProviderRow {
     name: String,
     mapping: Value,
     time_zone: String,
+    final_statuses: Vec<String>,
+    country_code: Option<String>,
     active: bool,
     created_at: jiff_sqlx::Timestamp,
     updated_at: jiff_sqlx::Timestamp,
@@ -546,9 +458,17 @@ struct ProviderRow {
 
 impl From<ProviderRow> for IvrProvider {
     fn from(row: ProviderRow) -> Self {
-        let ProviderRow { id, name, mapping, time_zone, active, created_at, updated_at } = row;
-        let (created_at, updated_at) = (created_at.to_jiff(), updated_at.to_jiff());
-        Self { id, name, mapping, time_zone, active, created_at, updated_at }
+        Self {
+            id: row.id,
+            name: row.name,
+            mapping: row.mapping,
+            time_zone: row.time_zone,
+            final_statuses: row.final_statuses,
+            country_code: row.country_code,
+            active: row.active,
+            created_at: row.created_at.to_jiff(),
+            updated_at: row.updated_at.to_jiff(),
+        }
     }
 }
 

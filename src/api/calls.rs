@@ -43,6 +43,10 @@ struct CallQuery {
 }
 
 /// Calls, newest first.
+///
+/// Reports may be megabytes, so a list has what is small of them: of `data` the figures in `call`, `disposition` and
+/// `carrier_status`, of each event `type`, `timestamp` and short texts and numbers of its `details`. The whole of a call is at
+/// `/api/calls/{callSid}`.
 #[utoipa::path(
     get, path = "/api/calls", tag = "calls", params(CallQuery, PageQuery),
     responses((status = 200, description = "Part of the list", body = Listing<CallRecord>), Failures),

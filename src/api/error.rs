@@ -66,7 +66,7 @@ const RULES: &[Rule] = &[
         constraint: "agents_vapi_assistant",
         status: StatusCode::CONFLICT,
         code: "assistant_taken",
-        message: "another agent is this VAPI assistant already; its reports could not be told apart",
+        message: "another agent of yours is this VAPI assistant already; its reports could not be told apart",
     },
     Rule {
         constraint: "ivr_providers_name",

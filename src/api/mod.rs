@@ -48,6 +48,7 @@ pub mod transcripts;
 pub mod twilio;
 pub mod upload;
 pub mod vapi;
+pub mod vapi_accounts;
 pub mod webhook;
 pub mod webhook_deliveries;
 pub mod webhook_endpoints;
@@ -283,6 +284,7 @@ fn routes() -> Routes {
         call_status::router(),
         handoff::router(),
         vapi::router(),
+        vapi_accounts::router(),
         ivr_calls::router(),
         ivr_providers::router(),
         operations::router(),

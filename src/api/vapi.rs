@@ -15,8 +15,11 @@ use crate::api::body::{json_of, unreadable};
 use crate::api::error::{ApiError, Failure, Failures};
 use crate::api::extract::Success;
 use crate::api::routes::Routes;
+use crate::api::vapi_accounts::secret_sha256;
+use crate::ids::OrganizationId;
 use crate::ingest::vapi::{self, Message};
 use crate::lifecycle::report::Reported;
+use crate::store::vapi_accounts;
 
 /// Largest report: what was said in an hour, with the time of every word, is a tenth of it.
 const MOST_BYTES: usize = 4 << 20;
@@ -39,7 +42,7 @@ pub enum ReportOutcome {
     Beside,
     /// This report, or a newer one, was on record.
     Known,
-    /// There is no such call, nor an agent that is this assistant. Nothing was kept.
+    /// The organisation has no such call, nor an agent that is this assistant. Nothing was kept.
     Unknown,
     /// Not a report of a call that is over. Nothing was kept.
     Ignored,
@@ -54,6 +57,9 @@ pub struct Taken {
 
 /// A message of VAPI. Of the `end-of-call-report` the call is written down, once however often it comes; all others are
 /// taken and ignored.
+///
+/// The secret says whose calls are reported: that of a `/api/vapi-accounts` those of its organisation, and the server's own
+/// `VAPI_WEBHOOK_SECRET` those of the default one. Calls and assistants of others are not looked at.
 #[utoipa::path(
     post, path = "/api/vapi/webhook", tag = "other systems",
     request_body(
@@ -75,7 +81,7 @@ pub struct Taken {
     responses(
         (status = 200, description = "It was taken, also where nothing was kept of it", body = Success<Taken>),
         (status = 401, description = "`invalid_secret`", body = Failure),
-        (status = 403, description = "`vapi_not_configured`: the server knows no secret of VAPI", body = Failure),
+        (status = 403, description = "`vapi_not_configured`: there is no secret of VAPI yet", body = Failure),
         Failures,
     ),
     security(("vapi" = []), ("bearer" = [])),
@@ -85,12 +91,12 @@ async fn vapi_webhook(
     headers: HeaderMap,
     request: Request,
 ) -> Result<Success<Taken>, ApiError> {
-    check_secret(&api, &headers)?;
+    let organization = sender(&api, &headers).await?;
     let body: Value = json_of(request).await?;
     let outcome = match vapi::read(&body, Timestamp::now()).map_err(|wrong| unreadable(&wrong))? {
         Message::Other => ReportOutcome::Ignored,
         Message::Report(report) => {
-            let reported = vapi::take(&api.store, &report).await?;
+            let reported = vapi::take(&api.store, organization, &report).await?;
             if reported == Reported::Unknown {
                 tracing::warn!(
                     "VAPI reported a call that is not on record, of an assistant that is no agent of ours: set the \
@@ -104,23 +110,27 @@ async fn vapi_webhook(
     Ok(Success::new(Taken { outcome }))
 }
 
-fn check_secret(api: &Api, headers: &HeaderMap) -> Result<(), ApiError> {
-    let known = &api.settings.vapi_webhook_secrets;
-    if known.is_empty() {
-        return Err(ApiError::forbidden(
-            "vapi_not_configured",
-            "no report of VAPI is taken: set VAPI_WEBHOOK_SECRET on the server, and the same secret at VAPI",
-        ));
-    }
-    match auth::shown_secret(headers, SECRET) {
-        Some(shown) if auth::is_one_of(shown, known) => Ok(()),
-        _ => {
-            api.metrics.reported("vapi", "refused");
-            Err(ApiError::wrong_secret(
-                "send the secret of VAPI_WEBHOOK_SECRET as X-Vapi-Secret or Authorization: Bearer …",
-            ))
+/// Whose reports come with the secret that is shown.
+async fn sender(api: &Api, headers: &HeaderMap) -> Result<OrganizationId, ApiError> {
+    let of_server = &api.settings.vapi_webhook_secrets;
+    if let Some(shown) = auth::shown_secret(headers, SECRET) {
+        if auth::is_one_of(shown, of_server) {
+            return Ok(api.default_organization().await?);
+        }
+        if let Some(found) = vapi_accounts::organization_of(&api.store, &secret_sha256(shown)).await? {
+            return Ok(found);
         }
     }
+    if of_server.is_empty() && !vapi_accounts::is_any(&api.store).await? {
+        return Err(ApiError::forbidden(
+            "vapi_not_configured",
+            "no report of VAPI is taken: make a secret by POST /api/vapi-accounts, and enter it at VAPI",
+        ));
+    }
+    api.metrics.reported("vapi", "refused");
+    Err(ApiError::wrong_secret(
+        "send the secret of an account, as POST /api/vapi-accounts shows it, as X-Vapi-Secret or Authorization: Bearer …",
+    ))
 }
 
 impl ReportOutcome {

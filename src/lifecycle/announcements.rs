@@ -23,7 +23,8 @@ const MOST_TURNS_BYTES: usize = 256 * 1024;
 /// Everything that has happened to the call, in the order in which it is to be told.
 pub(super) fn of(known: &Known, records: &Records, call_log_id: Uuid) -> Vec<Announcement> {
     let story = Story::of(&known.facts);
-    let (log, call_sid) = (&records.log, known.facts.call_sid.as_str());
+    // A call that gets another name is still the same events.
+    let (log, call_sid) = (&records.log, known.facts.told_as.as_str());
     let data = call(known, records, call_log_id);
     let tell = |kind, subject: String, at, data: &Map<String, Value>| Announcement {
         kind,

@@ -5,6 +5,7 @@ use crate::store::call_facts::{Callback, Lease};
 fn call(events: Value) -> Known {
     let facts = CallFacts {
         call_sid: CallSid::parse("CA1").unwrap(),
+        told_as: CallSid::parse("CA1").unwrap(),
         organization: OrganizationId(Uuid::nil()),
         agent: AgentId(Uuid::nil()),
         keywords: Vec::new(),
@@ -474,4 +475,24 @@ fn the_last_end_of_a_call_is_its_end() {
     known.facts.event_sequence = json!([event("call_failed", 3, json!({"reason": "stream_lost"}))]);
     let log = project(&known).unwrap().log;
     assert_eq!((log.status, log.disconnect_reason.as_deref()), ("failed", Some("stream_lost")));
+}
+
+#[test]
+fn when_a_reported_call_was_answered_is_no_matter_of_when_a_callback_came() {
+    let mut known = call(json!([event("agent_call_completed", 5, json!({}))]));
+    known.facts.data = json!({"call": {
+        "status": "completed", "duration": 300, "reportedBy": "vapi", "startedAt": "2026-03-01T12:00:00Z",
+        "recordingUrl": "https://example.com/1.wav",
+    }});
+    let answered_at = |known: &Known| project(known).unwrap().log.answered_at;
+    let reported = "2026-03-01T12:00:00Z".parse().ok();
+    assert_eq!(answered_at(&known), reported);
+    known.facts.callbacks.push(callback("in-progress", None, 7));
+    assert_eq!(answered_at(&known), reported, "it says no time");
+    known.facts.callbacks.push(callback("in-progress", Some(1), 1));
+    assert_eq!(answered_at(&known), "2026-03-01T12:01:00Z".parse().ok(), "the carrier's clock knows better");
+    // Beside a report of ours it still says where the recording is.
+    known.facts.data = json!({"call": {"status": "completed", "duration": 90}, "vapi": known.facts.data});
+    let log = project(&known).unwrap().log;
+    assert_eq!((log.recording_url.as_deref(), log.duration_s), (Some("https://example.com/1.wav"), Some(90)));
 }

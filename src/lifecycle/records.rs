@@ -94,21 +94,7 @@ async fn put_once(
         happen_once(&mut transaction, change, event, at_any_price).await?;
     }
     let derived = if at_any_price {
-        let mut attempt = transaction.begin().await?;
-        match derive(&mut attempt, call_sid).await {
-            Ok(facts) => {
-                attempt.commit().await?;
-                facts
-            }
-            Err(error) if is_collision(&error) => {
-                attempt.rollback().await?;
-                let constraint =
-                    error.as_database_error().and_then(|error| error.constraint()).unwrap_or("none");
-                tracing::error!(call.id = %call_sid, constraint, "a call event is on record, and not all that follows from it");
-                None
-            }
-            Err(error) => return Err(error),
-        }
+        derive_if_possible(&mut transaction, call_sid).await?
     } else {
         derive(&mut transaction, call_sid).await?
     };
@@ -173,6 +159,27 @@ pub(super) async fn derive(
         webhooks::announce(connection, organization, call_sid, announcements).await?;
     }
     Ok(Some(known.facts))
+}
+
+/// As [`derive`]. Where somebody else's records stand in the way, nothing of it is written, and what it follows from stays.
+pub(super) async fn derive_if_possible(
+    connection: &mut PgConnection,
+    call_sid: &CallSid,
+) -> sqlx::Result<Option<CallFacts>> {
+    let mut attempt = connection.begin().await?;
+    match derive(&mut attempt, call_sid).await {
+        Ok(facts) => {
+            attempt.commit().await?;
+            Ok(facts)
+        }
+        Err(error) if is_collision(&error) => {
+            attempt.rollback().await?;
+            let constraint = error.as_database_error().and_then(|error| error.constraint()).unwrap_or("none");
+            tracing::error!(call.id = %call_sid, constraint, "a call event is on record, and not all that follows from it");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// What an event does to records that are not the call's own, and that people write as well: when it is put on record, and

@@ -181,7 +181,7 @@ impl<'a> Story<'a> {
 
     /// Why the call ended, in VAPI's words.
     pub(super) fn reported_reason(self) -> Option<&'a str> {
-        is_vapis(&self.facts.data).then(|| self.facts.data["endedReason"].as_str()).flatten()
+        self.reported("reportedReason")
     }
 
     /// Caller and callee, as the carrier sent them.
@@ -214,16 +214,13 @@ impl<'a> Story<'a> {
         let by_clock = told.clone().filter_map(|callback| callback.event_time).min();
         let stream = || self.first("stream_started").map(|event| event.at);
         let told = told.map(|callback| callback.came_at).min();
-        by_clock
-            .or_else(stream)
-            .or(told)
-            .or_else(|| {
-                // A call of ours that was never taken is never `completed`.
-                let word =
-                    self.last_word().filter(|word| self.is_outbound() && word.status == "completed")?;
-                word.at.checked_sub(jiff::SignedDuration::from_secs(word.duration_s.unwrap_or(0).into())).ok()
-            })
-            .or_else(|| self.reported_start().filter(|_| self.end().is_some_and(|end| end.is_success)))
+        // What VAPI says of it is the same whenever it comes; when a callback without a time came is chance.
+        let reported = || self.reported_start().filter(|_| self.end().is_some_and(|end| end.is_success));
+        by_clock.or_else(stream).or_else(reported).or(told).or_else(|| {
+            // A call of ours that was never taken is never `completed`.
+            let word = self.last_word().filter(|word| self.is_outbound() && word.status == "completed")?;
+            word.at.checked_sub(jiff::SignedDuration::from_secs(word.duration_s.unwrap_or(0).into())).ok()
+        })
     }
 
     /// Who took the call, in the carrier's words: of several, the one that says most.
@@ -241,7 +238,9 @@ impl<'a> Story<'a> {
 
     pub(super) fn recording_url(self) -> Option<&'a str> {
         let told = self.facts.callbacks.iter().filter_map(|callback| callback.recording_url.as_deref()).min();
-        told.or_else(|| self.reported("recordingUrl"))
+        // Also of a report that is only kept beside ours: it may have come first.
+        let beside = || self.facts.data["vapi"]["call"]["recordingUrl"].as_str();
+        told.or_else(|| self.reported("recordingUrl")).or_else(beside)
     }
 
     /// People were called first, and nobody has said that they did not answer.

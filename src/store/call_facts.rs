@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::call::end::NextStep;
 use crate::ids::{AgentId, CallSid, OrganizationId};
 use crate::outreach::retry::{Outcome, RetryPolicy};
+use crate::store::stored_call_sid;
 use crate::store::webhooks::Listening;
 
 /// What is known of one call.
@@ -17,6 +18,8 @@ use crate::store::webhooks::Listening;
 pub struct CallFacts {
     /// The call; by VAPI's id where no carrier carried it.
     pub call_sid: CallSid,
+    /// What others were first told of it by: VAPI's id, where that was known before the carrier's.
+    pub told_as: CallSid,
     /// Whose it is.
     pub organization: OrganizationId,
     /// Who answers.
@@ -155,6 +158,7 @@ pub async fn of_call(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx:
     let row = sqlx::query!(
         r#"
         select c.organization_id, c.agent_id, c.event_sequence, c.routing_status, c.data,
+               case when c.told_by_vapi_id then c.vapi_call_id end as told_as,
                (select keywords from agents where agents.id = c.agent_id) as keywords,
                exists (
                    select from agents where agents.id = c.agent_id and vapi_assistant_id is not null
@@ -225,12 +229,12 @@ pub async fn of_call(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx:
                (
                    select i.id
                    from interactions i
-                   where i.organization_id = c.organization_id and i.call_sid = c.call_sid
+                   where i.organization_id = c.organization_id and i.call_sid = coalesce(c.call_sid, c.vapi_call_id)
                ) as interaction,
                (
                    select l.id
                    from leads l
-                   where l.organization_id = c.organization_id and l.call_sid = c.call_sid
+                   where l.organization_id = c.organization_id and l.call_sid = coalesce(c.call_sid, c.vapi_call_id)
                ) as lead,
                (
                    select jsonb_build_object('include_transcript', bool_or(include_transcript))
@@ -246,25 +250,25 @@ pub async fn of_call(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx:
     )
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(|row| {
-        let attempt = row.attempt.map(|Json(attempt)| attempt);
-        let asked_for = attempt.as_ref().and_then(|attempt| attempt.interaction_id.clone());
-        CallFacts {
-            call_sid: call_sid.clone(),
-            organization: row.organization_id.into(),
-            agent: row.agent_id.into(),
-            keywords: row.keywords.unwrap_or_default(),
-            by_assistant: row.by_assistant,
-            event_sequence: row.event_sequence,
-            routing_status: row.routing_status,
-            data: row.data,
-            callbacks: row.callbacks.map(|Json(callbacks)| callbacks).unwrap_or_default(),
-            lease: row.lease.map(|Json(lease)| lease),
-            attempt,
-            interaction: row.interaction.or(asked_for),
-            lead: row.lead,
-            listening: row.listening.map(|Json(listening)| listening),
-        }
+    let Some(row) = row else { return Ok(None) };
+    let attempt = row.attempt.map(|Json(attempt)| attempt);
+    let asked_for = attempt.as_ref().and_then(|attempt| attempt.interaction_id.clone());
+    Ok(Some(CallFacts {
+        call_sid: call_sid.clone(),
+        told_as: stored_call_sid(row.told_as)?.unwrap_or_else(|| call_sid.clone()),
+        organization: row.organization_id.into(),
+        agent: row.agent_id.into(),
+        keywords: row.keywords.unwrap_or_default(),
+        by_assistant: row.by_assistant,
+        event_sequence: row.event_sequence,
+        routing_status: row.routing_status,
+        data: row.data,
+        callbacks: row.callbacks.map(|Json(callbacks)| callbacks).unwrap_or_default(),
+        lease: row.lease.map(|Json(lease)| lease),
+        attempt,
+        interaction: row.interaction.or(asked_for),
+        lead: row.lead,
+        listening: row.listening.map(|Json(listening)| listening),
     }))
 }
 

@@ -62,7 +62,7 @@ pub struct CallFilter {
     pub routing_status: Option<String>,
 }
 
-/// Calls, newest first, and how many there are in all.
+/// Calls, newest first, and how many there are in all. Of reports and events there is what is small: [`find`] has the whole.
 pub async fn list(
     store: &Store,
     organization: OrganizationId,
@@ -80,7 +80,7 @@ pub async fn list(
           and ($3::uuid is null or phone_number_id = $3)
           and ($4::timestamptz is null or created_at >= $4)
           and ($5::timestamptz is null or created_at < $5)
-          and ($6::text is null or coalesce(data->'call'->>'status', 'live') = $6)
+          and ($6::text is null or case report_completed when true then 'completed' when false then 'failed' else 'live' end = $6)
           and ($7::text is null or routing_status = $7)
         "#,
         organization.0,
@@ -96,15 +96,16 @@ pub async fn list(
     let rows = sqlx::query_as!(
         Row,
         r#"
-        select id, organization_id, agent_id, phone_number_id, call_sid, event_sequence, routing_status,
-               created_at as "created_at!", data
+        select id, organization_id, agent_id, phone_number_id, call_sid,
+               events_in_brief(event_sequence) as "event_sequence!", routing_status, created_at as "created_at!",
+               report_in_brief(data) as "data!"
         from calls
         where organization_id = $1
           and ($2::uuid is null or agent_id = $2)
           and ($3::uuid is null or phone_number_id = $3)
           and ($4::timestamptz is null or created_at >= $4)
           and ($5::timestamptz is null or created_at < $5)
-          and ($6::text is null or coalesce(data->'call'->>'status', 'live') = $6)
+          and ($6::text is null or case report_completed when true then 'completed' when false then 'failed' else 'live' end = $6)
           and ($7::text is null or routing_status = $7)
         order by created_at desc, id
         limit $8 offset $9
@@ -329,7 +330,7 @@ pub async fn append(connection: &mut PgConnection, change: Change<'_>) -> sqlx::
                 end,
                 data = case
                     -- Whoever carried the call here tells of its end; what VAPI reported is kept beside that.
-                    when $12 and calls.data->>'type' = 'end-of-call-report' then jsonb_build_object('vapi', calls.data)
+                    when $12 and calls.data->'call'->>'reportedBy' = 'vapi' then jsonb_build_object('vapi', calls.data)
                     when $12 then calls.data - 'carrier_status'
                     else calls.data
                 end || excluded.data
@@ -338,7 +339,7 @@ pub async fn append(connection: &mut PgConnection, change: Change<'_>) -> sqlx::
               -- now that more is known; and what VAPI reported, to us.
               and (
                   not calls.event_sequence @> any ($8::jsonb[])
-                  or ($12 and (calls.data ? 'carrier_status' or calls.data->>'type' = 'end-of-call-report'))
+                  or ($12 and (calls.data ? 'carrier_status' or calls.data->'call'->>'reportedBy' = 'vapi'))
               )
             returning id
         )

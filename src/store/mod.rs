@@ -38,6 +38,7 @@ pub mod standby;
 pub mod teams;
 pub mod tenancy;
 pub mod transcripts;
+pub mod vapi_accounts;
 pub mod webhooks;
 
 use std::sync::Arc;

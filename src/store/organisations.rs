@@ -166,6 +166,7 @@ async fn has_anything(transaction: &mut sqlx::PgConnection, id: Uuid) -> sqlx::R
             or exists (select from ivr_providers where organization_id = $1)
             or exists (select from ivr_calls where organization_id = $1)
             or exists (select from ivr_messages where organization_id = $1)
+            or exists (select from vapi_accounts where organization_id = $1)
             or exists (select from api_keys where organization_id = $1)
             or exists (select from api_key_secrets where organization_id = $1)
             or exists (select from audit_log where organization_id = $1)

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::call::end::{EndReason, NextStep};
 use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumber, PhoneNumberId};
 use crate::redact::{Redaction, Talk};
-use crate::store::{Store, decoded, storable, storable_json};
+use crate::store::{calls, storable, storable_json, stored_call_sid};
 
 /// Members of a report that hold what was said.
 const TALK: [&str; 3] = ["messages", "messagesOpenAIFormatted", "transcript"];
@@ -40,6 +40,28 @@ pub struct Report {
     pub data: Value,
     /// What was said.
     pub turns: Vec<Turn>,
+    /// What the report is known by when it comes again.
+    pub received: Received,
+}
+
+/// A report as it was received: what it is known by, also when less than all of it is kept. The longer one is the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Received {
+    /// Bytes of the message.
+    pub length: i32,
+    /// Its digest.
+    pub sha256: [u8; 32],
+}
+
+/// Which report of VAPI is on record.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// VAPI's id of the call.
+    pub vapi_call_id: Option<CallSid>,
+    /// When the report was made.
+    pub reported_at: Timestamp,
+    /// What was received; `None`: that was not written down.
+    pub received: Option<Received>,
 }
 
 /// What was said is in the turns, where what one answers to another is understood. Here it would be a second time.
@@ -103,10 +125,50 @@ impl Report {
         self
     }
 
-    /// What the call is called in our records: the carrier's id, or VAPI's where there is none.
+    /// Which report it is.
     #[must_use]
-    pub fn call(&self) -> Option<&CallSid> {
-        self.call_sid.as_ref().or(self.vapi_call_id.as_ref())
+    pub fn origin(&self) -> Origin {
+        let (vapi_call_id, reported_at) = (self.vapi_call_id.clone(), self.reported_at);
+        Origin { vapi_call_id, reported_at, received: Some(self.received) }
+    }
+}
+
+impl Origin {
+    /// Whether this is the other report, or was made after it. Of two that were made at the same moment the one that says
+    /// more counts as the newer, so that it does not matter which comes first.
+    #[must_use]
+    pub fn is_or_follows(&self, other: &Self) -> bool {
+        // Columns hold microseconds.
+        let (at, others) = (self.reported_at.as_microsecond(), other.reported_at.as_microsecond());
+        match (self.received, other.received) {
+            (Some(received), Some(theirs)) => received == theirs || (at, received) >= (others, theirs),
+            _ => at >= others,
+        }
+    }
+}
+
+/// The names of a call: one of the two is always there.
+#[derive(Debug, Clone, Default)]
+pub struct Names {
+    /// VAPI's.
+    pub vapi: Option<CallSid>,
+    /// The carrier's.
+    pub carrier: Option<CallSid>,
+}
+
+impl Names {
+    /// What the call is called in our records: the carrier's id, or VAPI's where none is known.
+    #[must_use]
+    pub fn name(&self) -> Option<&CallSid> {
+        self.carrier.as_ref().or(self.vapi.as_ref())
+    }
+
+    fn vapi(&self) -> Option<&str> {
+        self.vapi.as_ref().map(CallSid::as_str)
+    }
+
+    fn carrier(&self) -> Option<&str> {
+        self.carrier.as_ref().map(CallSid::as_str)
     }
 }
 
@@ -115,44 +177,73 @@ impl Report {
 pub struct Found {
     /// Our id.
     pub id: Uuid,
-    /// Whose it is.
-    pub organization: OrganizationId,
+    /// The carrier's, where it is known.
+    pub call_sid: Option<CallSid>,
     /// What happened so far.
     pub event_sequence: Value,
     /// The end-of-call report so far; `{}` before.
     pub data: Value,
-    /// When the report of VAPI that is on record was made.
-    pub reported_at: Option<Timestamp>,
+    /// The report of VAPI that is on record.
+    pub origin: Option<Origin>,
     /// A stream of ours has taken the call.
     pub is_ours: bool,
 }
 
-/// What our records call the call of this report: a report of it may have come before that named it otherwise.
-pub async fn name_of(store: &Store, report: &Report) -> sqlx::Result<Option<CallSid>> {
-    let known = sqlx::query_scalar!(
-        r#"
-        select coalesce(call_sid, vapi_call_id)
-        from calls
-        where call_sid = $1 or vapi_call_id = $2
-        order by vapi_call_id is not distinct from $2 desc
-        limit 1
-        "#,
-        report.call_sid.as_ref().map(CallSid::as_str),
-        report.vapi_call_id.as_ref().map(CallSid::as_str),
-    )
-    .fetch_optional(&mut *store.connection().await?)
-    .await?;
-    match known.flatten() {
-        Some(name) => decoded(CallSid::try_from(name)).map(Some),
-        None => Ok(report.call().cloned()),
+/// Has all who change the records of this call wait for each other, by whichever of its names they know it, and returns
+/// both names. VAPI's is always locked first; what it is called by the carrier may be known of an earlier report only.
+pub async fn lock(connection: &mut PgConnection, report: &Report) -> sqlx::Result<Names> {
+    let mut names = Names { vapi: report.vapi_call_id.clone(), carrier: report.call_sid.clone() };
+    if let Some(vapi) = &names.vapi {
+        calls::lock(connection, vapi).await?;
+        if let Some(known) = carriers_name(connection, vapi).await? {
+            names.carrier = Some(known);
+        }
     }
+    if let Some(carrier) = &names.carrier {
+        calls::lock(connection, carrier).await?;
+    }
+    Ok(names)
 }
 
-/// The call that our records call so; it stays locked until the transaction ends.
-pub async fn find(connection: &mut PgConnection, name: &CallSid) -> sqlx::Result<Option<Found>> {
-    let row = sqlx::query!(
+/// What the carrier calls the call that is this one at VAPI, where that is on record.
+pub async fn carriers_name(connection: &mut PgConnection, vapi: &CallSid) -> sqlx::Result<Option<CallSid>> {
+    let known = sqlx::query_scalar!("select call_sid from calls where vapi_call_id = $1", vapi.as_str())
+        .fetch_optional(connection)
+        .await?;
+    stored_call_sid(known.flatten())
+}
+
+/// Whether somebody else has a call of one of these names.
+pub async fn is_of_others(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    names: &Names,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
         r#"
-        select id, organization_id, event_sequence, data, vapi_reported_at,
+        select exists (select from calls where (call_sid = $2 or vapi_call_id = $3) and organization_id <> $1)
+            or coalesce(organization_of_call($2), $1) <> $1
+            or coalesce(organization_of_call($3), $1) <> $1 as "is!"
+        "#,
+        organization.0,
+        names.carrier(),
+        names.vapi(),
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// The organisation's calls of these names; they stay locked until the transaction ends. There are two where reports have
+/// named the same call once by VAPI's id alone and once by the carrier's: the carrier's is the first.
+pub async fn find(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    names: &Names,
+) -> sqlx::Result<Vec<Found>> {
+    let rows = sqlx::query!(
+        r#"
+        select id, call_sid, event_sequence, data, vapi_call_id, vapi_reported_at, vapi_report_length,
+               vapi_report_sha256,
                exists (
                    select
                    from call_leases
@@ -161,30 +252,194 @@ pub async fn find(connection: &mut PgConnection, name: &CallSid) -> sqlx::Result
                      and claimed_at is not null
                ) as "is_ours!"
         from calls
-        where call_sid = $1 or call_sid is null and vapi_call_id = $1
+        where organization_id = $1 and (call_sid = $2 or vapi_call_id = $3)
+        order by call_sid is null
         for no key update
         "#,
-        name.as_str(),
+        organization.0,
+        names.carrier(),
+        names.vapi(),
     )
-    .fetch_optional(connection)
+    .fetch_all(connection)
     .await?;
-    Ok(row.map(|row| Found {
-        id: row.id,
-        organization: row.organization_id.into(),
-        event_sequence: row.event_sequence,
-        data: row.data,
-        reported_at: row.vapi_reported_at.map(jiff_sqlx::Timestamp::to_jiff),
-        is_ours: row.is_ours,
-    }))
+    let found = rows.into_iter().map(|row| {
+        let vapi_call_id = stored_call_sid(row.vapi_call_id)?;
+        let received = row.vapi_report_length.zip(row.vapi_report_sha256.and_then(|it| it.try_into().ok()));
+        let received = received.map(|(length, sha256)| Received { length, sha256 });
+        let origin = row.vapi_reported_at.map(|reported_at| {
+            let reported_at = reported_at.to_jiff();
+            Origin { vapi_call_id, reported_at, received }
+        });
+        Ok(Found {
+            id: row.id,
+            call_sid: stored_call_sid(row.call_sid)?,
+            event_sequence: row.event_sequence,
+            data: row.data,
+            origin,
+            is_ours: row.is_ours,
+        })
+    });
+    found.collect()
 }
 
-/// Whether the call was erased, by either of its ids: nothing is put on record of it any more.
-pub async fn is_erased(connection: &mut PgConnection, report: &Report) -> sqlx::Result<bool> {
-    let ids = [&report.call_sid, &report.vapi_call_id];
-    let ids: Vec<_> = ids.into_iter().flatten().map(|id| id.as_str().to_owned()).collect();
+/// The call goes by the carrier's id from now on; whoever was told of it by VAPI's goes on being told of the same.
+pub async fn name_by_carrier(
+    connection: &mut PgConnection,
+    id: Uuid,
+    carrier: &CallSid,
+    change: Change,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"
+        update calls
+        set call_sid = $2,
+            event_sequence = coalesce($3, event_sequence),
+            data = $4,
+            told_by_vapi_id = true
+        where id = $1
+        "#,
+        id,
+        carrier.as_str(),
+        change.event_sequence.map(storable_json),
+        storable_json(change.data),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Removes the row of a call that has another one. Its other records are to be renamed.
+pub async fn remove(connection: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
+    sqlx::query!("delete from calls where id = $1", id).execute(connection).await?;
+    Ok(())
+}
+
+/// Has what names a call by VAPI's id name it by the carrier's. Where there is such a record by the carrier's id already,
+/// that stands: it is made to say what is known. The turns are for [`rename_turns`].
+pub async fn rename(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    vapi: &CallSid,
+    carrier: &CallSid,
+) -> sqlx::Result<()> {
+    let (organization, vapi, carrier) = (organization.0, vapi.as_str(), carrier.as_str());
+    sqlx::query!(
+        r#"
+        delete from call_logs
+        where organization_id = $1
+          and call_sid = $2
+          and exists (select from call_logs other where other.call_sid = $3)
+        "#,
+        organization,
+        vapi,
+        carrier,
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "update call_logs set call_sid = $3 where organization_id = $1 and call_sid = $2",
+        organization,
+        vapi,
+        carrier,
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        r#"
+        update leads
+        set call_sid = case when not exists (select from leads other where other.call_sid = $3::text) then $3::text end,
+            updated_at = now()
+        where organization_id = $1 and call_sid = $2
+        "#,
+        organization,
+        vapi,
+        carrier,
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        r#"
+        update interactions
+        set call_sid = case when not exists (select from interactions other where other.call_sid = $3::text) then $3::text end,
+            "updatedAt" = now()
+        where organization_id = $1 and call_sid = $2
+        "#,
+        organization,
+        vapi,
+        carrier,
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "update webhook_deliveries set call_sid = $3 where organization_id = $1 and call_sid = $2",
+        organization,
+        vapi,
+        carrier,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What nobody has been told yet of a call by this name is not told any more: it is told by the other.
+pub async fn tell_no_more(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    name: &CallSid,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"
+        delete from webhook_deliveries
+        where organization_id = $1 and call_sid = $2 and status = 'pending' and attempts = 0
+        "#,
+        organization.0,
+        name.as_str(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Has the turns of a report that are named by VAPI's id be those of the call by the carrier's, in the place of others.
+pub async fn rename_turns(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    vapi: &CallSid,
+    carrier: &CallSid,
+) -> sqlx::Result<()> {
+    remove_turns(connection, organization, carrier).await?;
+    sqlx::query!(
+        r#"
+        update conversation_transcripts
+        set call_sid = $3
+        where organization_id = $1 and call_sid = $2 and item_id like 'vapi:%'
+        "#,
+        organization.0,
+        vapi.as_str(),
+        carrier.as_str(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Whether the organisation has erased the call, by either of its names: it puts nothing on record of it any more.
+pub async fn is_erased(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    names: &Names,
+) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
-        r#"select exists (select from unnest($1::text[]) as id where call_is_erased(id)) as "is!""#,
-        &ids
+        r#"
+        select exists (
+            select
+            from unnest(array[$2::text, $3::text]) as name
+            where name is not null and call_is_erased(name, $1)
+        ) as "is!"
+        "#,
+        organization.0,
+        names.vapi(),
+        names.carrier(),
     )
     .fetch_one(connection)
     .await
@@ -206,18 +461,20 @@ pub async fn redaction(connection: &mut PgConnection, id: Uuid) -> sqlx::Result<
     Ok(Redaction::from_words(&words))
 }
 
-/// The agent that this assistant is, and whose it is.
+/// The organisation's agent that this assistant is.
 pub async fn agent_of(
     connection: &mut PgConnection,
+    organization: OrganizationId,
     assistant_id: &str,
-) -> sqlx::Result<Option<(AgentId, OrganizationId)>> {
-    let row = sqlx::query!(
-        "select id, organization_id from agents where vapi_assistant_id = $1",
+) -> sqlx::Result<Option<AgentId>> {
+    let id = sqlx::query_scalar!(
+        "select id from agents where organization_id = $1 and vapi_assistant_id = $2",
+        organization.0,
         storable(assistant_id),
     )
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(|row| (AgentId(row.id), OrganizationId(row.organization_id))))
+    Ok(id.map(AgentId))
 }
 
 /// The organisation's own number of this spelling.
@@ -251,8 +508,8 @@ pub struct NewCall<'a> {
 pub async fn create(connection: &mut PgConnection, new: NewCall<'_>) -> sqlx::Result<Uuid> {
     sqlx::query_scalar!(
         r#"
-        insert into calls (organization_id, agent_id, call_sid, created_at, data, vapi_call_id)
-        values ($1, $2, $3, $4, '{}', $5)
+        insert into calls (organization_id, agent_id, call_sid, created_at, vapi_call_id, data)
+        values ($1, $2, $3, $4, $5, '{}')
         returning id
         "#,
         new.organization.0,
@@ -278,7 +535,7 @@ pub struct Change {
 pub async fn write(
     connection: &mut PgConnection,
     id: Uuid,
-    report: &Report,
+    origin: &Origin,
     phone_number: Option<PhoneNumberId>,
     change: Change,
 ) -> sqlx::Result<()> {
@@ -290,15 +547,19 @@ pub async fn write(
             routing_status = case when $3::jsonb is null then routing_status else 'completed' end,
             data = $4,
             vapi_call_id = coalesce($5, vapi_call_id),
-            vapi_reported_at = $6
+            vapi_reported_at = $6,
+            vapi_report_length = $7,
+            vapi_report_sha256 = $8
         where id = $1
         "#,
         id,
         phone_number.map(|number| number.0),
         change.event_sequence.map(storable_json),
         storable_json(change.data),
-        report.vapi_call_id.as_ref().map(CallSid::as_str),
-        report.reported_at.to_sqlx() as _,
+        origin.vapi_call_id.as_ref().map(CallSid::as_str),
+        origin.reported_at.to_sqlx() as _,
+        origin.received.map(|received| received.length),
+        origin.received.as_ref().map(|received| &received.sha256[..]),
     )
     .execute(connection)
     .await?;

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use voicebridge::call::end::EndReason;
 use voicebridge::ids::{AgentId, CallSid, OrganizationId, StreamSid};
 use voicebridge::lifecycle::{self, CallEvent, CallRef};
-use voicebridge::store::leases::FencingToken;
+use voicebridge::store::leases::{FencingToken, Offer};
 use voicebridge::store::{agents, leases};
 
 use crate::surface::{self, Answer, KEY};
@@ -118,6 +118,24 @@ fn report(seconds_after: i64) -> Value {
     })
 }
 
+/// The same, of which only VAPI's id says what call it is.
+fn without_sid(seconds_after: i64) -> Value {
+    let mut message = report(seconds_after);
+    message["call"].as_object_mut().unwrap().remove("phoneCallProviderId");
+    message
+}
+
+/// The same of a call that began then.
+fn of_call_at(mut message: Value, began_at: Timestamp) -> Value {
+    let seconds_after =
+        message["timestamp"].as_i64().unwrap() / 1000 - moment("2024-10-30T09:05:00Z").as_second();
+    let ended_at = began_at + jiff::SignedDuration::from_secs(300);
+    message["startedAt"] = json!(began_at);
+    message["endedAt"] = json!(ended_at);
+    message["timestamp"] = json!((ended_at.as_second() + seconds_after) * 1000);
+    message
+}
+
 /// What is said in it.
 fn words(seconds_after: i64) -> Vec<String> {
     let first = ["assistant: Good morning.", "user: When are you open?"].map(str::to_owned);
@@ -161,6 +179,10 @@ async fn is_report(server: &Server, seconds_after: i64) {
     ] {
         assert_eq!(log[member], value, "{member}");
     }
+    // Nothing goes by its other name.
+    for table in ["call_logs", "conversation_transcripts", "leads", "interactions", "webhook_deliveries"] {
+        assert_eq!(server.count(&format!("{table} where call_sid = '{VAPI_ID}'")).await, 0, "{table}");
+    }
     let text = log["conversation_transcript"].as_str().unwrap();
     assert_eq!(text.lines().count(), words(seconds_after).len());
     assert!(text.starts_with("Agent: Good morning.\nCaller: When are you open?\n"), "{text}");
@@ -171,16 +193,19 @@ fn is_end(event: &Value) -> bool {
 }
 
 async fn callback(server: &Server, status: &str, sequence: &str) {
-    let params = [
+    let mut params = vec![
         ("CallSid", SID),
         ("CallStatus", status),
         ("SequenceNumber", sequence),
         ("From", CALLER),
         ("To", OURS),
         ("Direction", "inbound"),
-        ("Timestamp", "Wed, 30 Oct 2024 09:05:01 +0000"),
         ("CallDuration", if status == "completed" { "301" } else { "" }),
     ];
+    // When a callback without a time comes is chance, and no record may say so.
+    if status == "completed" {
+        params.push(("Timestamp", "Wed, 30 Oct 2024 09:05:01 +0000"));
+    }
     assert_eq!(server.twilio(STATUS, &params).await.status, StatusCode::NO_CONTENT);
 }
 
@@ -266,8 +291,56 @@ async fn twenty_reports_at_once_are_one_row_with_one_end() {
 #[derive(Debug, Clone, Copy)]
 enum Told {
     Report(i64),
+    WithoutSid(i64),
     Callback(&'static str, &'static str),
     Incoming,
+    /// A stream is expected, which never comes.
+    Offered,
+    /// A stream of ours takes the call.
+    Ours,
+    /// And ends it.
+    OursEnded,
+}
+
+async fn tell(server: &Server, told: Told) {
+    match told {
+        Told::Report(seconds_after) => {
+            server.outcome(&report(seconds_after)).await;
+        }
+        Told::WithoutSid(seconds_after) => {
+            server.outcome(&without_sid(seconds_after)).await;
+        }
+        Told::Callback(status, sequence) => callback(server, status, sequence).await,
+        Told::Incoming => {
+            let (from, to) = (CALLER.to_owned(), OURS.to_owned());
+            let event = CallEvent::Incoming { phone_number: None, from, to, to_team: false };
+            server.record("2024-10-30T08:59:58Z", &event).await;
+        }
+        Told::Offered => {
+            let offer = Offer {
+                call_sid: &CallSid::parse(SID).unwrap(),
+                organization: server.organization,
+                agent: server.agent,
+                direction: Some("inbound"),
+                from: Some(CALLER),
+                to: Some(OURS),
+                token_sha256: [7; 32],
+            };
+            leases::offer(&server.store, &offer).await.unwrap().unwrap();
+        }
+        Told::Ours => our_agent(server).await,
+        Told::OursEnded => our_agent_ends(server).await,
+    }
+}
+
+/// The log, but for what no two servers have in common.
+async fn log(server: &Server) -> Value {
+    server
+        .scalar(
+            "select to_jsonb(call_logs) - array['id', 'created_at', 'updated_at', 'transcript_revision', 'agent_id']
+             from call_logs",
+        )
+        .await
 }
 
 #[tokio::test]
@@ -282,6 +355,9 @@ async fn whatever_is_told_of_a_call_in_whatever_order_its_record_is_that_of_the_
         Told::Report(4),
         Told::Report(4),
         Told::Report(2),
+        Told::WithoutSid(3),
+        Told::WithoutSid(5),
+        Told::Offered,
     ];
     let mut runner = TestRunner::deterministic();
     let shuffles = Just(all).prop_shuffle();
@@ -290,31 +366,293 @@ async fn whatever_is_told_of_a_call_in_whatever_order_its_record_is_that_of_the_
         let order = shuffles.new_tree(&mut runner).unwrap().current();
         let server = Server::new().await;
         for told in &order {
-            match *told {
-                Told::Report(seconds_after) => {
-                    server.outcome(&report(seconds_after)).await;
-                }
-                Told::Callback(status, sequence) => callback(&server, status, sequence).await,
-                Told::Incoming => {
-                    let (from, to) = (CALLER.to_owned(), OURS.to_owned());
-                    let event = CallEvent::Incoming { phone_number: None, from, to, to_team: false };
-                    server.record("2024-10-30T08:59:58Z", &event).await;
-                }
-            }
+            tell(&server, *told).await;
         }
-        is_report(&server, 4).await;
+        is_report(&server, 5).await;
+        assert_eq!(server.row().await["data"]["call"]["sid"], SID, "{order:?}");
         let row = server.row().await;
         let events = row["event_sequence"].as_array().unwrap().clone();
         let kinds: Vec<_> = events.iter().map(|event| event["type"].as_str().unwrap().to_owned()).collect();
         assert_eq!(kinds, ["incoming_call", "agent_call_completed"], "{order:?}");
-        let log: Value = server
-            .scalar("select to_jsonb(call_logs) - array['id', 'created_at', 'updated_at', 'transcript_revision', 'answered_at', 'agent_id'] from call_logs")
-            .await;
-        records.push((order, log));
+        records.push((order, log(&server).await));
     }
     for (order, log) in &records {
         assert_eq!(*log, records[0].1, "{order:?}\n{:?}", records[0].0);
     }
+}
+
+#[tokio::test]
+async fn whatever_is_told_of_a_call_of_our_own_agent_in_whatever_order_its_record_is_ours() {
+    // These follow from each other; VAPI's reports may come anywhere between them.
+    let in_order = [Told::Ours, Told::OursEnded, Told::Callback("completed", "2")];
+    let free = [
+        Told::Callback("ringing", "0"),
+        Told::Callback("in-progress", "1"),
+        Told::Report(1),
+        Told::Report(3),
+        Told::WithoutSid(2),
+        Told::WithoutSid(4),
+    ];
+    let places: Vec<Option<Told>> = free.into_iter().map(Some).chain(in_order.map(|_| None)).collect();
+    let mut runner = TestRunner::deterministic();
+    let shuffles = Just(places).prop_shuffle();
+    let mut records = Vec::new();
+    for _ in 0..16 {
+        let mut next = in_order.into_iter();
+        let places = shuffles.new_tree(&mut runner).unwrap().current();
+        let order: Vec<_> = places.into_iter().filter_map(|told| told.or_else(|| next.next())).collect();
+        let server = Server::new().await;
+        for told in &order {
+            tell(&server, *told).await;
+        }
+        let row = server.row().await;
+        let data = &row["data"];
+        assert_eq!((&row["call_sid"], &row["vapi_call_id"]), (&json!(SID), &json!(VAPI_ID)), "{order:?}");
+        assert_eq!((&data["call"]["duration"], &data["turns"]), (&json!(90), &json!(7)), "{order:?}");
+        assert_eq!(data["vapi"]["analysis"], report(4)["analysis"], "{order:?}");
+        let ends = row["event_sequence"].as_array().unwrap().iter().filter(|event| is_end(event)).count();
+        assert_eq!(ends, 1, "{order:?}");
+        assert_eq!((server.said(SID).await, server.said(VAPI_ID).await), (vec![], vec![]), "{order:?}");
+        records.push((order, log(&server).await));
+    }
+    for (order, log) in &records {
+        assert_eq!(*log, records[0].1, "{order:?}\n{:?}", records[0].0);
+    }
+}
+
+#[tokio::test]
+async fn of_a_call_that_gets_its_carriers_id_late_each_event_is_told_once() {
+    let all = vec![Told::Incoming, Told::WithoutSid(1), Told::Report(0), Told::Report(2)];
+    let mut runner = TestRunner::deterministic();
+    let shuffles = Just(all).prop_shuffle();
+    for _ in 0..10 {
+        let order = shuffles.new_tree(&mut runner).unwrap().current();
+        let server = Server::new().await;
+        let listener = json!({
+            "url": "https://example.com/hook",
+            "events": ["call.started", "call.completed", "call.failed", "transcript.completed"],
+        });
+        assert_eq!(server.post("/api/webhook-endpoints", listener).await.status, StatusCode::CREATED);
+        server.execute("update webhook_endpoints set listens_since = now() - interval '1 day'").await;
+        let began_at = Timestamp::now() - jiff::SignedDuration::from_mins(10);
+        for told in &order {
+            match *told {
+                Told::Report(number) => server.outcome(&of_call_at(report(number), began_at)).await,
+                Told::WithoutSid(number) => server.outcome(&of_call_at(without_sid(number), began_at)).await,
+                _ => {
+                    let (from, to) = (CALLER.to_owned(), OURS.to_owned());
+                    let event = CallEvent::Incoming { phone_number: None, from, to, to_team: false };
+                    lifecycle::record(&server.store, &server.call(), began_at, &event).await.unwrap();
+                    String::new()
+                }
+            };
+        }
+        let told: Value = server
+            .scalar(
+                "select coalesce(jsonb_agg(
+                     jsonb_build_array(event_type, call_sid, body->'data'->>'call_sid') order by event_type
+                 ), '[]') from webhook_deliveries",
+            )
+            .await;
+        let expected =
+            ["call.completed", "call.started", "transcript.completed"].map(|kind| json!([kind, SID, SID]));
+        assert_eq!(told, json!(expected), "{order:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_report_without_the_carriers_id_and_one_with_it_are_one_call_with_all_its_records() {
+    let server = Server::new().await;
+    server
+        .execute(&format!(
+            "insert into leads (organization_id, phone) values ('{}', '{CALLER}')",
+            server.organization
+        ))
+        .await;
+    assert!(server.post("/api/interactions", json!({"id": "i1"})).await.status.is_success());
+    server.execute(&format!("update interactions set call_sid = '{VAPI_ID}'")).await;
+    assert_eq!(server.outcome(&without_sid(2)).await, "created");
+    // By VAPI's id it is a call like any other.
+    let linked: String = server.scalar("select call_sid from leads").await;
+    assert_eq!(linked, VAPI_ID);
+    let same: bool = server.scalar("select (select lead_id from call_logs) = (select id from leads)").await;
+    assert!(same);
+    assert_eq!(server.get("/api/interactions/i1").await.data()["status"], "COMPLETED");
+    // An older report tells of the carrier's id: the call gets it, and says what it said.
+    assert_eq!(server.outcome(&report(1)).await, "known");
+    is_report(&server, 2).await;
+    assert_eq!(server.row().await["data"]["call"]["sid"], SID);
+    let linked: String = server.scalar("select call_sid from leads").await;
+    assert_eq!(linked, SID);
+    let named: String = server.scalar("select call_sid from interactions").await;
+    assert_eq!(named, SID);
+    // And stays the same call for whoever names it by VAPI's id.
+    assert_eq!(server.outcome(&without_sid(2)).await, "known");
+    assert_eq!(server.outcome(&without_sid(3)).await, "written");
+    is_report(&server, 3).await;
+    callback(&server, "completed", "2").await;
+    is_report(&server, 3).await;
+}
+
+#[tokio::test]
+async fn twenty_reports_at_once_of_which_half_know_no_carriers_id_are_one_row() {
+    for round in 0..4 {
+        let server = Server::new().await;
+        let name = |number: i64| if number % 2 == 0 { report(number % 7) } else { without_sid(number % 7) };
+        let reports: Vec<_> = (round..round + 20).map(name).collect();
+        join_all(reports.iter().map(|message| server.outcome(message))).await;
+        is_report(&server, 6).await;
+    }
+}
+
+#[tokio::test]
+async fn the_calls_of_a_line_whose_team_does_not_answer_and_whose_agent_is_at_vapi_are_recorded_whole() {
+    let server = Server::new().await;
+    let add = async |path: &str, body: Value| -> String {
+        let answer = server.post(path, body).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+        answer.json()["data"]["id"].as_str().unwrap().to_owned()
+    };
+    let team = json!({"name": "Front desk", "ring_timeout_s": 20, "members": [{"number": "+14155550101"}]});
+    let team = add("/api/teams", team).await;
+    let spans: Vec<_> =
+        (1..=5).map(|day| json!({"weekday": day, "opens": "09:00", "closes": "17:30"})).collect();
+    let schedule = json!({"name": "Office", "time_zone": "Europe/Berlin", "spans": spans});
+    let schedule = add("/api/schedules", schedule).await;
+    let number = json!({"number": OURS, "agent_id": server.agent, "schedule_id": schedule, "team_id": team});
+    let number = add("/api/phone-numbers", number).await;
+    let path = format!("/api/phone-number/{number}/incoming");
+
+    server.at("2024-10-30T09:00:00Z");
+    let ringing = [("CallSid", SID), ("From", CALLER), ("To", OURS), ("CallStatus", "ringing")];
+    let answer = server.twilio(&path, &ringing).await;
+    assert!(answer.text.contains("<Dial"), "{}", answer.text);
+    assert_eq!(server.row().await["routing_status"], "transferred_to_team");
+    server.at("2024-10-30T09:00:30Z");
+    let rang = [("CallSid", SID), ("DialCallStatus", "no-answer"), ("CallStatus", "in-progress")];
+    server.twilio(&format!("{path}/fallback"), &rang).await.stream_token();
+    assert_eq!(server.row().await["routing_status"], "team_no_answer");
+    assert_eq!(server.outcome(&report(1)).await, "written");
+    is_report(&server, 1).await;
+
+    let row = server.row().await;
+    assert_eq!(
+        row["event_sequence"],
+        json!([
+            {"type": "incoming_call", "timestamp": "2024-10-30T09:00:00Z", "details": {"from": CALLER, "to": OURS}},
+            {"type": "team_no_answer", "timestamp": "2024-10-30T09:00:30Z", "details": {"dial_status": "no-answer"}},
+            {"type": "agent_call_completed", "timestamp": "2024-10-30T09:05:00Z", "details": row["data"]},
+        ])
+    );
+    assert_eq!((&row["phone_number_id"], &row["routing_status"]), (&json!(number), &json!("completed")));
+    let shown = server.get(&format!("/api/calls/{SID}")).await.data();
+    assert_eq!((&shown["event_sequence"], &shown["data"]), (&row["event_sequence"], &row["data"]));
+    // What the carrier says afterwards changes nothing of it.
+    callback(&server, "completed", "2").await;
+    assert_eq!(server.row().await["event_sequence"], row["event_sequence"]);
+    is_report(&server, 1).await;
+}
+
+// ---- What is kept of it ----------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_repeated_report_is_known_however_little_is_still_kept_of_it() {
+    let mut strange = report(2);
+    strange["analysis"]["summary"] = json!("a\u{0}b");
+    for (message, redacts) in [(report(2), false), (report(2), true), (strange, false)] {
+        let server = Server::new().await;
+        if redacts {
+            server.execute("update agents set redact = '{payment_card,phone_number}'").await;
+        }
+        assert_eq!(server.outcome(&message).await, "created");
+        let before = server.row().await;
+        assert_eq!(server.outcome(&message).await, "known");
+        assert_eq!(server.row().await, before);
+        // Words and payloads have grown old.
+        server
+            .execute(
+                "update calls set data = jsonb_build_object('call', data->'call'),
+                     event_sequence = (
+                         select jsonb_agg(jsonb_set(event, '{details}', jsonb_build_object('call', event->'details'->'call')))
+                         from jsonb_array_elements(event_sequence) as event
+                     );
+                 delete from conversation_transcripts;
+                 update call_logs set conversation_transcript = null, transcript_revision = 0",
+            )
+            .await;
+        let before = server.row().await;
+        for repeated in [&message, &report(1)] {
+            assert_eq!(server.outcome(repeated).await, "known");
+        }
+        assert_eq!((server.row().await, server.count("conversation_transcripts").await), (before, 0));
+        // It is VAPI's all the same: it says why, and gives way to whoever carried the call here.
+        lifecycle::callback::catch_up(&server.store, &server.call().call_sid).await.unwrap();
+        let notes: String = server.scalar("select disconnect_notes from call_logs").await;
+        assert_eq!(notes, "VAPI: customer-ended-call");
+        our_agent(&server).await;
+        our_agent_ends(&server).await;
+        let row = server.row().await;
+        assert_eq!((&row["data"]["turns"], &row["data"]["vapi"]["call"]["id"]), (&json!(7), &json!(VAPI_ID)));
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_calls_has_what_is_small_of_a_report_and_one_call_has_the_whole() {
+    let server = Server::new().await;
+    let mut message = report(1);
+    message["artifact"]["transcript"] = json!("x".repeat(200_000));
+    message["call"]["assistant"] = json!({"model": "y".repeat(50_000)});
+    message["call"]["note"] = json!("z".repeat(50_000));
+    message["summary"] = json!("w".repeat(50_000));
+    server.outcome(&message).await;
+    let answer = server.get("/api/calls").await;
+    assert!(answer.text.len() < 5_000, "{}", answer.text.len());
+    let listed = answer.data()[0].clone();
+    let members: Vec<_> = listed["data"].as_object().unwrap().keys().collect();
+    assert_eq!(members, ["call"]);
+    for (member, value) in [
+        ("status", json!("completed")),
+        ("duration", json!(300)),
+        ("sid", json!(SID)),
+        ("endedReason", json!("caller_hung_up")),
+        ("from", json!(CALLER)),
+        ("id", json!(VAPI_ID)),
+    ] {
+        assert_eq!(listed["data"]["call"][member], value, "{member}");
+    }
+    let end = &listed["event_sequence"][0];
+    assert_eq!(
+        (&end["type"], &end["timestamp"]),
+        (&json!("agent_call_completed"), &json!("2024-10-30T09:05:00Z"))
+    );
+    assert_eq!(end["details"]["endedReason"], "customer-ended-call");
+    assert!(end["details"].get("artifact").is_none() && end["details"].get("summary").is_none(), "{end}");
+    let whole = server.get(&format!("/api/calls/{SID}")).await.data();
+    assert_eq!(whole["data"]["artifact"], message["artifact"]);
+    assert_eq!(whole["event_sequence"][0]["details"], whole["data"]);
+    for (status, total) in [("completed", 1), ("failed", 0), ("live", 0)] {
+        let page = server.get(&format!("/api/calls?status={status}")).await.json();
+        assert_eq!(page["pagination"]["total"], total, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_report_is_kept_also_where_what_follows_from_it_cannot_be() {
+    let server = Server::new().await;
+    server
+        .execute(
+            "create function in_the_way() returns trigger language plpgsql as
+                 $$ begin raise unique_violation; end $$;
+             create trigger in_the_way before insert on call_logs for each row execute function in_the_way()",
+        )
+        .await;
+    assert_eq!(server.outcome(&report(1)).await, "created");
+    assert_eq!(server.row().await["data"]["analysis"], report(1)["analysis"]);
+    assert_eq!((server.said(SID).await, server.count("call_logs").await), (words(1), 0));
+    // What follows from it follows when it can.
+    server.execute("drop trigger in_the_way on call_logs").await;
+    callback(&server, "completed", "2").await;
+    is_report(&server, 1).await;
 }
 
 #[tokio::test]
@@ -545,7 +883,7 @@ async fn a_report_of_an_unknown_call_and_assistant_is_taken_and_counted_and_not_
 }
 
 #[tokio::test]
-async fn an_assistant_is_one_agent_of_one_organisation() {
+async fn an_assistant_is_one_agent_of_an_organisation() {
     let server = Server::new().await;
     let agent = json!({"name": "Ada", "instructions": "Be kind.", "vapi_assistant_id": ASSISTANT});
     server.post("/api/agents", agent).await.is_error(StatusCode::CONFLICT, "assistant_taken");
@@ -557,6 +895,82 @@ async fn an_assistant_is_one_agent_of_one_organisation() {
         .patch(&path, json!({"vapi_assistant_id": ASSISTANT}))
         .await
         .is_error(StatusCode::CONFLICT, "assistant_taken");
+}
+
+/// A secret of VAPI's that is this organisation's, and the id of its account.
+async fn account(server: &Server, organization: &str) -> (String, String) {
+    let headers =
+        [("x-api-key", KEY), ("x-organization", organization), ("content-type", "application/json")];
+    let answer = server.raw(Method::POST, "/api/vapi-accounts", &headers, "").await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+    let data = answer.json()["data"].clone();
+    assert_eq!(data["webhook"], PATH);
+    (data["secret"].as_str().unwrap().to_owned(), data["id"].as_str().unwrap().to_owned())
+}
+
+async fn sent_with(server: &Server, secret: &str, message: &Value) -> Answer {
+    let headers = [("content-type", "application/json"), ("x-vapi-secret", secret)];
+    server.raw(Method::POST, PATH, &headers, json!({ "message": message }).to_string()).await
+}
+
+#[tokio::test]
+async fn a_secret_says_whose_calls_are_reported_and_nobody_elses_are_looked_at() {
+    let server = Server::new().await;
+    server.execute("insert into organisations (slug, name) values ('other', 'Other')").await;
+    let (secret, _) = account(&server, "other").await;
+    // A call of the first organisation, and one that only its assistant could tell whose it is.
+    assert_eq!(server.outcome(&report(1)).await, "created");
+    let before = server.row().await;
+    let mut another = report(2);
+    another["call"]["id"] = json!("0191e0a0-0000-7000-8000-000000000009");
+    another["call"]["phoneCallProviderId"] = json!("CA00000000000000000000000000000009");
+    for message in [&report(2), &without_sid(3), &another] {
+        assert_eq!(sent_with(&server, &secret, message).await.data()["outcome"], "unknown");
+        assert_eq!(server.row().await, before);
+    }
+    // Its own agent may be the assistant that another organisation has named as well.
+    let headers = [("x-api-key", KEY), ("x-organization", "other"), ("content-type", "application/json")];
+    let agent = json!({"name": "Bo", "instructions": "Be kind.", "vapi_assistant_id": ASSISTANT});
+    let made = server.raw(Method::POST, "/api/agents", &headers, agent.to_string()).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+    for message in [&report(2), &without_sid(3)] {
+        assert_eq!(
+            sent_with(&server, &secret, message).await.data()["outcome"],
+            "unknown",
+            "it is not theirs"
+        );
+        assert_eq!(server.row().await, before);
+    }
+    assert_eq!(sent_with(&server, &secret, &another).await.data()["outcome"], "created");
+    let owners: Value = server
+        .scalar(
+            "select jsonb_agg(distinct jsonb_build_array(o.slug, c.call_sid)) from calls c
+             join organisations o on o.id = c.organization_id",
+        )
+        .await;
+    let theirs = another["call"]["phoneCallProviderId"].clone();
+    assert_eq!(owners, json!([["default", SID], ["other", theirs]]));
+}
+
+#[tokio::test]
+async fn a_secret_of_an_organisation_is_shown_once_rotated_without_a_gap_and_gone_when_it_is_deleted() {
+    let server =
+        Server::on(surface::Server::with(|settings| settings.vapi_webhook_secrets.clear()).await).await;
+    sent_with(&server, KEY, &report(0)).await.is_error(StatusCode::FORBIDDEN, "vapi_not_configured");
+    let (old, old_id) = account(&server, "default").await;
+    let (new, _) = account(&server, "default").await;
+    for secret in [&old, &new] {
+        sent_with(&server, secret, &report(0)).await.data();
+    }
+    let listed = server.get("/api/vapi-accounts").await;
+    assert_eq!(listed.json()["pagination"]["total"], 2);
+    assert!(!listed.text.contains(&old) && !listed.text.contains(&new), "{}", listed.text);
+    let path = format!("/api/vapi-accounts/{old_id}");
+    assert_eq!(server.delete(&path).await.status, StatusCode::NO_CONTENT);
+    server.delete(&path).await.is_error(StatusCode::NOT_FOUND, "not_found");
+    sent_with(&server, &old, &report(1)).await.is_error(StatusCode::UNAUTHORIZED, "invalid_secret");
+    sent_with(&server, &new, &report(1)).await.data();
+    is_report(&server, 1).await;
 }
 
 #[tokio::test]

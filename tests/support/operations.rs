@@ -101,6 +101,7 @@ pub(crate) async fn furnished() -> Server {
         ("/api/queue/schedule-call", json!({"to": "+14155550124"})),
         ("/api/do-not-call", json!({"number": "+14155550125"})),
         ("/api/api-keys", json!({"name": "desk", "scopes": ["review"]})),
+        ("/api/vapi-accounts", json!({})),
         ("/api/webhook-endpoints", json!({"url": "https://example.com/hook", "events": ["call.completed"]})),
         ("/api/retention/runs", json!({"dry_run": true})),
         ("/api/leads", json!({"phone": "+14155550126"})),

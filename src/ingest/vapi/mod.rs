@@ -7,6 +7,7 @@ mod report;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use crate::ids::OrganizationId;
 use crate::ingest::Problem;
 use crate::lifecycle::report::{self as lifecycle, Reported};
 use crate::store::Store;
@@ -36,9 +37,9 @@ pub fn read(body: &Value, came_at: Timestamp) -> Result<Message, Vec<Problem>> {
     report::read(message, came_at).map(|report| Message::Report(Box::new(report)))
 }
 
-/// Puts a report on record.
-pub async fn take(store: &Store, report: &Report) -> sqlx::Result<Reported> {
-    lifecycle::record(store, report).await
+/// Puts a report of an organisation's call on record.
+pub async fn take(store: &Store, organization: OrganizationId, report: &Report) -> sqlx::Result<Reported> {
+    lifecycle::record(store, organization, report).await
 }
 
 /// The first of these members that is a text with something in it.

@@ -5,12 +5,14 @@
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::{ended_reason, messages, moment, object, text};
 use crate::call::end::EndReason;
 use crate::ids::{CallSid, PhoneNumber};
 use crate::ingest::Problem;
-use crate::store::reports::Report;
+use crate::lifecycle::report::{REPORTED_BY, VAPI};
+use crate::store::reports::{Received, Report};
 
 /// Where what our members of `call` take the place of is kept.
 const REPLACED: &str = "vapi";
@@ -46,8 +48,7 @@ pub(super) fn read(message: &Map<String, Value>, came_at: Timestamp) -> Result<R
             Problem::new("message.call.phoneCallProviderId", "or this must be the carrier's id of the call"),
         ]);
     }
-    let word = text(&[message.get("endedReason"), call.get("endedReason")]);
-    let reason = word.and_then(ended_reason::read);
+    let reason = sent.ended_reason().and_then(ended_reason::read);
     let times = sent.times(came_at);
     let turns = messages::read(&sent.spoken(), &sent.prompts(), times.started_at);
     let report = Report {
@@ -61,8 +62,16 @@ pub(super) fn read(message: &Map<String, Value>, came_at: Timestamp) -> Result<R
         turns,
         vapi_call_id,
         call_sid,
+        received: received(message),
     };
     Ok(report)
+}
+
+/// What the message is known by. Nothing has been taken out of it yet.
+fn received(message: &Map<String, Value>) -> Received {
+    let text = json!(message).to_string();
+    let length = i32::try_from(text.len()).unwrap_or(i32::MAX);
+    Received { length, sha256: Sha256::digest(&text).into() }
 }
 
 impl<'a> Sent<'a> {
@@ -77,6 +86,11 @@ impl<'a> Sent<'a> {
             of_transport("providerCallId"),
         ];
         places.into_iter().find_map(|place| CallSid::parse(text(&[place])?).ok())
+    }
+
+    /// VAPI's word for why the call ended.
+    fn ended_reason(&self) -> Option<&'a str> {
+        text(&[self.message.get("endedReason"), self.call.get("endedReason")])
     }
 
     fn assistant_id(&self) -> Option<String> {
@@ -177,6 +191,9 @@ impl<'a> Sent<'a> {
             ("from", json!(from)),
             ("to", json!(to)),
             ("recordingUrl", json!(self.recording_url())),
+            // What is here stays when the rest of the report has grown old.
+            (REPORTED_BY, json!(VAPI)),
+            ("reportedReason", json!(self.ended_reason())),
         ];
         let mut call = self.call.clone();
         let mut replaced = Map::new();

@@ -52,6 +52,8 @@ fn a_report_keeps_every_member_and_what_ours_take_the_place_of() {
         ("from", json!("+14155550123")),
         ("to", json!("+14155550199")),
         ("recordingUrl", json!("https://example.com/1.wav")),
+        ("reportedBy", json!("vapi")),
+        ("reportedReason", json!("customer-ended-call")),
         ("vapi", json!({"status": "ended", "vapi": 7, "duration": 300.1, "from": "sip:x"})),
     ] {
         assert_eq!(call[member], value, "{member}");

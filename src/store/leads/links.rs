@@ -201,7 +201,10 @@ pub async fn link_by_phone(
                    (
                        select case when data->'call'->>'direction' = 'outbound' then data->'call'->>'to' else data->'call'->>'from' end
                        from calls
-                       where organization_id = $1 and call_sid = $2::text and data->>'type' = 'end-of-call-report'
+                       where organization_id = $1
+                         and (call_sid = $2::text or call_sid is null and vapi_call_id = $2::text)
+                         and data->>'type' = 'end-of-call-report'
+                       limit 1
                    )
                ) as other_party
         "#,
@@ -253,11 +256,20 @@ async fn link_number(
             where coalesce(
                       (select min(offered_at) from call_streams where call_streams.call_sid = $3::text),
                       (select min(created_at) from call_events where call_events.call_sid = $3::text),
-                      (select created_at from calls where calls.call_sid = $3::text)
+                      (
+                          select min(created_at)
+                          from calls
+                          where calls.call_sid = $3::text or calls.call_sid is null and calls.vapi_call_id = $3::text
+                      )
                   ) < coalesce(
                       (select min(offered_at) from call_streams where call_streams.call_sid = meant.call_sid),
                       (select min(created_at) from call_events where call_events.call_sid = meant.call_sid),
-                      (select created_at from calls where calls.call_sid = meant.call_sid)
+                      (
+                          select min(created_at)
+                          from calls
+                          where calls.call_sid = meant.call_sid
+                             or calls.call_sid is null and calls.vapi_call_id = meant.call_sid
+                      )
                   )
         ),
         linked as (

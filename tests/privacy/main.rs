@@ -10,6 +10,7 @@ mod surface;
 #[path = "../support/world.rs"]
 mod world;
 
+mod canaries;
 mod columns;
 mod erasure;
 mod life;

@@ -45,7 +45,7 @@ async fn with_rows() -> (Server, Uuid) {
 
 impl Server {
     /// Adds rows where the API alone has brought none.
-    async fn fill_every_table(&self) {
+    pub(crate) async fn fill_every_table(&self) {
         self.execute(
             "insert into conversation_transcripts (organization_id, call_sid, sequence, item_id, revision, role, content, timestamp)
              select organization_id, call_sid, 1, 'item_1', 1, 'user', 'Good morning.', now() from calls where call_sid is not null limit 1;

@@ -60,8 +60,9 @@ async fn retention_policy(caller: Caller) -> Result<Success<Policy>, ApiError> {
     Ok(Success::new(retention::policy(&caller.store, caller.organization).await?))
 }
 
-/// Decides how long things are kept. Keeping less than before removes nothing until it is confirmed: decide, make a dry run
-/// (`POST /api/retention/runs`), look at its figures, and decide the same again with its id as `confirm`.
+/// Decides how long things are kept. What keeps more is in force at once. Keeping less than before waits as `wanted`, beside
+/// what is in force, until it is confirmed: decide, make a dry run (`POST /api/retention/runs`), look at its figures, and
+/// decide the same again with its id as `confirm`.
 #[utoipa::path(
     put, path = "/api/retention", tag = "privacy", request_body = DecideRetention,
     responses(
@@ -108,7 +109,7 @@ async fn list_retention_runs(
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
-/// Says what the policy would remove now, and changes nothing else.
+/// Says what the wanted days would remove now, or those in force where none are wanted, and changes nothing else.
 #[utoipa::path(
     post, path = "/api/retention/runs", tag = "privacy", request_body = StartRun,
     responses((status = 201, description = "What would be removed", body = Success<Run>), Failures),
@@ -124,7 +125,7 @@ async fn dry_run_retention(
         ));
     }
     let organization = caller.organization;
-    let days = retention::policy(&caller.store, organization).await?.days;
+    let days = retention::policy(&caller.store, organization).await?.looked_at();
     // Runs are the server's to write, and this one may take its time: no transaction is open meanwhile.
     caller.does("retention.looked_at", organization);
     caller.keep().await?;

@@ -49,7 +49,7 @@ pub async fn remove_old(config: &Config, options: &RetentionOptions) -> anyhow::
         };
         for (slug, organization) in chosen {
             if options.dry_run {
-                let days = kept::policy(store, organization).await?.days;
+                let days = kept::policy(store, organization).await?.looked_at();
                 tell_run(&slug, &kept::dry_run(store, organization, days, Trigger::Command).await?);
                 continue;
             }
@@ -58,7 +58,7 @@ pub async fn remove_old(config: &Config, options: &RetentionOptions) -> anyhow::
             };
             match retention::run_now(store, organization, progress).await? {
                 Some(run) => tell_run(&slug, &run),
-                None => println!("{slug}: everything is kept: there is no policy, or it is not confirmed"),
+                None => println!("{slug}: everything is kept: no policy is in force"),
             }
         }
         Ok(())

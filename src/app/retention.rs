@@ -43,8 +43,8 @@ pub(super) async fn run(store: Store, stopping: CancellationToken) {
 async fn tonight(store: &Store) {
     loop {
         match retention::claim_nightly(store, FROM).await {
-            Ok(Some(claimed)) => {
-                if let Err(error) = remove(store, &claimed, |_| {}).await {
+            Ok(Some(mut claimed)) => {
+                if let Err(error) = remove(store, &mut claimed, |_| {}).await {
                     warn!(%error, run = %claimed.id, "removing what is too old is held up; it is gone on with later");
                     return;
                 }
@@ -62,14 +62,18 @@ pub async fn run_now(
     organization: OrganizationId,
     progress: impl FnMut(&Removed),
 ) -> sqlx::Result<Option<Run>> {
-    let Some(claimed) = retention::begin(store, organization, Trigger::Command).await? else {
+    let Some(mut claimed) = retention::begin(store, organization, Trigger::Command).await? else {
         return Ok(None);
     };
-    remove(store, &claimed, progress).await?;
+    remove(store, &mut claimed, progress).await?;
     retention::run(store, organization, claimed.id).await
 }
 
-async fn remove(store: &Store, claimed: &Claimed, mut progress: impl FnMut(&Removed)) -> sqlx::Result<()> {
+async fn remove(
+    store: &Store,
+    claimed: &mut Claimed,
+    mut progress: impl FnMut(&Removed),
+) -> sqlx::Result<()> {
     let mut rows = 0;
     loop {
         match retention::step(store, claimed, BATCH).await {

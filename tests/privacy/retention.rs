@@ -7,7 +7,7 @@ use jiff::civil::time;
 use serde_json::{Value, json};
 use voicebridge::app::retention::run_now;
 use voicebridge::lifecycle;
-use voicebridge::store::privacy::retention::{self, Days, Decided, Removed, Trigger};
+use voicebridge::store::privacy::retention::{self, Days, Decided, Reached, Removed, Trigger};
 
 use crate::life::{Office, Person, days_ago};
 
@@ -203,17 +203,18 @@ async fn rows_go_a_few_at_a_time_and_a_run_that_was_broken_off_is_gone_on_with()
     office.grow_old(&old.calls, 40).await;
     office.keep(Some(30), None).await;
     let organization = office.agent.organization_id;
-    let begun = retention::claim_nightly(&office.store, time(0, 0, 0, 0)).await.unwrap().unwrap();
-    let removed = retention::step(&office.store, &begun, 4).await.unwrap().unwrap();
+    let mut begun = retention::claim_nightly(&office.store, time(0, 0, 0, 0)).await.unwrap().unwrap();
+    let removed = retention::step(&office.store, &mut begun, 4).await.unwrap().unwrap();
     assert_eq!((removed.table.as_str(), removed.rows), ("conversation_transcripts", 4));
     assert_eq!(office.count("conversation_transcripts").await, 5);
     // One server has tonight, and nobody else begins it again.
     assert_eq!(retention::claim_nightly(&office.store, time(0, 0, 0, 0)).await.unwrap(), None);
     office.execute("update retention_runs set seen_at = now() - interval '11 minutes'").await;
-    let taken = retention::claim_nightly(&office.store, time(0, 0, 0, 0)).await.unwrap().unwrap();
-    assert_eq!(taken, begun);
+    let mut taken = retention::claim_nightly(&office.store, time(0, 0, 0, 0)).await.unwrap().unwrap();
+    assert_eq!((taken.id, taken.days), (begun.id, begun.days));
+    assert_eq!(taken.reached, Reached::default(), "whoever takes it begins anew");
     assert_eq!(retention::claim_nightly(&office.store, time(0, 0, 0, 0)).await.unwrap(), None);
-    while retention::step(&office.store, &taken, 4).await.unwrap().is_some() {}
+    while retention::step(&office.store, &mut taken, 4).await.unwrap().is_some() {}
     let run = retention::run(&office.store, organization, begun.id).await.unwrap().unwrap();
     assert_eq!(of(&run.counts)[0], ("conversation_transcripts".to_owned(), "words".to_owned(), 9));
     assert!(run.finished_at.is_some());
@@ -257,9 +258,14 @@ async fn keeping_less_than_before_waits_until_somebody_has_looked_at_what_goes()
     office.grow_old(&old.calls, 40).await;
     let organization = office.agent.organization_id;
     let nothing = office.get("/api/retention").await.data();
-    assert_eq!(nothing, json!({"transcript_days": null, "payload_days": null, "confirmed_at": null}));
+    assert_eq!(
+        nothing,
+        json!({"transcript_days": null, "payload_days": null, "confirmed_at": null, "wanted": null})
+    );
     let policy = office.put(json!({"transcript_days": 30, "payload_days": null})).await.data();
-    assert_eq!((&policy["transcript_days"], &policy["confirmed_at"]), (&json!(30), &Value::Null));
+    assert_eq!((&policy["transcript_days"], &policy["confirmed_at"]), (&Value::Null, &Value::Null));
+    assert_eq!(policy["wanted"], json!({"transcript_days": 30, "payload_days": null}));
+    assert_eq!(office.get("/api/retention").await.data(), policy);
     assert_eq!(office.remove().await, None);
     assert_eq!(retention::claim_nightly(&office.store, time(0, 0, 0, 0)).await.unwrap(), None);
     let confirm = async |days: i32, run: &Value| {
@@ -273,11 +279,17 @@ async fn keeping_less_than_before_waits_until_somebody_has_looked_at_what_goes()
     let looked_at = office.dry_run().await["id"].clone();
     let confirmed = confirm(30, &looked_at).await.data();
     assert!(confirmed["confirmed_at"].is_string());
+    assert_eq!((&confirmed["transcript_days"], &confirmed["wanted"]), (&json!(30), &Value::Null));
     // Keeping more needs nobody to look.
     let longer = office.put(json!({"transcript_days": 60, "payload_days": null})).await.data();
-    assert_eq!(longer["confirmed_at"], confirmed["confirmed_at"]);
-    let shorter = office.put(json!({"transcript_days": 60, "payload_days": 3650})).await.data();
-    assert_eq!(shorter["confirmed_at"], Value::Null, "no payload went before");
+    assert_eq!((&longer["transcript_days"], &longer["wanted"]), (&json!(60), &Value::Null));
+    // Of what keeps more here and less there the first counts at once; what was in force goes on removing meanwhile.
+    let both = office.put(json!({"transcript_days": 90, "payload_days": 3650})).await.data();
+    assert_eq!((&both["transcript_days"], &both["payload_days"]), (&json!(90), &Value::Null));
+    assert_eq!(both["wanted"], json!({"transcript_days": 90, "payload_days": 3650}));
+    office.grow_old(&old.calls, 60).await;
+    assert!(!office.remove().await.unwrap().is_empty(), "it is over 90 days old");
+    office.put(json!({"transcript_days": 60, "payload_days": null})).await;
     // Another organisation's dry run is nobody's business here.
     let other: uuid::Uuid =
         sqlx::query_scalar("insert into organisations (slug, name) values ('other', 'Other') returning id")

@@ -7,13 +7,14 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use voicebridge::call::end::EndReason;
 use voicebridge::ids::{CallSid, PhoneNumber};
 use voicebridge::lifecycle::report::END_OF_CALL;
 use voicebridge::lifecycle::{self, CallEvent};
 use voicebridge::store::call_events::CarrierEvent;
 use voicebridge::store::leads::{self, NewLead};
-use voicebridge::store::reports::Report;
+use voicebridge::store::reports::{Received, Report};
 use voicebridge::store::webhooks::{self, EndpointPatch};
 
 use crate::receiver::Receiver;
@@ -333,6 +334,11 @@ impl Town {
     }
 
     async fn vapi_ends(&self, sid: &str, at: Timestamp, reported_at: Timestamp, status: &str) {
+        let data = json!({
+            "type": END_OF_CALL,
+            "call": {"status": status, "duration": 60, "reportedBy": "vapi"},
+        });
+        let text = data.to_string();
         let report = Report {
             vapi_call_id: None,
             call_sid: Some(CallSid::parse(sid).unwrap()),
@@ -342,10 +348,14 @@ impl Town {
             ended_at: at,
             our_number: None,
             reason: None,
-            data: json!({"type": END_OF_CALL, "call": {"status": status, "duration": 60}}),
+            received: Received {
+                length: text.len().try_into().unwrap(),
+                sha256: Sha256::digest(text).into(),
+            },
+            data,
             turns: Vec::new(),
         };
-        lifecycle::report::record(self.store(), &report).await.unwrap();
+        lifecycle::report::record(self.store(), self.organization(), &report).await.unwrap();
     }
 }
 

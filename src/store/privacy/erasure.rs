@@ -100,6 +100,8 @@ struct Person {
     leads: Vec<i64>,
     calls: Vec<String>,
     interactions: Vec<String>,
+    /// What menu systems have told, by the ids of `ivr_calls`.
+    menu_calls: Vec<Uuid>,
 }
 
 /// Runs statements that delete or empty rows, and counts them by table. A statement takes what its condition names:
@@ -230,8 +232,15 @@ async fn person(
     .await?;
     let spellings = number.spellings();
     let number = number.expose().to_owned();
-    let (calls, interactions) = (Vec::new(), Vec::new());
-    Ok(Some(Person { organization: organization.0, number, spellings, leads, calls, interactions }))
+    Ok(Some(Person {
+        organization: organization.0,
+        number,
+        spellings,
+        leads,
+        calls: Vec::new(),
+        interactions: Vec::new(),
+        menu_calls: Vec::new(),
+    }))
 }
 
 async fn is_own_number(connection: &mut PgConnection, person: &Person) -> sqlx::Result<bool> {
@@ -251,6 +260,7 @@ async fn is_own_number(connection: &mut PgConnection, person: &Person) -> sqlx::
 /// Calls from and to the number, however the carrier spelled it, and those of the leads; the legs of such calls; and the
 /// interactions that they were made for.
 async fn find_calls(connection: &mut PgConnection, person: &mut Person) -> sqlx::Result<()> {
+    person.menu_calls = menu_calls(connection, person).await?;
     person.calls = sqlx::query_scalar!(
         r#"
         with found as (
@@ -277,8 +287,12 @@ async fn find_calls(connection: &mut PgConnection, person: &mut Person) -> sqlx:
             where organization_id = $1 and lead_id = any($3)
             union
             select call_sid from ivr_calls
-            where organization_id = $1
-              and (dialled(from_number) = any($2) or dialled(to_number) = any($2) or lead_id = any($3))
+            where organization_id = $1 and id = any($4)
+            union
+            select message.call_sid
+            from ivr_messages message
+            join ivr_calls known using (provider_id, provider_call_id)
+            where known.organization_id = $1 and known.id = any($4)
             union
             select calls.call_sid from calls
             cross join lateral jsonb_array_elements(event_sequence) as event
@@ -298,9 +312,12 @@ async fn find_calls(connection: &mut PgConnection, person: &mut Person) -> sqlx:
         person.organization,
         &person.spellings,
         &person.leads,
+        &person.menu_calls,
     )
     .fetch_all(&mut *connection)
     .await?;
+    // Now by those calls as well.
+    person.menu_calls = menu_calls(connection, person).await?;
     person.interactions = sqlx::query_scalar!(
         r#"
         select id from interactions
@@ -323,6 +340,34 @@ async fn find_calls(connection: &mut PgConnection, person: &mut Person) -> sqlx:
     Ok(())
 }
 
+/// Calls of menu systems in which the number was named in any message, whatever the row made of them says now; those of the
+/// leads; and those that are known to be one of `calls`.
+async fn menu_calls(connection: &mut PgConnection, person: &Person) -> sqlx::Result<Vec<Uuid>> {
+    let found = sqlx::query_scalar!(
+        r#"
+        select id from ivr_calls
+        where organization_id = $1
+          and (dialled(from_number) = any($2) or dialled(to_number) = any($2)
+               or lead_id = any($3) or call_sid = any($4))
+        union
+        select known.id
+        from ivr_messages message
+        join ivr_calls known using (provider_id, provider_call_id)
+        where message.organization_id = $1
+          and (dialled(message.from_number) = any($2) or dialled(message.to_number) = any($2)
+               or $5 in (message.from_phone, message.to_phone) or message.call_sid = any($4))
+        "#,
+        person.organization,
+        &person.spellings,
+        &person.leads,
+        &person.calls,
+        person.number,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
 /// Has nothing be put on record of these calls from the end of this transaction on.
 async fn remember(connection: &mut PgConnection, person: &Person) -> sqlx::Result<()> {
     sqlx::query!(
@@ -339,9 +384,7 @@ async fn remember(connection: &mut PgConnection, person: &Person) -> sqlx::Resul
             union
             select provider_id || ':' || provider_call_id
             from ivr_calls
-            where organization_id = $1
-              and (dialled(from_number) = any($3) or dialled(to_number) = any($3) or lead_id = any($4)
-                   or call_sid = any($2))
+            where organization_id = $1 and id = any($3)
             union
             select id
             from kaleyra_call_logs
@@ -352,7 +395,7 @@ async fn remember(connection: &mut PgConnection, person: &Person) -> sqlx::Resul
         "#,
         person.organization,
         &person.calls,
-        &person.spellings,
+        &person.menu_calls,
         &person.leads,
         person.number,
     )
@@ -406,7 +449,6 @@ async fn delete_calls(
         "call_logs" by calls: "delete from call_logs where organization_id = $1 and call_sid = any($2)";
         "webhook_deliveries" by calls:
             "delete from webhook_deliveries where organization_id = $1 and call_sid = any($2)";
-        "ivr_calls" by calls: "delete from ivr_calls where organization_id = $1 and call_sid = any($2)";
         // A call that no carrier has an id of goes by VAPI's.
         "calls" by calls:
             "delete from calls where organization_id = $1 and (call_sid = any($2) or vapi_call_id = any($2))";
@@ -426,9 +468,9 @@ async fn delete_rest(
         "call_attempts" by leads: "delete from call_attempts where organization_id = $1 and lead_id = any($2)";
         "call_queue" by number: "delete from call_queue where organization_id = $1 and to_number = $2";
         "call_queue" by leads: "delete from call_queue where organization_id = $1 and lead_id = any($2)";
-        "ivr_calls" by spellings:
-            "delete from ivr_calls where organization_id = $1 and (dialled(from_number) = any($2) or dialled(to_number) = any($2))";
-        "ivr_calls" by leads: "delete from ivr_calls where organization_id = $1 and lead_id = any($2)";
+        "ivr_messages" by menu_calls:
+            "delete from ivr_messages using ivr_calls known where ivr_messages.organization_id = $1 and known.id = any($2) and ivr_messages.provider_id = known.provider_id and ivr_messages.provider_call_id = known.provider_call_id";
+        "ivr_calls" by menu_calls: "delete from ivr_calls where organization_id = $1 and id = any($2)";
         "kaleyra_call_logs" by number:
             "delete from kaleyra_call_logs where organization_id = $1 and kaleyra_customer_phone(service, callfrom, callto) = $2";
         "kaleyra_call_logs" by leads:

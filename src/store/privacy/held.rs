@@ -8,12 +8,20 @@ use sqlx::postgres::PgConnection;
 use super::retention::Days;
 use crate::ids::OrganizationId;
 
-/// What is held in a table: `$1` is the organisation, `$2` the moment before which it is too old, `$3` how many rows at most.
-/// `held` finds `key` and `at` of such rows, `emptied` is done to those in `old`, and returns `at`.
+/// Rows that were emptied at one go: how many, and the moments of the oldest and the newest of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Emptied {
+    pub(super) rows: i64,
+    pub(super) oldest: Option<Timestamp>,
+    pub(super) newest: Option<Timestamp>,
+}
+
+/// What is held in a table: `$1` is the organisation, `$2` the moment before which it is too old. `held` finds `key` and `at`
+/// of such rows, `emptied` is done to those in `old`: the oldest, none of them older than `since`.
 macro_rules! held {
     ($name:ident, held: $held:literal, emptied: $emptied:literal) => {
         pub(super) mod $name {
-            use super::{OrganizationId, PgConnection, Timestamp, ToSqlx};
+            use super::{Emptied, OrganizationId, PgConnection, Timestamp, ToSqlx};
 
             pub(in crate::store::privacy) async fn count(
                 connection: &mut PgConnection,
@@ -34,21 +42,27 @@ macro_rules! held {
                 connection: &mut PgConnection,
                 organization: OrganizationId,
                 before: Timestamp,
+                since: Option<Timestamp>,
                 most: i64,
-            ) -> sqlx::Result<(i64, Option<Timestamp>)> {
+            ) -> sqlx::Result<Emptied> {
                 let row = sqlx::query!(
                     "with old as materialized (select key, at from ("
                         + $held
-                        + ") as held order by at limit $3), emptied as ("
+                        + ") as held where at >= coalesce($4, '-infinity'::timestamptz) order by at limit $3), emptied as ("
                         + $emptied
-                        + " returning old.at) select count(*) as \"rows!\", min(at) as oldest from emptied",
+                        + " returning old.at) select count(*) as \"rows!\", min(at) as oldest, max(at) as newest from emptied",
                     organization.0,
                     before.to_sqlx() as _,
                     most,
+                    since.map(|since| since.to_sqlx()) as _,
                 )
                 .fetch_one(connection)
                 .await?;
-                Ok((row.rows, row.oldest.map(jiff_sqlx::Timestamp::to_jiff)))
+                Ok(Emptied {
+                    rows: row.rows,
+                    oldest: row.oldest.map(jiff_sqlx::Timestamp::to_jiff),
+                    newest: row.newest.map(jiff_sqlx::Timestamp::to_jiff),
+                })
             }
         }
     };
@@ -160,34 +174,21 @@ held! {
     reports,
     held: "select id as key, created_at as at from calls
            where organization_id = $1 and created_at < $2 and not coalesce(call_is_live(call_sid), false)
-             and (data - array['call', 'disposition', 'carrier_status', 'type', 'endedReason', 'transcript', 'messages',
-                               'messagesOpenAIFormatted', 'summary', 'analysis', 'artifact'] <> '{}'
+             and (data <> without_payload(data)
                   or exists (
                       select
                       from jsonb_array_elements(event_sequence) as event
                       where event->>'type' in ('agent_call_completed', 'stream_ended')
-                        and jsonb_typeof(event->'details') = 'object'
-                        and (event->'details') - array['call', 'token', 'reason', 'type', 'endedReason', 'transcript', 'messages',
-                                                       'messagesOpenAIFormatted', 'summary', 'analysis', 'artifact'] <> '{}'
+                        and event->'details' <> without_payload(event->'details')
                   ))",
     emptied: "update calls
-              set data = (
-                      select coalesce(jsonb_object_agg(name, value), '{}')
-                      from jsonb_each(data) as member (name, value)
-                      where name in ('call', 'disposition', 'carrier_status', 'type', 'endedReason', 'transcript', 'messages',
-                                     'messagesOpenAIFormatted', 'summary', 'analysis', 'artifact')
-                  ),
+              set data = without_payload(data),
                   event_sequence = (
                       select coalesce(jsonb_agg(
                           case
                               when event->>'type' in ('agent_call_completed', 'stream_ended')
-                                   and jsonb_typeof(event->'details') = 'object'
-                                  then jsonb_set(event, '{details}', (
-                                      select coalesce(jsonb_object_agg(name, value), '{}')
-                                      from jsonb_each(event->'details') as member (name, value)
-                                      where name in ('call', 'token', 'reason', 'type', 'endedReason', 'transcript', 'messages',
-                                                     'messagesOpenAIFormatted', 'summary', 'analysis', 'artifact')
-                                  ))
+                                   and event ? 'details'
+                                  then jsonb_set(event, '{details}', without_payload(event->'details'))
                               else event
                           end
                           order by place
@@ -202,6 +203,13 @@ held! {
     held: "select id as key, received_at as at from ivr_calls
            where organization_id = $1 and received_at < $2 and payload <> '{}'",
     emptied: "update ivr_calls set payload = '{}' from old where id = old.key"
+}
+
+held! {
+    menu_messages,
+    held: "select id as key, received_at as at from ivr_messages
+           where organization_id = $1 and received_at < $2 and payload <> '{}'",
+    emptied: "update ivr_messages set payload = '{}' from old where id = old.key"
 }
 
 held! {
@@ -257,6 +265,7 @@ macro_rules! for_each_table {
         $what!(By::PayloadDays, "call_events", callbacks);
         $what!(By::PayloadDays, "calls", reports);
         $what!(By::PayloadDays, "ivr_calls", menu_calls);
+        $what!(By::PayloadDays, "ivr_messages", menu_messages);
         $what!(By::PayloadDays, "webhook_deliveries", deliveries);
     };
 }

@@ -213,7 +213,18 @@ pub const HOLDINGS: &[Holding] = {
                 (Nothing, &["provider_call_id", "call_sid", "status"]),
             ],
         ),
-        ("ivr_providers", &[(Nothing, &["name", "mapping", "time_zone"])]),
+        (
+            "ivr_messages",
+            &[
+                (Payload, &["payload"]),
+                (
+                    Personal,
+                    &["from_number", "from_phone", "to_number", "to_phone", "digits", "recording_url"],
+                ),
+                (Nothing, &["provider_call_id", "call_sid", "status"]),
+            ],
+        ),
+        ("ivr_providers", &[(Nothing, &["name", "mapping", "time_zone", "final_statuses", "country_code"])]),
         (
             // A copy of somebody else's log: what grows old is for them to say.
             "kaleyra_call_logs",

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::held::{
     By, briefings, callbacks, commands, deliveries, events, for_each_table, handoffs, interactions, logs,
-    menu_calls, reports, told, turns,
+    menu_calls, menu_messages, reports, told, turns,
 };
 use crate::ids::OrganizationId;
 use crate::store::privacy::Patience;
@@ -48,30 +48,32 @@ impl Days {
             payload_days: more(self.payload_days, other.payload_days),
         }
     }
-
-    /// Whether something goes by this that the other keeps.
-    fn keeps_less_than(self, other: Self) -> bool {
-        let less = |mine: Option<i32>, other: Option<i32>| {
-            mine.is_some_and(|mine| other.is_none_or(|other| mine < other))
-        };
-        less(self.transcript_days, other.transcript_days) || less(self.payload_days, other.payload_days)
-    }
 }
 
 /// What an organisation has decided.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, utoipa::ToSchema)]
 pub struct Policy {
-    /// How long.
+    /// How long, as it is now.
     #[serde(flatten)]
     pub days: Days,
-    /// Since when it counts. Null: it keeps less than the one before, and nothing at all is removed before it is confirmed.
+    /// Since when. Null: nobody has ever had anything removed.
     pub confirmed_at: Option<Timestamp>,
+    /// Days that keep less than these: they wait until a dry run of them is confirmed. Null: nothing waits.
+    pub wanted: Option<Days>,
+}
+
+impl Policy {
+    /// What a dry run is about: what waits to be confirmed, or else what is in force.
+    #[must_use]
+    pub fn looked_at(&self) -> Days {
+        self.wanted.unwrap_or(self.days)
+    }
 }
 
 /// What came of deciding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decided {
-    /// This is the policy now.
+    /// This is the policy now; what was decided may wait in it.
     Policy(Policy),
     /// The dry run that was named is none of these very days, or too old.
     NotLookedAt,
@@ -149,14 +151,23 @@ pub struct Claimed {
     pub organization: OrganizationId,
     /// By which policy.
     pub days: Days,
+    /// How far this server has come with it.
+    pub reached: Reached,
+}
+
+/// How far a run has come: what lies before is done, and is not looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reached {
+    /// Place in the list of what goes.
+    table: usize,
+    /// Its oldest rows up to here are gone.
+    since: Option<Timestamp>,
 }
 
 /// The policy of an organisation; without one everything is kept.
 pub async fn policy(store: &Store, organization: OrganizationId) -> sqlx::Result<Policy> {
     let mut connection = store.connection().await?;
-    Ok(policy_of(&mut connection, organization)
-        .await?
-        .unwrap_or(Policy { days: Days::default(), confirmed_at: None }))
+    Ok(policy_of(&mut connection, organization).await?.unwrap_or_default())
 }
 
 /// What counts now. Nobody decides anew before this transaction is over.
@@ -183,7 +194,12 @@ async fn policy_of(
     organization: OrganizationId,
 ) -> sqlx::Result<Option<Policy>> {
     let row = sqlx::query!(
-        "select transcript_days, payload_days, confirmed_at from retention_policies where organization_id = $1",
+        r#"
+        select transcript_days, payload_days, confirmed_at,
+               wanted_transcript_days, wanted_payload_days, wanted_at is not null as "is_more_wanted!"
+        from retention_policies
+        where organization_id = $1
+        "#,
         organization.0,
     )
     .fetch_optional(connection)
@@ -191,11 +207,15 @@ async fn policy_of(
     Ok(row.map(|row| Policy {
         days: Days { transcript_days: row.transcript_days, payload_days: row.payload_days },
         confirmed_at: row.confirmed_at.map(jiff_sqlx::Timestamp::to_jiff),
+        wanted: row.is_more_wanted.then_some(Days {
+            transcript_days: row.wanted_transcript_days,
+            payload_days: row.wanted_payload_days,
+        }),
     }))
 }
 
-/// Decides how long things are kept. Keeping less than before waits until it is confirmed by naming a dry run of these very
-/// days that was made within the last day: `confirm`.
+/// Decides how long things are kept. What keeps more than before is in force at once; keeping less waits, beside what is in
+/// force, until it is confirmed by naming a dry run of these very days that was made within the last day: `confirm`.
 pub async fn decide(
     store: &Store,
     organization: OrganizationId,
@@ -206,8 +226,8 @@ pub async fn decide(
     // Locked, so that two who decide do so one after the other.
     sqlx::query!(
         r#"
-        insert into retention_policies (organization_id, confirmed_at)
-        values ($1, now())
+        insert into retention_policies (organization_id)
+        values ($1)
         on conflict (organization_id) do update
         set updated_at = now()
         "#,
@@ -215,35 +235,38 @@ pub async fn decide(
     )
     .execute(&mut *work)
     .await?;
-    let before = policy_of(&mut work, organization).await?.ok_or(sqlx::Error::RowNotFound)?;
-    let counts = if let Some(run) = confirm {
-        let is_looked_at = was_looked_at(&mut work, organization, days, run).await?;
-        if !is_looked_at {
-            return Ok(Decided::NotLookedAt);
-        }
-        true
-    } else {
-        before.confirmed_at.is_some() && !days.keeps_less_than(before.days)
+    let before = policy_of(&mut work, organization).await?.ok_or(sqlx::Error::RowNotFound)?.days;
+    let in_force = match confirm {
+        Some(run) if was_looked_at(&mut work, organization, days, run).await? => days,
+        Some(_) => return Ok(Decided::NotLookedAt),
+        None => days.but_no_less_than(before),
     };
-    let row = sqlx::query!(
+    let wanted = Some(days).filter(|days| *days != in_force);
+    sqlx::query!(
         r#"
         update retention_policies
         set transcript_days = $2,
             payload_days = $3,
-            confirmed_at = case when $4 then coalesce(confirmed_at, now()) end,
+            confirmed_at = case when $4 then now() else confirmed_at end,
+            wanted_transcript_days = $5,
+            wanted_payload_days = $6,
+            wanted_at = case when $7 then now() end,
             updated_at = now()
         where organization_id = $1
-        returning confirmed_at
         "#,
         organization.0,
-        days.transcript_days,
-        days.payload_days,
-        counts,
+        in_force.transcript_days,
+        in_force.payload_days,
+        in_force != before,
+        wanted.and_then(|wanted| wanted.transcript_days),
+        wanted.and_then(|wanted| wanted.payload_days),
+        wanted.is_some(),
     )
-    .fetch_one(&mut *work)
+    .execute(&mut *work)
     .await?;
+    let policy = policy_of(&mut work, organization).await?.ok_or(sqlx::Error::RowNotFound)?;
     work.commit().await?;
-    Ok(Decided::Policy(Policy { days, confirmed_at: row.confirmed_at.map(jiff_sqlx::Timestamp::to_jiff) }))
+    Ok(Decided::Policy(policy))
 }
 
 async fn was_looked_at(
@@ -339,6 +362,7 @@ pub async fn begin(
         id: row.id,
         organization,
         days: Days { transcript_days: row.transcript_days, payload_days: row.payload_days },
+        reached: Reached::default(),
     }))
 }
 
@@ -395,12 +419,15 @@ pub async fn claim_nightly(store: &Store, from: jiff::civil::Time) -> sqlx::Resu
         id: row.id,
         organization: row.organization_id.into(),
         days: Days { transcript_days: row.transcript_days, payload_days: row.payload_days },
+        reached: Reached::default(),
     }))
 }
 
 /// Removes at most `most` rows, in one transaction with the note of it. `None`: there is nothing left, and the run is done.
-pub async fn step(store: &Store, claimed: &Claimed, most: i64) -> sqlx::Result<Option<Removed>> {
-    let Claimed { id, organization, days } = claimed;
+///
+/// Goes on where the step before has stopped. What has grown old behind it is left to the next night.
+pub async fn step(store: &Store, claimed: &mut Claimed, most: i64) -> sqlx::Result<Option<Removed>> {
+    let Claimed { id, organization, days, reached } = claimed;
     let mut work = store.begin().await?;
     Patience::Command.allow(&mut work).await?;
     // A run may have been held up for days: whoever has decided to keep more since then is obeyed.
@@ -408,15 +435,25 @@ pub async fn step(store: &Store, claimed: &Claimed, most: i64) -> sqlx::Result<O
         Some(now) => days.but_no_less_than(now),
         None => Days::default(),
     };
+    let mut places = 0..;
     macro_rules! empty {
         ($by:expr, $table:literal, $module:ident) => {
-            if let Some(before) = before(&mut work, $by.days(*days)).await? {
-                let (rows, oldest) = $module::empty(&mut work, *organization, before, most).await?;
-                if rows > 0 {
-                    let removed =
-                        Removed { table: $table.to_owned(), what: $by.as_str().to_owned(), rows, oldest };
+            let place = places.next().unwrap_or(usize::MAX);
+            if place >= reached.table
+                && let Some(before) = before(&mut work, $by.days(*days)).await?
+            {
+                let since = reached.since.filter(|_| place == reached.table);
+                let emptied = $module::empty(&mut work, *organization, before, since, most).await?;
+                if emptied.rows > 0 {
+                    let removed = Removed {
+                        table: $table.to_owned(),
+                        what: $by.as_str().to_owned(),
+                        rows: emptied.rows,
+                        oldest: emptied.oldest,
+                    };
                     note(&mut work, *id, &removed).await?;
                     work.commit().await?;
+                    *reached = Reached { table: place, since: emptied.newest };
                     return Ok(Some(removed));
                 }
             }
@@ -425,7 +462,7 @@ pub async fn step(store: &Store, claimed: &Claimed, most: i64) -> sqlx::Result<O
     for_each_table!(empty);
     sqlx::query!(
         "update retention_runs set finished_at = now(), seen_at = now(), error = null where id = $1",
-        id
+        *id
     )
     .execute(&mut *work)
     .await?;

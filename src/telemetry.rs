@@ -1,27 +1,29 @@
 //! Logging set-up, the numbers we count, and their text for `/metrics`.
 
 mod frames;
+mod labels;
+mod logging;
 
-use std::fmt::Write as _;
-use std::io::IsTerminal as _;
 use std::ops::Deref;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 pub use frames::FrameLatency;
 use frames::FramesPassed;
+use labels::{
+    DialLabel, DirectionLabel, EndpointLabel, JudgementLabel, OutcomeLabel, ReasonLabel, ReportLabel,
+    ResultLabel, SessionLabel, StatusLabel, WhyLabel,
+};
+pub use labels::{DialOutcome, FrameDrop, ToolOutcome};
+pub use logging::{LogFormat, LoggingError, check_filter, init_logging};
 
 /// Content type of [`Metrics::encode`].
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -63,172 +65,6 @@ pub struct EndpointMetrics {
     pub lost_early: Counter,
     /// 0: it is asked; 1: it is being tested; 2: it is left alone.
     pub breaker: Gauge,
-}
-
-/// Why a frame of audio was not passed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FrameDrop {
-    /// The message was larger than a frame may be.
-    TooLarge,
-    /// The payload was not audio.
-    NotAudio,
-    /// The model's audio of a response that was already interrupted.
-    Interrupted,
-    /// A bounded queue was full.
-    QueueFull,
-}
-
-/// How a function that the model called came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ToolOutcome {
-    /// It answered.
-    Answered,
-    /// It answered with an error, or could not be reached.
-    Failed,
-    /// It took too long.
-    TimedOut,
-    /// The arguments did not fit, or there is no such function.
-    Refused,
-    /// The call ended first.
-    Cancelled,
-}
-
-/// What came of asking the carrier for a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DialOutcome {
-    /// It has taken it.
-    Placed,
-    /// It did not hear us, or has no time; the try does not count.
-    NotNow,
-    /// Account, token or address are not good; the try does not count.
-    Account,
-    /// It does not let us call from that number; the try does not count.
-    OwnNumber,
-    /// It will never place it.
-    Refused,
-    /// Nobody knows: the call is looked for.
-    Unknown,
-    /// It was not asked: the server was held up for too long.
-    NotAsked,
-}
-
-impl DialOutcome {
-    /// The label's value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Placed => "placed",
-            Self::NotNow => "not_now",
-            Self::Account => "account",
-            Self::OwnNumber => "own_number",
-            Self::Refused => "refused",
-            Self::Unknown => "unknown",
-            Self::NotAsked => "not_asked",
-        }
-    }
-}
-
-impl EncodeLabelValue for DialOutcome {
-    fn encode(&self, encoder: &mut LabelValueEncoder) -> std::fmt::Result {
-        encoder.write_str(self.as_str())
-    }
-}
-
-impl FrameDrop {
-    /// The label's value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::TooLarge => "too_large",
-            Self::NotAudio => "not_audio",
-            Self::Interrupted => "interrupted",
-            Self::QueueFull => "queue_full",
-        }
-    }
-}
-
-impl ToolOutcome {
-    /// The label's value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Answered => "answered",
-            Self::Failed => "failed",
-            Self::TimedOut => "timed_out",
-            Self::Refused => "refused",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-impl EncodeLabelValue for FrameDrop {
-    fn encode(&self, encoder: &mut LabelValueEncoder) -> std::fmt::Result {
-        encoder.write_str(self.as_str())
-    }
-}
-
-impl EncodeLabelValue for ToolOutcome {
-    fn encode(&self, encoder: &mut LabelValueEncoder) -> std::fmt::Result {
-        encoder.write_str(self.as_str())
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WhyLabel {
-    why: FrameDrop,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
-    outcome: ToolOutcome,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DialLabel {
-    outcome: DialOutcome,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StatusLabel {
-    status: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct JudgementLabel {
-    verdict: &'static str,
-    why: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReportLabel {
-    source: &'static str,
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResultLabel {
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabel {
-    reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct EndpointLabel {
-    endpoint: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct SessionLabel {
-    endpoint: &'static str,
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DirectionLabel {
-    direction: &'static str,
 }
 
 /// The handles behind [`Metrics`]: counting one is an atomic addition, no look-up.
@@ -611,62 +447,6 @@ impl ObserveDuration for Histogram {
     fn observe_duration(&self, duration: Duration) {
         self.observe(duration.as_secs_f64());
     }
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line, for machines.
-    Json,
-}
-
-impl FromStr for LogFormat {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Self, String> {
-        match word {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err("use text or json".into()),
-        }
-    }
-}
-
-/// Logging could not be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum LoggingError {
-    /// The filter cannot be read.
-    #[error("must be a log filter such as info or info,voicebridge=debug")]
-    Filter(#[from] tracing_subscriber::filter::ParseError),
-    /// Something else in this process has set it up.
-    #[error("logging is set up already")]
-    Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-/// Whether a log filter can be read.
-pub fn check_filter(filter: &str) -> Result<(), LoggingError> {
-    filter.parse::<Targets>()?;
-    Ok(())
-}
-
-/// Sends log lines to standard error from now on. `filter` names levels and targets in the syntax of `RUST_LOG`, such
-/// as `info,voicebridge=debug`.
-// No `EnvFilter`, which also knows spans and their fields: it takes a lock that all threads share whenever a call enters
-// or leaves its span, which is with each frame.
-pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
-    let filter: Targets = filter.parse()?;
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    let registry = tracing_subscriber::registry().with(filter);
-    match format {
-        LogFormat::Text => registry.with(lines).try_init(),
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
-    }
-    .map_err(|error| LoggingError::Twice(error.into()))
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! End-of-call reports of VAPI. They are put on record by the `lifecycle` module only.
 
+mod names;
+mod turns;
+
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use serde::Serialize;
@@ -10,7 +13,10 @@ use uuid::Uuid;
 use crate::call::end::{EndReason, NextStep};
 use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumber, PhoneNumberId};
 use crate::redact::{Redaction, Talk};
-use crate::store::{calls, storable, storable_json, stored_call_sid};
+use crate::store::{storable, storable_json, stored_call_sid};
+
+pub use names::{Names, carriers_name, is_erased, is_of_others, lock, name_by_carrier, rename, tell_no_more};
+pub use turns::{remove_turns, rename_turns, write_turns};
 
 /// Members of a report that hold what was said.
 const TALK: [&str; 3] = ["messages", "messagesOpenAIFormatted", "transcript"];
@@ -147,31 +153,6 @@ impl Origin {
     }
 }
 
-/// The names of a call: one of the two is always there.
-#[derive(Debug, Clone, Default)]
-pub struct Names {
-    /// VAPI's.
-    pub vapi: Option<CallSid>,
-    /// The carrier's.
-    pub carrier: Option<CallSid>,
-}
-
-impl Names {
-    /// What the call is called in our records: the carrier's id, or VAPI's where none is known.
-    #[must_use]
-    pub fn name(&self) -> Option<&CallSid> {
-        self.carrier.as_ref().or(self.vapi.as_ref())
-    }
-
-    fn vapi(&self) -> Option<&str> {
-        self.vapi.as_ref().map(CallSid::as_str)
-    }
-
-    fn carrier(&self) -> Option<&str> {
-        self.carrier.as_ref().map(CallSid::as_str)
-    }
-}
-
 /// A call as a report finds it.
 #[derive(Debug, Clone)]
 pub struct Found {
@@ -187,50 +168,6 @@ pub struct Found {
     pub origin: Option<Origin>,
     /// A stream of ours has taken the call.
     pub is_ours: bool,
-}
-
-/// Has all who change the records of this call wait for each other, by whichever of its names they know it, and returns
-/// both names. VAPI's is always locked first; what it is called by the carrier may be known of an earlier report only.
-pub async fn lock(connection: &mut PgConnection, report: &Report) -> sqlx::Result<Names> {
-    let mut names = Names { vapi: report.vapi_call_id.clone(), carrier: report.call_sid.clone() };
-    if let Some(vapi) = &names.vapi {
-        calls::lock(connection, vapi).await?;
-        if let Some(known) = carriers_name(connection, vapi).await? {
-            names.carrier = Some(known);
-        }
-    }
-    if let Some(carrier) = &names.carrier {
-        calls::lock(connection, carrier).await?;
-    }
-    Ok(names)
-}
-
-/// What the carrier calls the call that is this one at VAPI, where that is on record.
-pub async fn carriers_name(connection: &mut PgConnection, vapi: &CallSid) -> sqlx::Result<Option<CallSid>> {
-    let known = sqlx::query_scalar!("select call_sid from calls where vapi_call_id = $1", vapi.as_str())
-        .fetch_optional(connection)
-        .await?;
-    stored_call_sid(known.flatten())
-}
-
-/// Whether somebody else has a call of one of these names.
-pub async fn is_of_others(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    names: &Names,
-) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(
-        r#"
-        select exists (select from calls where (call_sid = $2 or vapi_call_id = $3) and organization_id <> $1)
-            or coalesce(organization_of_call($2), $1) <> $1
-            or coalesce(organization_of_call($3), $1) <> $1 as "is!"
-        "#,
-        organization.0,
-        names.carrier(),
-        names.vapi(),
-    )
-    .fetch_one(connection)
-    .await
 }
 
 /// The organisation's calls of these names; they stay locked until the transaction ends. There are two where reports have
@@ -282,167 +219,10 @@ pub async fn find(
     found.collect()
 }
 
-/// The call goes by the carrier's id from now on; whoever was told of it by VAPI's goes on being told of the same.
-pub async fn name_by_carrier(
-    connection: &mut PgConnection,
-    id: Uuid,
-    carrier: &CallSid,
-    change: Change,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        r#"
-        update calls
-        set call_sid = $2,
-            event_sequence = coalesce($3, event_sequence),
-            data = $4,
-            told_by_vapi_id = true
-        where id = $1
-        "#,
-        id,
-        carrier.as_str(),
-        change.event_sequence.map(storable_json),
-        storable_json(change.data),
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
 /// Removes the row of a call that has another one. Its other records are to be renamed.
 pub async fn remove(connection: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
     sqlx::query!("delete from calls where id = $1", id).execute(connection).await?;
     Ok(())
-}
-
-/// Has what names a call by VAPI's id name it by the carrier's. Where there is such a record by the carrier's id already,
-/// that stands: it is made to say what is known. The turns are for [`rename_turns`].
-pub async fn rename(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    vapi: &CallSid,
-    carrier: &CallSid,
-) -> sqlx::Result<()> {
-    let (organization, vapi, carrier) = (organization.0, vapi.as_str(), carrier.as_str());
-    sqlx::query!(
-        r#"
-        delete from call_logs
-        where organization_id = $1
-          and call_sid = $2
-          and exists (select from call_logs other where other.call_sid = $3)
-        "#,
-        organization,
-        vapi,
-        carrier,
-    )
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query!(
-        "update call_logs set call_sid = $3 where organization_id = $1 and call_sid = $2",
-        organization,
-        vapi,
-        carrier,
-    )
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query!(
-        r#"
-        update leads
-        set call_sid = case when not exists (select from leads other where other.call_sid = $3::text) then $3::text end,
-            updated_at = now()
-        where organization_id = $1 and call_sid = $2
-        "#,
-        organization,
-        vapi,
-        carrier,
-    )
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query!(
-        r#"
-        update interactions
-        set call_sid = case when not exists (select from interactions other where other.call_sid = $3::text) then $3::text end,
-            "updatedAt" = now()
-        where organization_id = $1 and call_sid = $2
-        "#,
-        organization,
-        vapi,
-        carrier,
-    )
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query!(
-        "update webhook_deliveries set call_sid = $3 where organization_id = $1 and call_sid = $2",
-        organization,
-        vapi,
-        carrier,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// What nobody has been told yet of a call by this name is not told any more: it is told by the other.
-pub async fn tell_no_more(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    name: &CallSid,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        r#"
-        delete from webhook_deliveries
-        where organization_id = $1 and call_sid = $2 and status = 'pending' and attempts = 0
-        "#,
-        organization.0,
-        name.as_str(),
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Has the turns of a report that are named by VAPI's id be those of the call by the carrier's, in the place of others.
-pub async fn rename_turns(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    vapi: &CallSid,
-    carrier: &CallSid,
-) -> sqlx::Result<()> {
-    remove_turns(connection, organization, carrier).await?;
-    sqlx::query!(
-        r#"
-        update conversation_transcripts
-        set call_sid = $3
-        where organization_id = $1 and call_sid = $2 and item_id like 'vapi:%'
-        "#,
-        organization.0,
-        vapi.as_str(),
-        carrier.as_str(),
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Whether the organisation has erased the call, by either of its names: it puts nothing on record of it any more.
-pub async fn is_erased(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    names: &Names,
-) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(
-        r#"
-        select exists (
-            select
-            from unnest(array[$2::text, $3::text]) as name
-            where name is not null and call_is_erased(name, $1)
-        ) as "is!"
-        "#,
-        organization.0,
-        names.vapi(),
-        names.carrier(),
-    )
-    .fetch_one(connection)
-    .await
 }
 
 /// What the agent of a call has taken out before anything is stored.
@@ -585,78 +365,6 @@ pub async fn close_lease(
         organization.0,
         NextStep::HangUp.as_str(),
         reason.map(EndReason::as_str),
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Has the conversation of a call be that of its report, whatever an earlier one said.
-pub async fn write_turns(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    name: &CallSid,
-    turns: &[Turn],
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        r#"
-        with turn as materialized (
-            select *
-            from jsonb_to_recordset($3) as turn (
-                item_id text, sequence integer, role text, content text, generated_content text, status text,
-                "timestamp" timestamptz, tool_name text, tool_call_id text
-            )
-        ),
-        gone as (
-            delete from conversation_transcripts
-            where organization_id = $1
-              and call_sid = $2
-              and item_id like 'vapi:%'
-              and item_id not in (select item_id from turn)
-        )
-        insert into conversation_transcripts as known (
-            organization_id, call_sid, item_id, sequence, revision, role, content, generated_content, status,
-            "timestamp", tool_name, tool_call_id
-        )
-        select $1, $2::text, item_id, sequence, 1, role, content, generated_content, status, "timestamp", tool_name,
-               tool_call_id
-        from turn
-        on conflict on constraint conversation_transcripts_item do update
-        set sequence = excluded.sequence,
-            revision = known.revision + 1,
-            role = excluded.role,
-            content = excluded.content,
-            generated_content = excluded.generated_content,
-            status = excluded.status,
-            "timestamp" = excluded."timestamp",
-            tool_name = excluded.tool_name,
-            tool_call_id = excluded.tool_call_id
-        where known.organization_id = excluded.organization_id
-          and (known.sequence, known.role, known.content, known.generated_content, known.status, known."timestamp",
-               known.tool_name, known.tool_call_id)
-              is distinct from
-              (excluded.sequence, excluded.role, excluded.content, excluded.generated_content, excluded.status,
-               excluded."timestamp", excluded.tool_name, excluded.tool_call_id)
-        "#,
-        organization.0,
-        name.as_str(),
-        storable_json(serde_json::to_value(turns).unwrap_or_default()) as _,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Takes the turns of a report out of a conversation that was written down while it was spoken.
-pub async fn remove_turns(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    name: &CallSid,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        "delete from conversation_transcripts where organization_id = $1 and call_sid = $2 and item_id like 'vapi:%'",
-        organization.0,
-        name.as_str(),
     )
     .execute(connection)
     .await?;

@@ -10,6 +10,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Map, Value, json};
 
 use crate::operations::{Operation, document, furnished, operations, there};
+use crate::surface::{KEY, Server};
 
 /// Requests of each route.
 const OF_EACH: usize = 60;
@@ -25,7 +26,10 @@ async fn whatever_a_request_is_made_of_its_answer_is_one_that_the_document_names
     let (mut wrong, mut good, mut refused) = (Vec::new(), 0, 0);
     for operation in operations(&document) {
         let request = request(&document, &operation);
-        for _ in 0..OF_EACH {
+        // The administrator asks and whoever has a key, in turns. What is made up may well end that key.
+        let tenant = key(&server).await;
+        for turn in 0..OF_EACH {
+            let asking = if turn % 2 == 0 { KEY } else { &tenant };
             let Request { path, query, body } = request.new_tree(&mut random).unwrap().current();
             let mut place = there(&server, &document, &filled(&operation.path, &path)).await;
             if !query.is_empty() {
@@ -33,7 +37,13 @@ async fn whatever_a_request_is_made_of_its_answer_is_one_that_the_document_names
             }
             let media_type = operation.body().map(|(media_type, _)| media_type).unwrap_or_default();
             let answer = server
-                .keyed(operation.method.clone(), &place, media_type, body.clone().unwrap_or_default())
+                .keyed_by(
+                    asking,
+                    operation.method.clone(),
+                    &place,
+                    media_type,
+                    body.clone().unwrap_or_default(),
+                )
                 .await;
             let named = operation.about["responses"][answer.status.as_str()].is_object();
             if !named || answer.status.is_server_error() {
@@ -48,6 +58,15 @@ async fn whatever_a_request_is_made_of_its_answer_is_one_that_the_document_names
     assert!(wrong.is_empty(), "{SEED}={seed}\n{}", wrong.join("\n"));
     // Were all refused, or none, the requests would be of no use.
     assert!(good > 800 && refused > 800, "{SEED}={seed}: {good} were answered well, {refused} refused");
+}
+
+/// A key of an organisation that may do all that such a key may.
+async fn key(server: &Server) -> String {
+    let wanted = json!({
+        "name": "made up", "scopes": ["read", "review", "operate", "admin"], "requests_per_minute": 10_000,
+    });
+    let made = server.post("/api/api-keys", wanted).await.data();
+    made["key"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned()
 }
 
 /// What the requests are made up by: the number that the environment names, or always the same.

@@ -178,9 +178,21 @@ impl Server {
         content_type: &str,
         body: impl Into<Body>,
     ) -> Answer {
+        self.keyed_by(KEY, method, path, content_type, body).await
+    }
+
+    /// The same with another key.
+    pub(crate) async fn keyed_by(
+        &self,
+        key: &str,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: impl Into<Body>,
+    ) -> Answer {
         // Webhooks of other systems have secrets of their own.
         let headers = [
-            ("x-api-key", KEY),
+            ("x-api-key", key),
             ("x-vapi-secret", KEY),
             ("x-webhook-secret", KEY),
             ("content-type", content_type),

@@ -2,7 +2,7 @@
 
 use crate::ids::{CallSid, OrganizationId, PhoneNumber};
 use crate::store::leads::{Lead, Row, by_call_sid};
-use crate::store::{Store, stored_call_sid};
+use crate::store::{Store, calls, stored_call_sid};
 
 /// Why a lead and a call could not be linked by hand.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +94,8 @@ async fn try_link(
 ) -> sqlx::Result<Option<Lead>> {
     // Somebody may link the call at the same moment: then this is undone, and the request goes on.
     let mut work = store.begin().await?;
+    // What is told of a call is told in the order in which it came to be on record.
+    calls::lock(&mut work, call_sid).await?;
     let row = sqlx::query_as!(
         Row,
         r#"
@@ -203,7 +205,7 @@ pub async fn link_by_phone(
                        from calls
                        where organization_id = $1
                          and (call_sid = $2::text or call_sid is null and vapi_call_id = $2::text)
-                         and data->>'type' = 'end-of-call-report'
+                         and data->'call'->>'reportedBy' = 'vapi'
                        limit 1
                    )
                ) as other_party
@@ -230,7 +232,8 @@ pub async fn link_by_phone(
 }
 
 /// Links the call to the one lead that is meant by this number, in one statement. The row of the lead is locked before
-/// its call is looked at, so of two calls that come at once the second sees what the first did.
+/// its call is looked at, so of two calls that come at once the second sees what the first did. What is told of the call is
+/// told in the order in which it came to be on record, so its other records wait.
 ///
 /// A call may come here long after it was over. It began when its first stream was offered, or else when the carrier first
 /// told of it, or else when whoever reported it says.
@@ -240,6 +243,8 @@ async fn link_number(
     call_sid: &CallSid,
     number: &PhoneNumber,
 ) -> sqlx::Result<LinkOutcome> {
+    let mut work = store.begin().await?;
+    calls::lock(&mut work, call_sid).await?;
     let row = sqlx::query!(
         r#"
         with meant as materialized (
@@ -292,8 +297,9 @@ async fn link_number(
         number.expose(),
         call_sid.as_str(),
     )
-    .fetch_optional(&mut *store.connection().await?)
+    .fetch_optional(&mut *work)
     .await?;
+    work.commit().await?;
     let Some(row) = row else { return Ok(LinkOutcome::NoLead) };
     let before = stored_call_sid(row.before)?;
     Ok(match before {

@@ -62,7 +62,7 @@ pub struct TableCount {
     /// The table.
     #[schema(example = "conversation_transcripts")]
     pub table: String,
-    /// Rows that were deleted; of `do_not_call`, that were emptied.
+    /// Rows that were deleted; of `do_not_call` and `audit_log`, that were emptied.
     #[schema(example = 12)]
     pub rows: u64,
 }
@@ -475,6 +475,9 @@ async fn delete_rest(
             "delete from kaleyra_call_logs where organization_id = $1 and kaleyra_customer_phone(service, callfrom, callto) = $2";
         "kaleyra_call_logs" by leads:
             "delete from kaleyra_call_logs where organization_id = $1 and lead_id = any($2)";
+        // Their ids are chosen by others, who may well have put a name into them.
+        "audit_log" by interactions:
+            "update audit_log set subject = 'erased' where organization_id = $1 and subject = any($2)";
         "interactions" by interactions: "delete from interactions where organization_id = $1 and id = any($2)";
         "leads" by leads: "delete from leads where organization_id = $1 and id = any($2)";
         "do_not_call" by number:

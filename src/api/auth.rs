@@ -1,12 +1,14 @@
 //! Who asks, what they may, and what they have seen: a key makes a [`Caller`], whose request is one transaction as the key's
 //! organisation.
 
+use std::convert::Infallible;
 use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{Extensions, HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use secrecy::{ExposeSecret, SecretString};
@@ -20,6 +22,7 @@ use crate::api::layers::{API_KEY, ORGANIZATION, RequestId};
 use crate::ids::OrganizationId;
 use crate::keys::{KeyPrint, Scope};
 use crate::store::audit::{self, Actor, Deed};
+use crate::store::api_keys::ShownKey;
 use crate::store::{Store, api_keys, organisations};
 
 /// The administrator, in records.
@@ -105,10 +108,29 @@ impl FromRequestParts<Api> for Caller {
     }
 }
 
+/// Where a request comes from, as far as this server sees.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(Option<IpAddr>);
+
+impl Peer {
+    fn of(extensions: &Extensions) -> Self {
+        Self(extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip()))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Peer {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::of(&parts.extensions))
+    }
+}
+
 /// Lets a request through that shows a key that holds, as its caller and in a transaction of its own.
 pub async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let id = request.extensions().get::<RequestId>().map_or_else(Uuid::now_v7, |id| id.0);
-    let caller = match caller(&api, request.headers(), id).await {
+    let peer = Peer::of(request.extensions());
+    let caller = match caller(&api, request.headers(), peer, id).await {
         Ok(caller) => caller,
         Err(error) => return error.into_response(),
     };
@@ -117,15 +139,19 @@ pub async fn authenticate(State(api): State<Api>, mut request: Request, next: Ne
     caller.conclude(response).await
 }
 
-async fn caller(api: &Api, headers: &HeaderMap, request: Uuid) -> Result<Caller, ApiError> {
+async fn caller(
+    api: &Api,
+    headers: &HeaderMap,
+    peer: Peer,
+    request: Uuid,
+) -> Result<Caller, ApiError> {
     let shown = shown_key(headers).ok_or_else(ApiError::unauthorized)?;
     let (organization, actor, scopes) = if is_same(shown, api.settings.admin_key.expose_secret()) {
         let actor = Actor { key: None, name: ADMINISTRATOR.to_owned() };
         (organization_asked_for(api, headers).await?, actor, None)
     } else {
         let print = KeyPrint::of(shown).ok_or_else(ApiError::unauthorized)?;
-        let key = api_keys::shown(&api.store, &print).await?.ok_or_else(ApiError::unauthorized)?;
-        api.limits.take(key.id, key.requests_per_minute).map_err(ApiError::too_many_requests)?;
+        let key = key(api, &print, peer).await?;
         if headers.contains_key(ORGANIZATION)
             && organization_asked_for(api, headers).await.ok() != Some(key.organization)
         {
@@ -136,6 +162,25 @@ async fn caller(api: &Api, headers: &HeaderMap, request: Uuid) -> Result<Caller,
     };
     let store = api.store.of_organization(organization);
     Ok(Caller { store, organization, actor, scopes, request, deeds: Arc::default() })
+}
+
+/// The key that is shown, which may ask now.
+async fn key(api: &Api, print: &KeyPrint, Peer(peer): Peer) -> Result<ShownKey, ApiError> {
+    let look = api.limits.ask(print, peer).map_err(ApiError::too_many_requests)?;
+    match api_keys::shown(&api.store, print).await {
+        Ok(Some(key)) => {
+            let found = api.limits.found(look, key.id, key.requests_per_minute);
+            found.map(|()| key).map_err(ApiError::too_many_requests)
+        }
+        Ok(None) => {
+            api.limits.not_found(look);
+            Err(ApiError::unauthorized())
+        }
+        Err(error) => {
+            api.limits.not_known(look);
+            Err(error.into())
+        }
+    }
 }
 
 /// The organisation that the administrator names, or the default one.
@@ -152,12 +197,12 @@ async fn organization_asked_for(api: &Api, headers: &HeaderMap) -> Result<Organi
 }
 
 /// Refuses whoever does not show the key of the administrator.
-pub async fn require_administrator(api: &Api, headers: &HeaderMap) -> Result<(), ApiError> {
+pub async fn require_administrator(api: &Api, headers: &HeaderMap, peer: Peer) -> Result<(), ApiError> {
     // Known without the database, which may be what is to be looked at.
     if shown_key(headers).is_some_and(|shown| is_same(shown, api.settings.admin_key.expose_secret())) {
         return Ok(());
     }
-    caller(api, headers, Uuid::nil()).await?;
+    caller(api, headers, peer, Uuid::nil()).await?;
     Err(ApiError::forbidden_by_scope(ADMINISTRATOR))
 }
 

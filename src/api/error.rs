@@ -215,7 +215,7 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "missing_scope", message).with_details(json!({ "needed": needed }))
     }
 
-    /// The key has asked too often of late; it may again after so long.
+    /// The key has asked too often of late, or too many were shown that nobody has; it may be shown again after so long.
     #[must_use]
     pub fn too_many_requests(wait: Duration) -> Self {
         let seconds = wait.as_secs() + 1;

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
+use crate::api::auth::Peer;
 use crate::api::error::{ApiError, Failures};
 use crate::api::extract::Success;
 use crate::api::routes::Routes;
@@ -97,9 +98,13 @@ async fn readyz(State(api): State<Api>) -> Result<Success<Readiness>, ApiError> 
     get, path = "/metrics", tag = "operations",
     responses((status = 200, description = "The numbers", content_type = "application/openmetrics-text", body = String), Failures),
 )]
-async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Result<impl IntoResponse, ApiError> {
+async fn metrics(
+    State(api): State<Api>,
+    peer: Peer,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, ApiError> {
     if !api.settings.open_metrics {
-        auth::require_administrator(&api, &headers).await?;
+        auth::require_administrator(&api, &headers, peer).await?;
     }
     api.bridge.spool().observe();
     api.metrics.tasks.set(i64::try_from(api.tasks.running()).unwrap_or(i64::MAX));

@@ -293,6 +293,7 @@ fn serve(http: &Tasks, listener: TcpListener, router: axum::Router) {
         }
     });
     let stop = http.stopping().clone().cancelled_owned();
+    let router = router.into_make_service_with_connect_info::<SocketAddr>();
     http.spawn(async move {
         if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
             tracing::error!(%error, "the HTTP server ended");

@@ -2,6 +2,7 @@
 
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
+use voicebridge::keys::KeySecret;
 
 use crate::surface::{Answer, Server};
 
@@ -137,6 +138,26 @@ async fn a_key_that_asks_too_often_is_told_when_to_come_back_and_others_are_not_
     assert!((1..=31).contains(&wait), "{wait}");
     assert_eq!(error["details"]["retry_after_s"], wait);
     server.leads_by(&other).await.data();
+}
+
+#[tokio::test]
+async fn a_key_over_its_limit_and_a_guess_too_many_are_answered_without_the_database() {
+    let server = Server::new().await;
+    let (_, slow) = server.made(json!({"name": "slow", "scopes": ["read"], "requests_per_minute": 1})).await;
+    let (_, other) = server.made(json!({"name": "other", "scopes": ["read"]})).await;
+    server.leads_by(&slow).await.data();
+    server.leads_by(&other).await.data();
+    let mut guesses = 0;
+    while server.leads_by(KeySecret::generate().expose()).await.status == StatusCode::UNAUTHORIZED {
+        guesses += 1;
+        assert!(guesses < 2000, "each of them is looked up");
+    }
+    server.leads_by(&other).await.data();
+    server.execute("alter table api_key_secrets rename to away").await;
+    for key in [slow.as_str(), KeySecret::generate().expose()] {
+        server.leads_by(key).await.is_error(StatusCode::TOO_MANY_REQUESTS, "rate_limited");
+    }
+    server.leads_by(&other).await.is_error(StatusCode::INTERNAL_SERVER_ERROR, "internal");
 }
 
 #[tokio::test]

@@ -81,7 +81,9 @@ pub async fn write(
                or exists (
                    select
                    from call_queue
-                   where interaction_id = interactions.id and call_queue.status in ('queued', 'processing')
+                   where call_queue.organization_id = interactions.organization_id
+                     and interaction_id = interactions.id
+                     and call_queue.status in ('queued', 'processing')
                ))
         "#,
         organization.0,
@@ -294,7 +296,7 @@ pub async fn find(
     Ok(row.map(Interaction::from))
 }
 
-/// Creates an interaction. `None`: there is one with this id.
+/// Creates an interaction. `None`: the organisation has one with this id.
 pub async fn create(
     store: &Store,
     organization: OrganizationId,

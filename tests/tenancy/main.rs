@@ -5,6 +5,7 @@
 mod audit;
 mod keys;
 mod logs;
+mod names;
 #[path = "../support/operations.rs"]
 mod operations;
 mod routes;

@@ -41,7 +41,7 @@ pub(in crate::store) async fn fail(
                 finished_at = coalesce($3, now()),
                 updated_at = coalesce($3, now())
             where id = any($1) and status in ('queued', 'processing')
-            returning id, interaction_id, attempt_count
+            returning id, organization_id, interaction_id, attempt_count
         ),
         last_tries as (
             select call_attempts.id
@@ -66,7 +66,9 @@ pub(in crate::store) async fn fail(
                 "callDisposition" = $4,
                 "updatedAt" = now()
             from failed
-            where interactions.id = failed.interaction_id and interactions.status = 'INITIATED'
+            where interactions.organization_id = failed.organization_id
+              and interactions.id = failed.interaction_id
+              and interactions.status = 'INITIATED'
         )
         select count(*) as "count!"
         from failed

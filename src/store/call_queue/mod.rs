@@ -355,7 +355,9 @@ async fn lock(
                    select from do_not_call d where d.organization_id = $1 and d.number = to_number
                ) as "refused!",
                (
-                   select i.status::text from interactions i where i.id = interaction_id and i.status <> 'INITIATED'
+                   select i.status::text
+                   from interactions i
+                   where i.organization_id = $1 and i.id = interaction_id and i.status <> 'INITIATED'
                ) as interaction_over
         from call_queue
         where organization_id = $1 and id = $2

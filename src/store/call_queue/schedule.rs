@@ -96,7 +96,7 @@ pub async fn schedule(
     let agent_id = new.agent_id.or(named);
     let to = checked(&mut transaction, organization, new, agent_id).await?;
     if let Some(interaction) = &interaction {
-        note_dispatch(&mut transaction, interaction).await?;
+        note_dispatch(&mut transaction, organization, interaction).await?;
     }
     let id = sqlx::query_scalar!(
         r#"
@@ -214,9 +214,12 @@ async fn take_interaction(
     let is_queued = sqlx::query_scalar!(
         r#"
         select exists (
-            select from call_queue where interaction_id = $1 and status in ('queued', 'processing')
+            select
+            from call_queue
+            where organization_id = $1 and interaction_id = $2 and status in ('queued', 'processing')
         ) as "is_queued!"
         "#,
+        organization.0,
         id,
     )
     .fetch_one(&mut *connection)
@@ -228,14 +231,19 @@ async fn take_interaction(
 }
 
 /// Notes that the interaction's call was asked for, and changes nothing else about it.
-async fn note_dispatch(connection: &mut PgConnection, id: &str) -> sqlx::Result<()> {
+async fn note_dispatch(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    id: &str,
+) -> sqlx::Result<()> {
     sqlx::query!(
         r#"
         update interactions
         set "dispatchedAt" = now(),
             "updatedAt" = now()
-        where id = $1
+        where organization_id = $1 and id = $2
         "#,
+        organization.0,
         id,
     )
     .execute(connection)

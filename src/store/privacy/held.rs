@@ -131,7 +131,7 @@ held! {
     held: "select id as key, coalesce(\"endTime\", \"startTime\") as at from interactions
            where organization_id = $1 and coalesce(\"endTime\", \"startTime\") < $2 and transcript is not null
              and not coalesce(call_is_live(call_sid), false)",
-    emptied: "update interactions set transcript = null from old where id = old.key"
+    emptied: "update interactions set transcript = null from old where organization_id = $1 and id = old.key"
 }
 
 held! {

@@ -108,7 +108,8 @@ const RULES: &[Rule] = &[
         constraint: "phone_numbers_number",
         status: StatusCode::CONFLICT,
         code: "number_taken",
-        message: "this number is on record already",
+        // Whose it is, nobody is told: own ones are in the list.
+        message: "this number is taken; if it is yours and not in your list, ask the administrator of the server",
     },
     Rule {
         constraint: "phone_numbers_agent",

@@ -28,7 +28,7 @@ pub fn router() -> Routes {
         .admin(routes!(update_phone_number, delete_phone_number))
 }
 
-/// A number to add. At the carrier, calls to it go to `/api/phone-number/{id}/incoming`.
+/// A number to claim. At the carrier, calls to it go to `/api/phone-number/{id}/incoming`.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreatePhoneNumber {
@@ -82,12 +82,14 @@ async fn list_phone_numbers(
     Ok(Listing { success: true, data, pagination: Pagination { limit, offset, total } })
 }
 
-/// Adds a phone number.
+/// Claims a phone number for the organisation: calls to it are answered for nobody else.
+///
+/// One that is taken is refused in the same words whoever has it.
 #[utoipa::path(
     post, path = "/api/phone-numbers", tag = "phone numbers", request_body = CreatePhoneNumber,
     responses(
         (status = 201, description = "The new phone number", body = Success<PhoneNumberRecord>, headers(("Location" = String, description = "The phone number"))),
-        (status = 409, description = "`number_taken`", body = Failure),
+        (status = 409, description = "`number_taken`: by this organisation or another", body = Failure),
         Failures,
     ),
 )]

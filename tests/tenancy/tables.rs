@@ -24,7 +24,7 @@ impl Server {
         found.split(',').map(str::to_owned).collect()
     }
 
-    async fn as_tenant(&self, organization: Option<Uuid>) -> PgConnection {
+    pub(crate) async fn as_tenant(&self, organization: Option<Uuid>) -> PgConnection {
         let mut connection = PgConnection::connect_with(&self.store.pool().connect_options()).await.unwrap();
         connection.execute("set role voicebridge_api").await.unwrap();
         if let Some(id) = organization {
@@ -168,6 +168,85 @@ async fn a_tenant_changes_and_adds_no_row_of_another_in_any_table() {
             .await;
         assert_eq!(before, after, "{table}");
     }
+}
+
+/// What a request may do to rows it sees, table by table: what a route needs, and a line here for what the next one will.
+const GRANTED: &str = "\
+agent_calls: select, update (agent_notes interest_level next_action next_action_date objections outcome updated_at)
+agents: delete, insert, select, update
+api_key_secrets: delete, insert, select, update (expires_at)
+api_keys: insert, select, update (expires_at name requests_per_minute revoked_at scopes)
+audit_log: insert, select
+call_attempts: select, update (next_retry_at retry_reason will_retry)
+call_commands: insert, select
+call_events: select
+call_leases: select
+call_logs: select
+call_queue: insert, select, update
+call_streams: select
+calls: select
+campaigns: delete, insert, select, update
+conversation_transcripts: select
+dial_turns: select
+do_not_call: delete, insert, select
+erased_calls: select
+erasures: select
+interactions: insert, select, update (callDisposition dispatchedAt endTime outcome status updatedAt)
+ivr_calls: select
+ivr_messages: select
+ivr_providers: delete, insert, select, update
+kaleyra_call_logs: select
+kaleyra_syncs: select
+leads: insert, select, update
+nodes: select
+organisations: select, update (name)
+phone_numbers: delete, insert, select, update
+projects: delete, insert, select, update
+retention_policies: insert, select, update
+retention_runs: select
+routing_decisions: select
+schedule_holidays: delete, insert, select
+schedule_spans: delete, insert, select
+schedules: delete, insert, select, update
+team_members: delete, insert, select, update
+teams: delete, insert, select, update
+vapi_accounts: delete, insert, select
+webhook_attempts: select
+webhook_deliveries: insert, select, update
+webhook_endpoints: insert, select, update";
+
+#[tokio::test]
+async fn a_request_may_do_to_each_table_what_its_routes_need_and_no_more() {
+    let server = Server::new().await;
+    // What everybody may is granted to the role as well.
+    let granted: String = server
+        .scalar(
+            r#"
+            with granted as (
+                select relname, lower(privilege_type) as what
+                from pg_class, aclexplode(relacl)
+                where relnamespace = 'public'::regnamespace and grantee in (0, 'voicebridge_api'::regrole)
+                union all
+                select relname,
+                       lower(privilege_type) || ' (' || string_agg(attname, ' ' order by attname) || ')'
+                from pg_class
+                join pg_attribute on attrelid = pg_class.oid,
+                aclexplode(attacl)
+                where relnamespace = 'public'::regnamespace and grantee in (0, 'voicebridge_api'::regrole)
+                group by relname, privilege_type
+            ),
+            lines as (
+                select relname, relname || ': ' || string_agg(what, ', ' order by what collate "C") as line
+                from granted
+                group by relname
+            )
+            select string_agg(line, E'\n' order by relname) from lines
+            "#,
+        )
+        .await;
+    assert_eq!(granted.lines().collect::<Vec<_>>(), GRANTED.lines().collect::<Vec<_>>());
+    let inherited = "select count(*) from pg_auth_members where member = 'voicebridge_api'::regrole";
+    assert_eq!(server.scalar::<i64>(inherited).await, 0, "nor has it what others have");
 }
 
 fn code(error: &sqlx::Error) -> String {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test whose helpers cannot do their part has failed")]
 
 mod audit;
+mod callbacks;
 mod keys;
 mod logs;
 mod names;

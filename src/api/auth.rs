@@ -61,6 +61,12 @@ impl Caller {
         &self.actor.name
     }
 
+    /// Who asks, and in which request, for work that is put on record elsewhere than in this one.
+    #[must_use]
+    pub const fn author(&self) -> (&Actor, Uuid) {
+        (&self.actor, self.request)
+    }
+
     /// Something is done that is of no conversation: a kind of thing and a verb, and an id. It is on record once the request
     /// has been answered well.
     pub fn does(&self, action: &'static str, subject: impl Display) {

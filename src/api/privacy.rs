@@ -86,7 +86,7 @@ async fn erase_person(
     // What the API may only read goes as well: this is the server's own work, for one organisation.
     let organization = caller.organization;
     let erased =
-        erasure::erase(&api.store, organization, &subject, dry_run, caller.name(), Patience::Request).await;
+        erasure::erase(&api.store, organization, &subject, dry_run, caller.author(), Patience::Request).await;
     let erased = erased.map_err(|error| {
         ApiError::took_too_long(
             error,
@@ -94,12 +94,7 @@ async fn erase_person(
         )
     })?;
     match erased {
-        Erased::Done(report) => {
-            if let Some(id) = report.id {
-                caller.does("erasure.done", id);
-            }
-            Ok(Success::new(report))
-        }
+        Erased::Done(report) => Ok(Success::new(report)),
         Erased::NoLead => Err(ApiError::not_found("there is no such lead")),
         Erased::OwnNumber => Err(ApiError::conflict(
             "own_number",

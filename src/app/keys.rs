@@ -107,7 +107,8 @@ pub async fn run(config: &Config, command: KeysCommand) -> anyhow::Result<String
     done
 }
 
-async fn carry_out(store: &Store, command: KeysCommand) -> anyhow::Result<String> {
+/// The same in this database, whose schema is up to date. What is changed is in the audit log with it, or is not changed.
+pub async fn carry_out(store: &Store, command: KeysCommand) -> anyhow::Result<String> {
     match command {
         KeysCommand::Create(args) => {
             let organization = organization(store, &args.of).await?;
@@ -117,12 +118,13 @@ async fn carry_out(store: &Store, command: KeysCommand) -> anyhow::Result<String
                 scopes: args.scopes.into_iter().map(Scope::from).collect(),
                 requests_per_minute: args.requests_per_minute,
                 expires_at: args.expires_at,
-                created_by: actor().name,
+                created_by: Actor::command_line().name,
             };
-            let key = api_keys::create(store, organization, &new, &secret.print())
+            let records = store.of_organization(organization);
+            let key = api_keys::create(&records, organization, &new, &secret.print())
                 .await
                 .context("the key cannot be made; a name has 1 to 200 characters")?;
-            note(store, organization, "api_key.created", key.id).await?;
+            keep(&records, organization, "api_key.created", key.id).await?;
             Ok(issued(&key, &secret))
         }
         KeysCommand::List(of) => {
@@ -132,9 +134,10 @@ async fn carry_out(store: &Store, command: KeysCommand) -> anyhow::Result<String
         KeysCommand::Rotate(RotateArgs { key: KeyArgs { of, id }, grace_s }) => {
             let organization = organization(store, &of).await?;
             let (secret, grace) = (KeySecret::generate(), SignedDuration::from_secs(grace_s));
-            match api_keys::rotate(store, organization, id, &secret.print(), grace).await? {
+            let records = store.of_organization(organization);
+            match api_keys::rotate(&records, organization, id, &secret.print(), grace).await? {
                 Changed::Done(key) => {
-                    note(store, organization, "api_key.rotated", id).await?;
+                    keep(&records, organization, "api_key.rotated", id).await?;
                     Ok(issued(&key, &secret))
                 }
                 Changed::NotFound => bail!("organisation {} has no key {id}", of.organization),
@@ -143,10 +146,11 @@ async fn carry_out(store: &Store, command: KeysCommand) -> anyhow::Result<String
         }
         KeysCommand::Revoke(KeyArgs { of, id }) => {
             let organization = organization(store, &of).await?;
-            let Some(key) = api_keys::revoke(store, organization, id).await? else {
+            let records = store.of_organization(organization);
+            let Some(key) = api_keys::revoke(&records, organization, id).await? else {
                 bail!("organisation {} has no key {id}", of.organization)
             };
-            note(store, organization, "api_key.revoked", id).await?;
+            keep(&records, organization, "api_key.revoked", id).await?;
             Ok(format!("{} ({}) is taken no more\n", key.name, key.prefix))
         }
     }
@@ -194,17 +198,16 @@ fn issued(key: &ApiKey, secret: &KeySecret) -> String {
     format!("{}\nid {}; the key above is shown this once\n", secret.expose(), key.id)
 }
 
-async fn note(
-    store: &Store,
+/// Keeps what was done to this key, together with its record in the audit log.
+async fn keep(
+    records: &Store,
     organization: OrganizationId,
     action: &'static str,
     key: Uuid,
 ) -> sqlx::Result<()> {
-    audit::note(store, organization, &actor(), Uuid::now_v7(), &[Deed::to(action, key)]).await
-}
-
-fn actor() -> Actor {
-    Actor { key: None, name: "command line".to_owned() }
+    let deed = Deed::to(action, key);
+    audit::note(records, organization, &Actor::command_line(), Uuid::now_v7(), &[deed]).await?;
+    records.finish().await
 }
 
 impl From<ScopeArg> for Scope {

@@ -3,10 +3,12 @@
 use anyhow::{Context, bail};
 use clap::Args;
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use crate::app::{open_store, retention};
 use crate::config::Config;
 use crate::ids::{OrganizationId, PhoneNumber};
+use crate::store::audit::Actor;
 use crate::store::privacy::Patience;
 use crate::store::privacy::erasure::{self, Erased, Report, Subject};
 use crate::store::privacy::retention::{self as kept, Removed, Run, Trigger};
@@ -75,7 +77,8 @@ pub async fn erase(config: &Config, options: &EraseOptions) -> anyhow::Result<()
     };
     on_store(config, async |store| {
         let organization = by_slug(store, &options.organization).await?;
-        match erasure::erase(store, organization, &subject, !options.yes, "command line", Patience::Command)
+        let (actor, run) = (Actor::command_line(), Uuid::now_v7());
+        match erasure::erase(store, organization, &subject, !options.yes, (&actor, run), Patience::Command)
             .await?
         {
             Erased::Done(report) => tell_erasure(&report),

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use serde::Serialize;
+use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use crate::ids::{CallSid, OrganizationId};
@@ -28,6 +29,14 @@ pub struct Deed {
     pub subject: String,
     /// The call whose conversation it is about.
     pub call_sid: Option<String>,
+}
+
+impl Actor {
+    /// Whoever works on the database itself, by a command.
+    #[must_use]
+    pub fn command_line() -> Self {
+        Self { key: None, name: "command line".to_owned() }
+    }
 }
 
 impl Deed {
@@ -93,6 +102,17 @@ pub async fn note(
     if deeds.is_empty() {
         return Ok(());
     }
+    note_with(&mut *store.connection().await?, organization, actor, request, deeds).await
+}
+
+/// As [`note`], together with what else is done on this connection.
+pub(in crate::store) async fn note_with(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    actor: &Actor,
+    request: Uuid,
+    deeds: &[Deed],
+) -> sqlx::Result<()> {
     let actions: Vec<_> = deeds.iter().map(|deed| deed.action.to_owned()).collect();
     let subjects: Vec<_> = deeds.iter().map(|deed| storable(&deed.subject)).collect();
     let calls: Vec<_> = deeds.iter().map(|deed| deed.call_sid.as_ref().map(storable)).collect();
@@ -110,7 +130,7 @@ pub async fn note(
         &subjects,
         &calls as &[Option<String>],
     )
-    .execute(&mut *store.connection().await?)
+    .execute(connection)
     .await?;
     Ok(())
 }

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use axum::http::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use uuid::Uuid;
 use voicebridge::call::end::EndReason;
 use voicebridge::ids::{CallSid, PhoneNumber};
 use voicebridge::lifecycle::{self, CallEvent, Recorded};
+use voicebridge::store::audit::Actor;
 use voicebridge::store::leases::FencingToken;
 use voicebridge::store::privacy::Patience;
 use voicebridge::store::privacy::erasure::{self, Erased, Subject};
@@ -175,6 +177,39 @@ async fn nothing_that_comes_late_brings_a_person_back() {
 }
 
 #[tokio::test]
+async fn nobody_is_erased_without_its_being_on_record() {
+    let office = Office::open().await;
+    office.life(THEIRS, "Zebulon", 1).await;
+    let before = without_traces(office.everything().await, "none");
+    let subject = Subject::Phone(PhoneNumber::parse(THEIRS).unwrap());
+    let organization: Uuid =
+        sqlx::query_scalar("select id from organisations").fetch_one(office.store.pool()).await.unwrap();
+    let command = Actor::command_line();
+    let erase = async || {
+        let by = (&command, Uuid::nil());
+        erasure::erase(&office.store, organization.into(), &subject, false, by, Patience::Command).await
+    };
+    office
+        .execute(
+            "create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$",
+        )
+        .await;
+    office
+        .execute("create trigger refuse after insert on audit_log for each row execute function refuse()")
+        .await;
+    erase().await.unwrap_err();
+    assert_eq!(without_traces(office.everything().await, "none"), before);
+    office.execute("drop trigger refuse on audit_log").await;
+    let Erased::Done(report) = erase().await.unwrap() else { panic!("there is nobody to stop it") };
+    let deed: (String, String) =
+        sqlx::query_as("select actor, subject from audit_log where action = 'erasure.done'")
+            .fetch_one(office.store.pool())
+            .await
+            .unwrap();
+    assert_eq!(deed, ("command line".to_owned(), report.id.unwrap().to_string()));
+}
+
+#[tokio::test]
 async fn a_person_on_the_telephone_is_not_erased_and_nor_is_one_who_is_being_called() {
     let office = Office::open().await;
     let person = office.life(THEIRS, "Zebulon", 1).await;
@@ -260,16 +295,16 @@ async fn an_organisations_own_numbers_are_in_all_its_calls_and_are_not_erased() 
 async fn what_another_organisation_has_of_the_same_person_is_theirs_to_keep() {
     let office = Office::open().await;
     let person: Person = office.life(THEIRS, "Zebulon", 1).await;
-    let other: uuid::Uuid =
+    let other: Uuid =
         sqlx::query_scalar("insert into organisations (slug, name) values ('other', 'Other') returning id")
             .fetch_one(office.store.pool())
             .await
             .unwrap();
     let subject = Subject::Phone(PhoneNumber::parse(THEIRS).unwrap());
     let before = office.everything().await;
-    let erased = erasure::erase(&office.store, other.into(), &subject, false, "them", Patience::Command)
-        .await
-        .unwrap();
+    let them = (&Actor { key: None, name: "them".to_owned() }, Uuid::nil());
+    let erased =
+        erasure::erase(&office.store, other.into(), &subject, false, them, Patience::Command).await.unwrap();
     let Erased::Done(report) = erased else { panic!("{erased:?}") };
     assert_eq!((report.calls, report.counts), (0, Vec::new()));
     let by_lead = erasure::erase(
@@ -277,7 +312,7 @@ async fn what_another_organisation_has_of_the_same_person_is_theirs_to_keep() {
         other.into(),
         &Subject::Lead(person.lead),
         false,
-        "them",
+        them,
         Patience::Command,
     )
     .await;

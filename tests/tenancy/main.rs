@@ -4,6 +4,7 @@
 
 mod audit;
 mod callbacks;
+mod command_line;
 mod keys;
 mod logs;
 mod names;

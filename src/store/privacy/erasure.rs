@@ -15,6 +15,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::ids::{CallSid, OrganizationId, PhoneNumber};
+use crate::store::audit::{self, Actor, Deed};
 use crate::store::privacy::Patience;
 use crate::store::{Store, calls, decoded, storable};
 
@@ -116,13 +117,13 @@ macro_rules! rows {
 }
 
 /// Erases a person. `dry_run`: says what would go, and changes nothing. Asking again is as good as asking once; what has
-/// come since goes, too. `asked_by`: which key, or who.
+/// come since goes, too. That it is done is in the audit log with it, as what `asked_by` has asked for in `request`.
 pub async fn erase(
     store: &Store,
     organization: OrganizationId,
     subject: &Subject,
     dry_run: bool,
-    asked_by: &str,
+    (asked_by, request): (&Actor, Uuid),
     patience: Patience,
 ) -> sqlx::Result<Erased> {
     let mut work = store.begin().await?;
@@ -158,7 +159,9 @@ pub async fn erase(
     if dry_run {
         return Ok(Erased::Done(report)); // Undone with the transaction.
     }
-    report.id = Some(note_erasure(&mut work, &person, subject, asked_by, &report).await?);
+    let id = note_erasure(&mut work, &person, subject, &asked_by.name, &report).await?;
+    audit::note_with(&mut work, organization, asked_by, request, &[Deed::to("erasure.done", id)]).await?;
+    report.id = Some(id);
     work.commit().await?;
     Ok(Erased::Done(report))
 }

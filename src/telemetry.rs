@@ -4,6 +4,7 @@ mod frames;
 mod labels;
 mod logging;
 
+use std::fmt::Write as _;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;

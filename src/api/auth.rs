@@ -21,8 +21,8 @@ use crate::api::error::ApiError;
 use crate::api::layers::{API_KEY, ORGANIZATION, RequestId};
 use crate::ids::OrganizationId;
 use crate::keys::{KeyPrint, Scope};
-use crate::store::audit::{self, Actor, Deed};
 use crate::store::api_keys::ShownKey;
+use crate::store::audit::{self, Actor, Deed};
 use crate::store::{Store, api_keys, organisations};
 
 /// The administrator, in records.
@@ -145,12 +145,7 @@ pub async fn authenticate(State(api): State<Api>, mut request: Request, next: Ne
     caller.conclude(response).await
 }
 
-async fn caller(
-    api: &Api,
-    headers: &HeaderMap,
-    peer: Peer,
-    request: Uuid,
-) -> Result<Caller, ApiError> {
+async fn caller(api: &Api, headers: &HeaderMap, peer: Peer, request: Uuid) -> Result<Caller, ApiError> {
     let shown = shown_key(headers).ok_or_else(ApiError::unauthorized)?;
     let (organization, actor, scopes) = if is_same(shown, api.settings.admin_key.expose_secret()) {
         let actor = Actor { key: None, name: ADMINISTRATOR.to_owned() };

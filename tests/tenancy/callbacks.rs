@@ -25,7 +25,8 @@ async fn called() -> (Server, String) {
              select organization_id, id, '+14155550198' from agents where name = 'Desk'",
         )
         .await;
-    let number: String = server.scalar("select id::text from phone_numbers where number = '+14155550198'").await;
+    let number: String =
+        server.scalar("select id::text from phone_numbers where number = '+14155550198'").await;
     (server, format!("/api/phone-number/{number}/incoming"))
 }
 
@@ -39,8 +40,7 @@ impl Server {
 
     /// How many callbacks a tenant sees, as a request of its own does.
     async fn seen_by(&self, slug: &str) -> i64 {
-        let id: Uuid =
-            self.scalar(&format!("select id from organisations where slug = '{slug}'")).await;
+        let id: Uuid = self.scalar(&format!("select id from organisations where slug = '{slug}'")).await;
         let mut tenant = self.as_tenant(Some(id)).await;
         sqlx::query_scalar("select count(*) from call_events").fetch_one(&mut tenant).await.unwrap()
     }
@@ -69,10 +69,14 @@ async fn callbacks_come_home_by_whichever_record_of_the_call_is_first() {
     server.told("ringing", "0").await;
     let of_desk = |record: &str| record.replace("SID", SID) + " from agents where name = 'Desk'";
     for records in [
-        vec![of_desk("insert into calls (call_sid, organization_id, agent_id) select 'SID', organization_id, id")],
+        vec![of_desk(
+            "insert into calls (call_sid, organization_id, agent_id) select 'SID', organization_id, id",
+        )],
         // The carrier's name of a call that VAPI handles comes later.
         vec![
-            of_desk("insert into calls (vapi_call_id, organization_id, agent_id) select 'vapi-1', organization_id, id"),
+            of_desk(
+                "insert into calls (vapi_call_id, organization_id, agent_id) select 'vapi-1', organization_id, id",
+            ),
             format!("update calls set call_sid = '{SID}'"),
         ],
         vec![of_desk(

@@ -20,7 +20,10 @@ impl Server {
 
     /// What the audit log has of keys, oldest first.
     async fn done_to_keys(&self) -> String {
-        self.scalar("select coalesce(string_agg(actor || ' ' || action, ', ' order by id), '') from audit_log").await
+        self.scalar(
+            "select coalesce(string_agg(actor || ' ' || action, ', ' order by id), '') from audit_log",
+        )
+        .await
     }
 }
 
@@ -37,7 +40,10 @@ async fn what_is_done_to_a_key_by_a_command_is_on_record() {
         ["created", "rotated", "revoked"].map(|verb| format!("command line api_key.{verb}")).join(", ");
     assert_eq!(server.done_to_keys().await, expected);
     let listed = server.get("/api/api-keys").await.data();
-    assert_eq!((&listed[0]["scopes"], &listed[0]["created_by"]), (&json!(["read", "review"]), &json!("command line")));
+    assert_eq!(
+        (&listed[0]["scopes"], &listed[0]["created_by"]),
+        (&json!(["read", "review"]), &json!("command line"))
+    );
     assert!(listed[0]["revoked_at"].is_string());
 }
 
@@ -52,7 +58,9 @@ async fn nothing_is_done_to_a_key_by_a_command_without_its_being_on_record() {
     server
         .execute("create trigger refuse after insert on audit_log for each row execute function refuse()")
         .await;
-    for line in [vec!["create", "--name", "other", "--scopes", "admin"], vec!["rotate", &id], vec!["revoke", &id]] {
+    for line in
+        [vec!["create", "--name", "other", "--scopes", "admin"], vec!["rotate", &id], vec!["revoke", &id]]
+    {
         server.keys(&line).await.unwrap_err();
         assert_eq!(server.scalar::<String>(before).await, was, "{line:?}");
     }

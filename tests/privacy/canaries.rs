@@ -15,7 +15,7 @@ use crate::surface::KEY;
 const THEIRS: &str = "+14155550123";
 
 /// What the person is found by, and the database holds to: it stays as it is, and is looked for as it is.
-const KNOWN_BY: [(&str, &str); 16] = [
+const KNOWN_BY: [(&str, &str); 17] = [
     ("call_attempts", "to_number"),
     ("call_attempts", "from_number"),
     ("call_events", "from_number"),
@@ -28,6 +28,7 @@ const KNOWN_BY: [(&str, &str); 16] = [
     ("do_not_call", "number"),
     ("do_not_call", "call_sid"),
     ("ivr_calls", "from_number"),
+    ("ivr_messages", "from_number"),
     ("kaleyra_call_logs", "callfrom"),
     ("interactions", "id"),
     ("leads", "phone"),
@@ -65,6 +66,10 @@ impl Office {
              insert into ivr_calls (organization_id, provider_id, provider_call_id, from_number, to_number, digits,
                                     recording_url, payload, received_at)
              select organization_id, id, '7', '{THEIRS}', '+15005550000', '1', 'x', '{{\"id\": 7}}', now() from ivr_providers;
+             insert into ivr_messages (organization_id, provider_id, provider_call_id, from_number, from_phone, to_number,
+                                       to_phone, digits, recording_url, payload, payload_sha256, received_at)
+             select organization_id, provider_id, provider_call_id, from_number, from_number, to_number, to_number, digits,
+                    recording_url, payload, sha256('x'), received_at from ivr_calls;
              insert into kaleyra_call_logs (id, callfrom, callto, start_time, status, service, organization_id)
              select 'leg-1', '{THEIRS}', '8068921234', now(), 'ANSWER', 'Incoming', id from organisations;
              insert into webhook_attempts (delivery_id, attempt, organization_id, at, duration_ms, response)

@@ -39,7 +39,8 @@ fn script() -> Script {
 async fn rows_with(world: &World, what: &[&str]) -> Vec<String> {
     let pool = world.running.store.pool();
     let tables =
-        "select relname::text from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace";
+        "select relname::text from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace
+         and relname <> '_sqlx_migrations'";
     let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(pool).await.unwrap();
     let mut found = Vec::new();
     for table in tables {

@@ -260,10 +260,15 @@ impl Two {
         for (table, rows) in everything(&self.server, "other").await.as_object().unwrap() {
             for row in rows.as_array().unwrap() {
                 let mut row = row.clone();
-                if table == "interactions" {
-                    // Names that whoever calls us gives, and which are compared with nothing.
-                    row["customerId"].take();
-                    row["agentId"].take();
+                // Names that whoever calls us gives, and which are compared with nothing of another organisation.
+                let names: &[&str] = match table.as_str() {
+                    "interactions" => &["id", "customerId", "agentId"],
+                    "call_queue" => &["interaction_id"],
+                    "agents" => &["vapi_assistant_id"],
+                    _ => &[],
+                };
+                for name in names {
+                    row[*name].take();
                 }
                 let text = row.to_string();
                 let points =

@@ -224,7 +224,7 @@ pub const HOLDINGS: &[Holding] = {
                 (Nothing, &["provider_call_id", "call_sid", "status"]),
             ],
         ),
-        ("ivr_providers", &[(Nothing, &["name", "mapping", "time_zone", "final_statuses", "country_code"])]),
+        ("ivr_providers", &[(Nothing, &["name", "mapping", "time_zone", "country_code"])]),
         (
             // A copy of somebody else's log: what grows old is for them to say.
             "kaleyra_call_logs",

@@ -81,8 +81,8 @@ impl Limits {
     }
 
     /// Nobody has the secret, any more or at all.
-    pub fn not_found(&self, look: Look) {
-        self.asked(|asked, _| asked.secrets.remove(&look.sha256));
+    pub fn not_found(&self, Look { sha256, .. }: Look) {
+        self.asked(|asked, _| asked.secrets.remove(&sha256));
     }
 
     /// Nobody knows whose it is: that was no guess.
@@ -112,8 +112,7 @@ impl Asked {
         Ok(Look { sha256, known: None, peer })
     }
 
-    fn found(&mut self, look: Look, is: Known) -> Result<(), Duration> {
-        let Look { sha256, known, peer } = look;
+    fn found(&mut self, Look { sha256, known, peer }: Look, is: Known) -> Result<(), Duration> {
         if known.is_none() {
             self.give_back(peer);
         }

@@ -15,6 +15,9 @@ use utoipa::{IntoResponses, ToSchema};
 use crate::api::statuses;
 use crate::store::leads::LinkError;
 
+/// How long a request may have the database look through all there is: less than any request may take.
+const MOST_PATIENCE: Duration = Duration::from_secs(25);
+
 /// A refusal or failure, as the client is told it. Causes inside the house are logged, never sent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ApiError {
@@ -270,11 +273,23 @@ impl ApiError {
     /// The database, asked for more than it can say in time, was told to stop: nothing was done. Any other error of it is
     /// what it is.
     #[must_use]
-    pub fn took_too_long(error: sqlx::Error, message: &'static str) -> Self {
+    fn took_too_long(error: sqlx::Error, message: &'static str) -> Self {
         // PostgreSQL, appendix A: query_canceled.
         match error.as_database_error().and_then(sqlx::error::DatabaseError::code) {
             Some(code) if code == "57014" => Self::new(StatusCode::GATEWAY_TIMEOUT, "timed_out", message),
             _ => error.into(),
+        }
+    }
+
+    /// Waits for work of the database that looks at all there is, for less than a request may take. Of what was not done by
+    /// then nothing stays.
+    pub async fn unless_it_takes_too_long<T>(
+        work: impl Future<Output = sqlx::Result<T>>,
+        message: &'static str,
+    ) -> Result<T, Self> {
+        match tokio::time::timeout(MOST_PATIENCE, work).await {
+            Ok(done) => done.map_err(|error| Self::took_too_long(error, message)),
+            Err(_) => Err(Self::new(StatusCode::GATEWAY_TIMEOUT, "timed_out", message)),
         }
     }
 

@@ -85,15 +85,10 @@ async fn erase_person(
     caller.keep().await?;
     // What the API may only read goes as well: this is the server's own work, for one organisation.
     let organization = caller.organization;
-    let erased =
-        erasure::erase(&api.store, organization, &subject, dry_run, caller.author(), Patience::Request).await;
-    let erased = erased.map_err(|error| {
-        ApiError::took_too_long(
-            error,
-            "there is too much to look through in a request; use `voicebridge erase`",
-        )
-    })?;
-    match erased {
+    let work =
+        erasure::erase(&api.store, organization, &subject, dry_run, caller.author(), Patience::Request);
+    let message = "there is too much to look through in a request; use `voicebridge erase`";
+    match ApiError::unless_it_takes_too_long(work, message).await? {
         Erased::Done(report) => Ok(Success::new(report)),
         Erased::NoLead => Err(ApiError::not_found("there is no such lead")),
         Erased::OwnNumber => Err(ApiError::conflict(

@@ -129,9 +129,8 @@ async fn dry_run_retention(
     // Runs are the server's to write, and this one may take its time: no transaction is open meanwhile.
     caller.does("retention.looked_at", organization);
     caller.keep().await?;
-    let run = retention::dry_run(&api.store, organization, days, Trigger::Api).await.map_err(|error| {
-        let message = "there is too much to look through in a request; use `voicebridge retention --dry-run`";
-        ApiError::took_too_long(error, message)
-    })?;
+    let work = retention::dry_run(&api.store, organization, days, Trigger::Api);
+    let message = "there is too much to look through in a request; use `voicebridge retention --dry-run`";
+    let run = ApiError::unless_it_takes_too_long(work, message).await?;
     Ok((StatusCode::CREATED, Success::new(run)))
 }

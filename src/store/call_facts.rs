@@ -158,7 +158,7 @@ pub async fn of_call(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx:
     let row = sqlx::query!(
         r#"
         select c.organization_id, c.agent_id, c.event_sequence, c.routing_status, c.data,
-               case when c.told_by_vapi_id then c.vapi_call_id end as told_as,
+               case when v.told_by_vapi_id then v.vapi_call_id end as told_as,
                (select keywords from agents where agents.id = c.agent_id) as keywords,
                exists (
                    select from agents where agents.id = c.agent_id and vapi_assistant_id is not null
@@ -229,12 +229,12 @@ pub async fn of_call(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx:
                (
                    select i.id
                    from interactions i
-                   where i.organization_id = c.organization_id and i.call_sid = coalesce(c.call_sid, c.vapi_call_id)
+                   where i.organization_id = c.organization_id and i.call_sid = coalesce(c.call_sid, v.vapi_call_id)
                ) as interaction,
                (
                    select l.id
                    from leads l
-                   where l.organization_id = c.organization_id and l.call_sid = coalesce(c.call_sid, c.vapi_call_id)
+                   where l.organization_id = c.organization_id and l.call_sid = coalesce(c.call_sid, v.vapi_call_id)
                ) as lead,
                (
                    select jsonb_build_object('include_transcript', bool_or(include_transcript))
@@ -243,7 +243,12 @@ pub async fn of_call(connection: &mut PgConnection, call_sid: &CallSid) -> sqlx:
                    having count(*) > 0
                ) as "listening: Json<Listening>"
         from calls c
-        where c.call_sid = $1 or c.call_sid is null and c.vapi_call_id = $1
+        left join vapi_calls v on v.call_id = c.id
+        where c.id in (
+            select id from calls where call_sid = $1
+            union all
+            select call_id from vapi_calls join calls on id = call_id where vapi_call_id = $1 and call_sid is null
+        )
         for no key update of c
         "#,
         call_sid.as_str(),

@@ -75,12 +75,13 @@ pub async fn list(
         r#"
         select count(*) as "total!"
         from calls
-        where organization_id = $1
+        join call_briefs on call_id = calls.id
+        where calls.organization_id = $1
           and ($2::uuid is null or agent_id = $2)
           and ($3::uuid is null or phone_number_id = $3)
-          and ($4::timestamptz is null or created_at >= $4)
-          and ($5::timestamptz is null or created_at < $5)
-          and ($6::text is null or case report_completed when true then 'completed' when false then 'failed' else 'live' end = $6)
+          and ($4::timestamptz is null or calls.created_at >= $4)
+          and ($5::timestamptz is null or calls.created_at < $5)
+          and ($6::text is null or case call_briefs.completed when true then 'completed' when false then 'failed' else 'live' end = $6)
           and ($7::text is null or routing_status = $7)
         "#,
         organization.0,
@@ -96,18 +97,18 @@ pub async fn list(
     let rows = sqlx::query_as!(
         Row,
         r#"
-        select id, organization_id, agent_id, phone_number_id, call_sid,
-               events_in_brief(event_sequence) as "event_sequence!", routing_status, created_at as "created_at!",
-               report_in_brief(data) as "data!"
+        select id, calls.organization_id, agent_id, phone_number_id, call_sid, call_briefs.events as event_sequence,
+               routing_status, calls.created_at as "created_at!", call_briefs.report as data
         from calls
-        where organization_id = $1
+        join call_briefs on call_id = calls.id
+        where calls.organization_id = $1
           and ($2::uuid is null or agent_id = $2)
           and ($3::uuid is null or phone_number_id = $3)
-          and ($4::timestamptz is null or created_at >= $4)
-          and ($5::timestamptz is null or created_at < $5)
-          and ($6::text is null or case report_completed when true then 'completed' when false then 'failed' else 'live' end = $6)
+          and ($4::timestamptz is null or calls.created_at >= $4)
+          and ($5::timestamptz is null or calls.created_at < $5)
+          and ($6::text is null or case call_briefs.completed when true then 'completed' when false then 'failed' else 'live' end = $6)
           and ($7::text is null or routing_status = $7)
-        order by created_at desc, id
+        order by calls.created_at desc, id
         limit $8 offset $9
         "#,
         organization.0,
@@ -126,7 +127,7 @@ pub async fn list(
     Ok((calls?, total.unsigned_abs()))
 }
 
-/// One call, by our id or by the carrier's.
+/// One call, by our id, the carrier's or VAPI's.
 pub async fn find(
     store: &Store,
     organization: OrganizationId,
@@ -138,7 +139,14 @@ pub async fn find(
         select id, organization_id, agent_id, phone_number_id, call_sid, event_sequence, routing_status,
                created_at as "created_at!", data
         from calls
-        where organization_id = $1 and (id = $2 or call_sid = $3 or call_sid is null and vapi_call_id = $3)
+        where organization_id = $1
+          and id in (
+              select $2::uuid
+              union all
+              select id from calls where call_sid = $3
+              union all
+              select call_id from vapi_calls where vapi_call_id = $3
+          )
         limit 1
         "#,
         organization.0,

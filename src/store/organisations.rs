@@ -152,6 +152,8 @@ async fn has_anything(transaction: &mut sqlx::PgConnection, id: Uuid) -> sqlx::R
             or exists (select from call_attempts where organization_id = $1)
             or exists (select from interactions where organization_id = $1)
             or exists (select from calls where organization_id = $1)
+            or exists (select from call_briefs where organization_id = $1)
+            or exists (select from vapi_calls where organization_id = $1)
             or exists (select from call_events where organization_id = $1)
             or exists (select from call_leases where organization_id = $1)
             or exists (select from call_streams where organization_id = $1)

@@ -44,14 +44,6 @@ async fn the_calls_table_is_as_documented() {
             "routing_status text YES",
             "created_at timestamp with time zone YES now()",
             "data jsonb NO",
-            // Ours: by what a report of VAPI is known again.
-            "vapi_call_id text YES",
-            "vapi_reported_at timestamp with time zone YES",
-            "vapi_report_length integer YES",
-            "vapi_report_sha256 bytea YES",
-            // By what others were told of it, and what lists and counts look at instead of the report.
-            "told_by_vapi_id boolean NO false",
-            "report_completed boolean YES",
         ]
     );
     let indexes: Vec<String> = sqlx::query_scalar(

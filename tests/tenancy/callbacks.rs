@@ -76,9 +76,7 @@ async fn callbacks_come_home_by_whichever_record_of_the_call_is_first() {
         )],
         // The carrier's name of a call that VAPI handles comes later.
         vec![
-            of_desk(
-                "insert into calls (vapi_call_id, organization_id, agent_id, data) select 'vapi-1', organization_id, id, '{}'",
-            ),
+            of_desk("insert into calls (organization_id, agent_id, data) select organization_id, id, '{}'"),
             format!("update calls set call_sid = '{SID}'"),
         ],
         vec![of_desk(

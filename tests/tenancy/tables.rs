@@ -178,6 +178,7 @@ api_key_secrets: delete, insert, select, update (expires_at)
 api_keys: insert, select, update (expires_at name requests_per_minute revoked_at scopes)
 audit_log: insert, select
 call_attempts: select, update (next_retry_at retry_reason will_retry)
+call_briefs: select
 call_commands: insert, select
 call_events: select
 call_leases: select
@@ -211,6 +212,7 @@ schedules: delete, insert, select, update
 team_members: delete, insert, select, update
 teams: delete, insert, select, update
 vapi_accounts: delete, insert, select
+vapi_calls: select
 webhook_attempts: select
 webhook_deliveries: insert, select, update
 webhook_endpoints: insert, select, update";

@@ -203,7 +203,8 @@ pub async fn link_by_phone(
                    (
                        select case when data->'call'->>'direction' = 'outbound' then data->'call'->>'to' else data->'call'->>'from' end
                        from calls
-                       where organization_id = $1
+                       left join vapi_calls on call_id = id
+                       where calls.organization_id = $1
                          and (call_sid = $2::text or call_sid is null and vapi_call_id = $2::text)
                          and data->'call'->>'reportedBy' = 'vapi'
                        limit 1
@@ -264,7 +265,9 @@ async fn link_number(
                       (
                           select min(created_at)
                           from calls
-                          where calls.call_sid = $3::text or calls.call_sid is null and calls.vapi_call_id = $3::text
+                          left join vapi_calls on call_id = id
+                          where calls.organization_id = $1
+                            and (calls.call_sid = $3::text or calls.call_sid is null and vapi_call_id = $3::text)
                       )
                   ) < coalesce(
                       (select min(offered_at) from call_streams where call_streams.call_sid = meant.call_sid),
@@ -272,8 +275,10 @@ async fn link_number(
                       (
                           select min(created_at)
                           from calls
-                          where calls.call_sid = meant.call_sid
-                             or calls.call_sid is null and calls.vapi_call_id = meant.call_sid
+                          left join vapi_calls on call_id = id
+                          where calls.organization_id = $1
+                            and (calls.call_sid = meant.call_sid
+                                 or calls.call_sid is null and vapi_call_id = meant.call_sid)
                       )
                   )
         ),

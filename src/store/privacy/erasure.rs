@@ -133,14 +133,18 @@ pub async fn erase(
     if is_own_number(&mut work, &person).await? {
         return Ok(Erased::OwnNumber);
     }
-    // Whoever writes down what menu systems and Kaleyra tell has done so, or finds the digests.
-    sqlx::query!(
-        "select pg_advisory_xact_lock(hashtextextended('erasure ' || $1::text, 0))",
-        organization.to_string()
-    )
-    .execute(&mut *work)
-    .await?;
+    // This looks at every call there is, so nobody waits for it.
     find_calls(&mut work, &mut person).await?;
+    if !dry_run {
+        // Whoever writes down what menu systems and Kaleyra tell has done so, or finds the digests.
+        sqlx::query!(
+            "select pg_advisory_xact_lock(hashtextextended('erasure ' || $1::text, 0))",
+            organization.to_string()
+        )
+        .execute(&mut *work)
+        .await?;
+        person.menu_calls = menu_calls(&mut work, &person).await?;
+    }
     // Whoever is writing down something of these calls has done so when this goes on, and later ones find the digests.
     remember(&mut work, &person).await?;
     for sid in &person.calls {
@@ -382,8 +386,9 @@ async fn remember(connection: &mut PgConnection, person: &Person) -> sqlx::Resul
             from unnest($2::text[]) as sid
             union
             select vapi_call_id
-            from calls
-            where organization_id = $1 and call_sid = any($2) and vapi_call_id is not null
+            from vapi_calls
+            join calls on id = call_id
+            where calls.organization_id = $1 and call_sid = any($2) and vapi_call_id is not null
             union
             select provider_id || ':' || provider_call_id
             from ivr_calls
@@ -454,7 +459,7 @@ async fn delete_calls(
             "delete from webhook_deliveries where organization_id = $1 and call_sid = any($2)";
         // A call that no carrier has an id of goes by VAPI's.
         "calls" by calls:
-            "delete from calls where organization_id = $1 and (call_sid = any($2) or vapi_call_id = any($2))";
+            "delete from calls where organization_id = $1 and (call_sid = any($2) or id in (select call_id from vapi_calls where vapi_call_id = any($2)))";
     }
     Ok(())
 }

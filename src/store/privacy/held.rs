@@ -70,28 +70,20 @@ macro_rules! held {
 
 held! {
     turns,
-    held: "select id as key, created_at as at from conversation_transcripts
-           where organization_id = $1 and created_at < $2 and not call_is_live(call_sid)",
+    // What a late report tells was said when it was said.
+    held: "select id as key, least(created_at, \"timestamp\") as at from conversation_transcripts
+           where organization_id = $1 and least(created_at, \"timestamp\") < $2 and not call_is_live(call_sid)",
     emptied: "delete from conversation_transcripts using old where id = old.key"
 }
 
 held! {
-    // The words of an agent who hands over, and what reports of other systems carry, be they ours or kept beside ours.
-    // `team_answered` is our own.
+    // The words of an agent who hands over, and what reports of other systems carry, be they ours or kept beside ours
+    // (`has_words`). `team_answered` is our own.
     events,
-    held: "select id as key, created_at as at from calls
-           where organization_id = $1 and created_at < $2 and not coalesce(call_is_live(call_sid), false)
-             and (data <> without_words(data)
-                  or exists (
-                      select
-                      from jsonb_array_elements(event_sequence) as event
-                      where case
-                                when event->>'type' = 'transferred'
-                                    then event->'details'->>'summary' <> ''
-                                         or event->'details'->>'reason' not in ('', 'team_answered')
-                                else event->'details' <> without_words(event->'details')
-                            end
-                  ))",
+    held: "select call_id as key, calls.created_at as at from call_briefs
+           join calls on id = call_id
+           where call_briefs.organization_id = $1 and call_briefs.created_at < $2 and has_words
+             and not coalesce(call_is_live(call_sid), false)",
     emptied: "update calls
               set data = without_words(data),
                   event_sequence = (
@@ -172,15 +164,10 @@ held! {
 held! {
     // What our records are made of stays: the figures of the call, and what came of it. Words go by their own age.
     reports,
-    held: "select id as key, created_at as at from calls
-           where organization_id = $1 and created_at < $2 and not coalesce(call_is_live(call_sid), false)
-             and (data <> without_payload(data)
-                  or exists (
-                      select
-                      from jsonb_array_elements(event_sequence) as event
-                      where event->>'type' in ('agent_call_completed', 'stream_ended')
-                        and event->'details' <> without_payload(event->'details')
-                  ))",
+    held: "select call_id as key, calls.created_at as at from call_briefs
+           join calls on id = call_id
+           where call_briefs.organization_id = $1 and call_briefs.created_at < $2 and has_payload
+             and not coalesce(call_is_live(call_sid), false)",
     emptied: "update calls
               set data = without_payload(data),
                   event_sequence = (

@@ -105,6 +105,8 @@ pub const HOLDINGS: &[Holding] = {
                 ),
             ],
         ),
+        // Follows from what `calls` holds.
+        ("call_briefs", &[(Words, &["events"]), (Payload, &["report"])]),
         ("call_commands", &[(Words, &["payload"]), (Nothing, &["call_sid", "kind", "node", "result"])]),
         (
             "call_events",
@@ -153,11 +155,7 @@ pub const HOLDINGS: &[Holding] = {
         ("call_streams", &[(Nothing, &["call_sid", "resumed_after", "node"])]),
         (
             "calls",
-            &[
-                (Words, &["event_sequence"]),
-                (Payload, &["data"]),
-                (Nothing, &["call_sid", "routing_status", "vapi_call_id"]),
-            ],
+            &[(Words, &["event_sequence"]), (Payload, &["data"]), (Nothing, &["call_sid", "routing_status"])],
         ),
         (
             "campaigns",
@@ -246,6 +244,7 @@ pub const HOLDINGS: &[Holding] = {
         ("schedules", &[(Nothing, &["name", "time_zone"])]),
         ("team_members", &[(Nothing, &["name", "number"])]),
         ("teams", &[(Nothing, &["name"])]),
+        ("vapi_calls", &[(Nothing, &["vapi_call_id"])]),
         // What receivers answer; it goes with its delivery, after a month.
         ("webhook_attempts", &[(Nothing, &["error", "response"])]),
         (

@@ -366,7 +366,7 @@ pub async fn begin(
     }))
 }
 
-/// Takes a run of this night: of an organisation that has had none since `from` o'clock UTC, or one that fell silent, the
+/// Takes a run of this night: of an organisation that has had none since `from` o'clock UTC and has decided before, or one that fell silent, the
 /// night before's included. One server gets it. `None`: there is nothing to do.
 pub async fn claim_nightly(store: &Store, from: jiff::civil::Time) -> sqlx::Result<Option<Claimed>> {
     let row = sqlx::query!(
@@ -390,7 +390,8 @@ pub async fn claim_nightly(store: &Store, from: jiff::civil::Time) -> sqlx::Resu
             insert into retention_runs (organization_id, "trigger", day, dry_run, transcript_days, payload_days)
             select organization_id, 'nightly', (now() at time zone 'UTC')::date, false, transcript_days, payload_days
             from retention_policies p
-            where confirmed_at is not null
+            -- Whoever has just decided has until the night to think better of it.
+            where confirmed_at < ((now() at time zone 'UTC')::date + $1::time) at time zone 'UTC'
               and coalesce(transcript_days, payload_days) is not null
               and (now() at time zone 'UTC')::time >= $1
               and not exists (select from taken)

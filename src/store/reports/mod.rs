@@ -179,8 +179,9 @@ pub async fn find(
 ) -> sqlx::Result<Vec<Found>> {
     let rows = sqlx::query!(
         r#"
-        select id, call_sid, event_sequence, data, vapi_call_id, vapi_reported_at, vapi_report_length,
-               vapi_report_sha256,
+        select id, call_sid, event_sequence, data,
+               vapi_call_id as "vapi_call_id?", reported_at as "reported_at?", report_length as "report_length?",
+               report_sha256 as "report_sha256?",
                exists (
                    select
                    from call_leases
@@ -189,9 +190,15 @@ pub async fn find(
                      and claimed_at is not null
                ) as "is_ours!"
         from calls
-        where organization_id = $1 and (call_sid = $2 or vapi_call_id = $3)
+        left join vapi_calls on call_id = id
+        where calls.organization_id = $1
+          and id in (
+              select id from calls where call_sid = $2
+              union all
+              select call_id from vapi_calls where vapi_call_id = $3
+          )
         order by call_sid is null
-        for no key update
+        for no key update of calls
         "#,
         organization.0,
         names.carrier(),
@@ -201,9 +208,9 @@ pub async fn find(
     .await?;
     let found = rows.into_iter().map(|row| {
         let vapi_call_id = stored_call_sid(row.vapi_call_id)?;
-        let received = row.vapi_report_length.zip(row.vapi_report_sha256.and_then(|it| it.try_into().ok()));
+        let received = row.report_length.zip(row.report_sha256.and_then(|it| it.try_into().ok()));
         let received = received.map(|(length, sha256)| Received { length, sha256 });
-        let origin = row.vapi_reported_at.map(|reported_at| {
+        let origin = row.reported_at.map(|reported_at| {
             let reported_at = reported_at.to_jiff();
             Origin { vapi_call_id, reported_at, received }
         });
@@ -288,9 +295,14 @@ pub struct NewCall<'a> {
 pub async fn create(connection: &mut PgConnection, new: NewCall<'_>) -> sqlx::Result<Uuid> {
     sqlx::query_scalar!(
         r#"
-        insert into calls (organization_id, agent_id, call_sid, created_at, vapi_call_id, data)
-        values ($1, $2, $3, $4, $5, '{}')
-        returning id
+        with made as (
+            insert into calls (organization_id, agent_id, call_sid, created_at, data)
+            values ($1, $2, $3, $4, '{}')
+            returning id, organization_id
+        )
+        insert into vapi_calls (call_id, organization_id, vapi_call_id)
+        select id, organization_id, $5 from made
+        returning call_id
         "#,
         new.organization.0,
         new.agent.0,
@@ -325,17 +337,31 @@ pub async fn write(
         set phone_number_id = coalesce(phone_number_id, $2),
             event_sequence = coalesce($3, event_sequence),
             routing_status = case when $3::jsonb is null then routing_status else 'completed' end,
-            data = $4,
-            vapi_call_id = coalesce($5, vapi_call_id),
-            vapi_reported_at = $6,
-            vapi_report_length = $7,
-            vapi_report_sha256 = $8
+            data = $4
         where id = $1
         "#,
         id,
         phone_number.map(|number| number.0),
         change.event_sequence.map(storable_json),
         storable_json(change.data),
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        r#"
+        insert into vapi_calls as known (
+            call_id, organization_id, vapi_call_id, reported_at, report_length, report_sha256
+        )
+        select id, organization_id, $2, $3, $4, $5
+        from calls
+        where id = $1
+        on conflict (call_id) do update
+        set vapi_call_id = coalesce(excluded.vapi_call_id, known.vapi_call_id),
+            reported_at = excluded.reported_at,
+            report_length = excluded.report_length,
+            report_sha256 = excluded.report_sha256
+        "#,
+        id,
         origin.vapi_call_id.as_ref().map(CallSid::as_str),
         origin.reported_at.to_sqlx() as _,
         origin.received.map(|received| received.length),

@@ -50,9 +50,12 @@ pub async fn lock(connection: &mut PgConnection, report: &Report) -> sqlx::Resul
 
 /// What the carrier calls the call that is this one at VAPI, where that is on record.
 pub async fn carriers_name(connection: &mut PgConnection, vapi: &CallSid) -> sqlx::Result<Option<CallSid>> {
-    let known = sqlx::query_scalar!("select call_sid from calls where vapi_call_id = $1", vapi.as_str())
-        .fetch_optional(connection)
-        .await?;
+    let known = sqlx::query_scalar!(
+        "select call_sid from vapi_calls join calls on id = call_id where vapi_call_id = $1",
+        vapi.as_str()
+    )
+    .fetch_optional(connection)
+    .await?;
     stored_call_sid(known.flatten())
 }
 
@@ -64,7 +67,8 @@ pub async fn is_of_others(
 ) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"
-        select exists (select from calls where (call_sid = $2 or vapi_call_id = $3) and organization_id <> $1)
+        select exists (select from calls where call_sid = $2 and organization_id <> $1)
+            or exists (select from vapi_calls where vapi_call_id = $3 and organization_id <> $1)
             or coalesce(organization_of_call($2), $1) <> $1
             or coalesce(organization_of_call($3), $1) <> $1 as "is!"
         "#,
@@ -88,8 +92,7 @@ pub async fn name_by_carrier(
         update calls
         set call_sid = $2,
             event_sequence = coalesce($3, event_sequence),
-            data = $4,
-            told_by_vapi_id = true
+            data = $4
         where id = $1
         "#,
         id,
@@ -97,8 +100,11 @@ pub async fn name_by_carrier(
         change.event_sequence.map(storable_json),
         storable_json(change.data),
     )
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
+    sqlx::query!("update vapi_calls set told_by_vapi_id = true where call_id = $1", id)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

@@ -66,7 +66,11 @@ impl Server {
     /// The one call there is.
     async fn row(&self) -> Value {
         assert_eq!(self.count("calls").await, 1);
-        self.scalar("select to_jsonb(calls) from calls").await
+        self.scalar(
+            "select to_jsonb(calls) || jsonb_build_object('vapi_call_id', vapi_call_id)
+             from calls left join vapi_calls on call_id = id",
+        )
+        .await
     }
 
     /// Roles and words of the conversation, in its order.

@@ -113,6 +113,9 @@ async fn create_api_key(
     let CreateApiKey { name, scopes, requests_per_minute, expires_at } = body;
     let mut problems = Problems::default();
     check(&mut problems, Some(&name), Some(&scopes), Some(requests_per_minute));
+    if expires_at.is_some_and(|at| at <= Timestamp::now()) {
+        problems.note("expires_at", "must be in the future");
+    }
     problems.none()?;
     let created_by = caller.name().to_owned();
     let new = NewKey { name, scopes, requests_per_minute, expires_at, created_by };

@@ -151,7 +151,7 @@ async fn caller(api: &Api, headers: &HeaderMap, peer: Peer, request: Uuid) -> Re
         let actor = Actor { key: None, name: ADMINISTRATOR.to_owned() };
         (organization_asked_for(api, headers).await?, actor, None)
     } else {
-        let print = KeyPrint::of(shown).ok_or_else(ApiError::unauthorized)?;
+        let print = KeyPrint::of(shown).ok_or_else(ApiError::unknown_key)?;
         let key = key(api, &print, peer).await?;
         if headers.contains_key(ORGANIZATION)
             && organization_asked_for(api, headers).await.ok() != Some(key.organization)
@@ -175,7 +175,7 @@ async fn key(api: &Api, print: &KeyPrint, Peer(peer): Peer) -> Result<ShownKey, 
         }
         Ok(None) => {
             api.limits.not_found(look);
-            Err(ApiError::unauthorized())
+            Err(ApiError::unknown_key())
         }
         Err(error) => {
             api.limits.not_known(look);

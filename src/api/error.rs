@@ -189,6 +189,13 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
     }
 
+    /// A key that nobody has, or nobody has any more.
+    #[must_use]
+    pub fn unknown_key() -> Self {
+        let message = "this key is not taken: it is unknown, has expired or was revoked";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+    }
+
     /// Not the secret of whoever may send this.
     pub fn wrong_secret(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "invalid_secret", message)

@@ -52,7 +52,7 @@ pub mod vapi_accounts;
 pub mod webhook;
 pub mod webhook_deliveries;
 pub mod webhook_endpoints;
-mod body;
+pub(crate) mod body;
 pub mod wall_clock;
 mod standby_token;
 mod statuses;

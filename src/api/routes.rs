@@ -1,10 +1,15 @@
 //! Routes, each with who may ask it. There is no other way to add one, so none is without.
 
-use axum::extract::Request;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::{Query, Request};
+use axum::http::Method;
 use axum::middleware::{Next, from_fn};
 use axum::response::IntoResponse as _;
 use serde_json::Value;
-use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::path::{Operation, ParameterIn, PathItem, Paths};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter, UtoipaMethodRouterExt as _};
 
@@ -108,10 +113,14 @@ impl Routes {
     }
 
     fn keyed(mut self, needs: Needs, routes: UtoipaMethodRouter<Api>) -> Self {
-        let check = from_fn(move |request: Request, next: Next| async move {
-            match permit(&request, needs) {
-                Ok(()) => next.run(request).await,
-                Err(error) => error.into_response(),
+        let known = Arc::new(query_parameters(&routes.1));
+        let check = from_fn(move |request: Request, next: Next| {
+            let known = Arc::clone(&known);
+            async move {
+                match permit(&request, needs).and_then(|()| all_known(&request, &known)) {
+                    Ok(()) => next.run(request).await,
+                    Err(error) => error.into_response(),
+                }
             }
         });
         let routes = documented(needs, routes).map(|handlers| handlers.route_layer(check));
@@ -142,6 +151,47 @@ fn permit(request: &Request, needs: Needs) -> Result<(), ApiError> {
         Needs::Signature | Needs::Nothing => true,
     };
     if permitted { Ok(()) } else { Err(ApiError::forbidden_by_scope(needs.as_str())) }
+}
+
+/// Names of the parameters that each method of a route takes in its query, as the document has them.
+fn query_parameters(paths: &Paths) -> HashMap<Method, Vec<String>> {
+    let names = |operation: &Operation| {
+        let parameters = operation.parameters.iter().flatten().filter_map(|parameter| match parameter {
+            RefOr::T(parameter) => Some(parameter),
+            RefOr::Ref(_) => None,
+        });
+        let of_query = parameters.filter(|parameter| parameter.parameter_in == ParameterIn::Query);
+        of_query.map(|parameter| parameter.name.clone()).collect::<Vec<_>>()
+    };
+    let methods = paths.paths.values().flat_map(|item| {
+        [
+            (Method::GET, &item.get),
+            (Method::POST, &item.post),
+            (Method::PUT, &item.put),
+            (Method::PATCH, &item.patch),
+            (Method::DELETE, &item.delete),
+        ]
+    });
+    methods.filter_map(|(method, operation)| Some((method, names(operation.as_ref()?)))).collect()
+}
+
+/// Refuses parameters that the route does not have. A filter that is misspelled would otherwise find everything.
+fn all_known(request: &Request, known: &HashMap<Method, Vec<String>>) -> Result<(), ApiError> {
+    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    let Some(known) = known.get(method) else { return Ok(()) };
+    // What cannot be read at all the handler refuses.
+    let Ok(Query(asked)) = Query::<Vec<(String, String)>>::try_from_uri(request.uri()) else { return Ok(()) };
+    match asked.iter().find(|(name, _)| !known.contains(name)) {
+        None => Ok(()),
+        Some(_) if known.is_empty() => {
+            Err(ApiError::bad_request("invalid_query", "this route takes no parameters in its address"))
+        }
+        Some(_) => {
+            let message =
+                format!("there is a parameter that this route does not have; it has {}", known.join(", "));
+            Err(ApiError::bad_request("invalid_query", message))
+        }
+    }
 }
 
 /// The same routes, with the document saying who may ask them.

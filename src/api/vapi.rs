@@ -124,12 +124,14 @@ async fn sender(api: &Api, headers: &HeaderMap) -> Result<OrganizationId, ApiErr
     if of_server.is_empty() && !vapi_accounts::is_any(&api.store).await? {
         return Err(ApiError::forbidden(
             "vapi_not_configured",
-            "no report of VAPI is taken: make a secret by POST /api/vapi-accounts, and enter it at VAPI",
+            "no report of VAPI is taken: make a secret by POST /api/vapi-accounts or set VAPI_WEBHOOK_SECRET, and enter it at \
+             VAPI",
         ));
     }
     api.metrics.reported("vapi", "refused");
     Err(ApiError::wrong_secret(
-        "send the secret of an account, as POST /api/vapi-accounts shows it, as X-Vapi-Secret or Authorization: Bearer …",
+        "this is not the secret of an account, as POST /api/vapi-accounts shows it, nor VAPI_WEBHOOK_SECRET; send it as \
+         X-Vapi-Secret or Authorization: Bearer …",
     ))
 }
 

@@ -9,7 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use crate::api::api_keys::REQUESTS_PER_MINUTE;
-use crate::app::open_store;
+use crate::api::body::NAME;
+use crate::app::open_known_store;
 use crate::config::Config;
 use crate::ids::OrganizationId;
 use crate::keys::{KeySecret, Scope};
@@ -94,7 +95,7 @@ enum ScopeArg {
 
 /// Does it, and says what came of it.
 pub async fn run(config: &Config, command: KeysCommand) -> anyhow::Result<String> {
-    let (store, cluster) = open_store(config).await?;
+    let (store, cluster) = open_known_store(config).await?;
     let done = async {
         store.migrate().await.context("cannot bring the database schema up to date")?;
         carry_out(&store, command).await
@@ -112,6 +113,12 @@ pub async fn carry_out(store: &Store, command: KeysCommand) -> anyhow::Result<St
     match command {
         KeysCommand::Create(args) => {
             let organization = organization(store, &args.of).await?;
+            if args.name.is_empty() || args.name.chars().count() > NAME {
+                bail!("--name has 1 to {NAME} characters");
+            }
+            if args.expires_at.is_some_and(|at| at <= Timestamp::now()) {
+                bail!("--expires-at is over already");
+            }
             let secret = KeySecret::generate();
             let new = NewKey {
                 name: args.name,
@@ -123,7 +130,7 @@ pub async fn carry_out(store: &Store, command: KeysCommand) -> anyhow::Result<St
             let records = store.of_organization(organization);
             let key = api_keys::create(&records, organization, &new, &secret.print())
                 .await
-                .context("the key cannot be made; a name has 1 to 200 characters")?;
+                .context("the key cannot be made")?;
             keep(&records, organization, "api_key.created", key.id).await?;
             Ok(issued(&key, &secret))
         }

@@ -108,7 +108,7 @@ impl App {
         };
         let carrier = outbound::carrier(&config.twilio)?;
         outbound::start(&config, &public_url, carrier.as_ref(), &store, &bridge, &tasks, &metrics);
-        let kaleyra = elsewhere::kaleyra(&config, &store, &tasks)?;
+        let kaleyra = elsewhere::kaleyra(&config, &store, &tasks).await?;
         let admin_key_is_new = config.admin_key.is_none();
         let admin_key = config.admin_key.unwrap_or_else(random_key);
         let settings = Settings {
@@ -212,6 +212,20 @@ impl Running {
         self.tasks.move_calls();
         std::future::pending().await
     }
+}
+
+/// The same for whoever wants something of a server's records: a private database that is not there yet has none.
+pub async fn open_known_store(config: &Config) -> anyhow::Result<(Store, Option<PrivateCluster>)> {
+    if let Database::Private = config.database {
+        let dir = reachable_dir(&config.data_dir.join("postgres"))
+            .context("no place for the private PostgreSQL")?;
+        anyhow::ensure!(
+            PrivateCluster::is_there(&dir),
+            "there is no database in {}: set VOICEBRIDGE_DATA_DIR or DATABASE_URL as the server has them",
+            dir.display()
+        );
+    }
+    open_store(config).await
 }
 
 /// Connects to the database that is configured, or starts the private one.

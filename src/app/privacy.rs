@@ -5,7 +5,7 @@ use clap::Args;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::app::{open_store, retention};
+use crate::app::{open_known_store, retention};
 use crate::config::Config;
 use crate::ids::{OrganizationId, PhoneNumber};
 use crate::store::audit::Actor;
@@ -99,7 +99,7 @@ async fn on_store(
     config: &Config,
     work: impl AsyncFnOnce(&Store) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let (store, cluster) = open_store(config).await?;
+    let (store, cluster) = open_known_store(config).await?;
     let done = match store.migrate().await.context("cannot bring the database schema up to date") {
         Ok(()) => work(&store).await,
         Err(error) => Err(error),

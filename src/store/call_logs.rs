@@ -122,8 +122,8 @@ pub async fn write(connection: &mut PgConnection, row: &LogRow) -> sqlx::Result<
     .await
 }
 
-/// Calls that were over within the last quarter of an hour and of which more is known since: turns that came after the
-/// end, the lead that was linked then. At most `limit`.
+/// Calls that are over, whose log was written within the last quarter of an hour, and of which more is known since: turns that
+/// came after the end, the lead that was linked then. At most `limit`.
 pub async fn unfinished(store: &Store, limit: i64) -> sqlx::Result<Vec<CallSid>> {
     let rows = sqlx::query_scalar!(
         r#"

@@ -6,13 +6,16 @@ use axum::http::{Method, StatusCode};
 use jiff::civil::time;
 use serde_json::{Value, json};
 use voicebridge::app::retention::run_now;
+use voicebridge::ids::CallSid;
 use voicebridge::lifecycle;
 use voicebridge::store::privacy::retention::{self, Days, Decided, Reached, Removed, Trigger};
 
 use crate::life::{Office, Person, days_ago};
+use crate::surface::KEY;
 
 const OLD: &str = "+14155550123";
 const NEW: &str = "+442079460958";
+const LATE: &str = "CA00000000000000000000000000000099";
 
 impl Office {
     async fn put(&self, body: Value) -> crate::surface::Answer {
@@ -52,7 +55,7 @@ impl Office {
             let is_word = row.to_string().to_lowercase().contains(&person.word.to_lowercase());
             let is_kept = tables.iter().any(|table| place.starts_with(table)) && row["transcript"].is_null();
             let is_briefing_id = place.starts_with("call_queue") && row["message"].is_null();
-            let is_dispatch = place.starts_with("calls: ")
+            let is_dispatch = (place.starts_with("calls: ") || place.starts_with("call_briefs: "))
                 && !row
                     .to_string()
                     .replace(&format!("interaction-{}", person.word), "")
@@ -314,4 +317,44 @@ async fn keeping_less_than_before_waits_until_somebody_has_looked_at_what_goes()
     }
     let now = office.post("/api/retention/runs", json!({"dry_run": false})).await;
     now.is_error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value");
+}
+
+#[tokio::test]
+async fn a_policy_counts_from_the_night_after_it_was_decided() {
+    let office = Office::open().await;
+    let midnight = time(0, 0, 0, 0);
+    office.keep(Some(30), None).await;
+    office.execute("update retention_policies set confirmed_at = now()").await;
+    assert_eq!(retention::claim_nightly(&office.store, midnight).await.unwrap(), None);
+    office.execute("update retention_policies set confirmed_at = now() - interval '24 hours'").await;
+    assert!(retention::claim_nightly(&office.store, midnight).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn what_a_late_report_tells_is_as_old_as_its_call_and_does_not_come_back() {
+    let office = Office::open().await;
+    office.execute("update agents set vapi_assistant_id = 'asst_1' where is_default").await;
+    let call =
+        json!({"id": "v1", "assistantId": "asst_1", "type": "inboundPhoneCall", "phoneCallProviderId": LATE});
+    let report = json!({"message": {
+        "type": "end-of-call-report", "timestamp": 1_730_279_105_000_i64, "endedReason": "customer-ended-call",
+        "startedAt": "2024-10-30T09:00:00Z", "endedAt": "2024-10-30T09:05:00Z", "call": call,
+        "artifact": {"messages": [{"role": "user", "message": "I am Zebulon", "time": 1_730_278_801_500_i64,
+                                   "secondsFromStart": 1.5}]},
+    }});
+    let headers = [("content-type", "application/json"), ("x-vapi-secret", KEY)];
+    let taken = office.raw(Method::POST, "/api/vapi/webhook", &headers, report.to_string()).await;
+    assert_eq!(taken.status, StatusCode::OK, "{}", taken.text);
+    let words = async || -> i64 {
+        let in_logs = "select count(*) from call_logs where conversation_transcript like '%Zebulon%'";
+        let in_turns = "select count(*) from conversation_transcripts";
+        office.scalar::<i64>(in_logs).await + office.scalar::<i64>(in_turns).await
+    };
+    assert_eq!(words().await, 2);
+    office.keep(Some(90), None).await;
+    office.remove().await.unwrap();
+    assert_eq!(words().await, 0);
+    lifecycle::finish(&office.store, 100).await.unwrap();
+    lifecycle::callback::catch_up(&office.store, &CallSid::parse(LATE).unwrap()).await.unwrap();
+    assert_eq!(words().await, 0);
 }

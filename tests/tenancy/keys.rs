@@ -68,6 +68,23 @@ async fn what_a_key_cannot_be_is_refused_with_all_that_is_wrong() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_over_before_it_begins_and_a_parameter_that_a_route_does_not_have_are_refused() {
+    let server = Server::new().await;
+    let over = json!({"name": "x", "scopes": ["read"], "expires_at": "2020-01-01T00:00:00Z"});
+    server.post("/api/api-keys", over).await.is_error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value");
+    assert_eq!(server.count("api_keys").await, 0);
+    // Misspelled, it would have found everything.
+    for place in
+        ["/api/audit-log?callsid=CA1", "/api/leads?limit=1&bogus=1", "/api/api-keys/x/rotate?grace_s=1"]
+    {
+        let method = if place.contains("rotate") { Method::POST } else { Method::GET };
+        let answer = server.keyed(method, place, "application/json", "{}").await;
+        answer.is_error(StatusCode::BAD_REQUEST, "invalid_query");
+    }
+    server.get("/api/audit-log?call_sid=CA1&limit=1").await.data();
+}
+
+#[tokio::test]
 async fn a_key_that_is_rotated_has_two_secrets_for_as_long_as_was_asked_for() {
     let server = Server::new().await;
     let (id, first) = server.made(json!({"name": "desk", "scopes": ["read"]})).await;

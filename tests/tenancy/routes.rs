@@ -205,7 +205,6 @@ impl Two {
             "schedule_id" => ("schedules", "id"),
             "team_id" | "team" => ("teams", "id"),
             "interaction_id" => ("interactions", "id"),
-            "id" if operation.path == "/api/interactions" => ("interactions", "id"),
             "call_sid" | "parent_call_sid" => ("calls", "call_sid"),
             "provider_id" => ("ivr_providers", "id"),
             "endpoint_id" => ("webhook_endpoints", "id"),

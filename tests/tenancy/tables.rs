@@ -60,6 +60,7 @@ impl Server {
              insert into call_attempts (organization_id, queue_id, agent_id, attempt_number, to_number, from_number, node, requested_at)
              select call_queue.organization_id, call_queue.id, agents.id, 1, '+14155550177', '+14155550199', 'node', now()
              from call_queue, agents limit 1;
+             insert into vapi_calls (call_id, organization_id, vapi_call_id) select id, organization_id, 'v1' from calls limit 1;
              insert into webhook_attempts (delivery_id, attempt, organization_id, at, duration_ms)
              select id, 1, organization_id, now(), 5 from webhook_deliveries limit 1;
              insert into retention_policies (organization_id) select id from organisations;

@@ -116,7 +116,9 @@ pub enum ClusterError {
         user: String,
     },
     /// One at a time.
-    #[error("another server is running on {dir}; stop it first, or use another directory")]
+    #[error(
+        "a server is running on {dir}: stop it first, or ask it over HTTP what you want to know or have done"
+    )]
     AlreadyRunning {
         /// Where the data is.
         dir: PathBuf,
@@ -166,6 +168,12 @@ pub struct PrivateCluster {
 }
 
 impl PrivateCluster {
+    /// Whether there is a cluster in `dir`.
+    #[must_use]
+    pub fn is_there(dir: &Path) -> bool {
+        data_of(dir).join("PG_VERSION").exists()
+    }
+
     /// Starts a server on `dir`, which is created when there is none. The log is `dir/server.log`.
     pub async fn start(dir: &Path, durability: Durability) -> Result<Self, ClusterError> {
         let dir = dir.to_owned();

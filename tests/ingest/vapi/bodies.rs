@@ -2,7 +2,6 @@
 
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
-use voicebridge::store::agents;
 
 use super::{ASSISTANT, CALLER, PATH, SID, Server, VAPI_ID, report};
 use crate::surface::KEY;

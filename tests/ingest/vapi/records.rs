@@ -4,12 +4,10 @@ use axum::http::StatusCode;
 use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 use voicebridge::call::end::EndReason;
-use voicebridge::ids::{CallSid, StreamSid};
+use voicebridge::ids::StreamSid;
 use voicebridge::lifecycle::{self, CallEvent};
-use voicebridge::store::agents;
 use voicebridge::store::leases::{self, FencingToken};
 
-use super::orders::log;
 use super::{CALLER, OURS, SID, Server, VAPI_ID, callback, is_end, is_report, moment, report, words};
 
 #[tokio::test]

@@ -2,7 +2,6 @@
 
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
-use voicebridge::store::agents;
 
 use super::{ASSISTANT, PATH, SID, Server, is_report, report, without_sid};
 use crate::surface::{self, Answer, KEY};

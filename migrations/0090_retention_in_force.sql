@@ -25,7 +25,7 @@ alter table retention_policies
 comment on column retention_policies.confirmed_at is 'Since when `transcript_days` and `payload_days` are in force; null while everything is kept.';
 comment on column retention_policies.wanted_at is 'When the wanted days were decided, which keep less than those in force; they wait until a dry run of them was looked at. Null: nothing waits.';
 
--- Members of a report that are ours or are what came of the call. Words have an age of their own, so they stay here; of a
+-- The figures of the call and what came of it, which our records are made of; what else a report says, be it ours, goes. Words have an age of their own, so they stay here; of a
 -- report that is kept beside ours there is what it says of the call.
 create function without_payload(report jsonb) returns jsonb
 language sql immutable

@@ -160,12 +160,18 @@ async fn a_run_that_is_dropped_at_any_wait_is_carried_on_to_the_same_rows() {
             break;
         }
         dropped += 1;
+        waits += 1;
+        place.quiet().await;
+        if place.run(carried.claim.id).await.status == "completed" {
+            // Its last word was on its way to the database already.
+            assert_eq!(place.rows().await, place.expected());
+            continue;
+        }
         place.silence().await;
         let run = place.sync(DAYS).await;
         assert_eq!((run.id, run.status.as_str()), (carried.claim.id, "completed"));
         assert_eq!((run.fetched, run.inserted), (11, 11), "after {waits} waits");
         assert_eq!(place.rows().await, place.expected(), "after {waits} waits");
-        waits += 1;
     }
     assert!(dropped > 10, "it was dropped {dropped} times only");
 }

@@ -72,6 +72,15 @@ impl Place {
         syncs::find(&self.store, self.organization, id).await.unwrap().unwrap()
     }
 
+    /// The database has done what it was last asked for, also by whoever does not wait for it any more.
+    async fn quiet(&self) {
+        let busy = "select count(*) from pg_stat_activity
+                    where datname = current_database() and pid <> pg_backend_pid() and state <> 'idle'";
+        while sqlx::query_scalar::<_, i64>(busy).fetch_one(self.store.pool()).await.unwrap() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Whoever carries a run has been silent for a while.
     async fn silence(&self) {
         sqlx::query(

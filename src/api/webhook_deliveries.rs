@@ -83,7 +83,7 @@ async fn webhook_delivery(
     params(("id" = Uuid, Path, description = "The delivery")),
     responses(
         (status = 202, description = "It will be sent", body = Success<Delivery>),
-        (status = 409, description = "`endpoint_disabled` or `delivery_under_way`", body = Failure),
+        (status = 409, description = "`endpoint_disabled`, `delivery_under_way` or `delivery_emptied`", body = Failure),
         Failures,
     ),
 )]
@@ -107,5 +107,9 @@ pub(super) fn refused(why: Refused, what: &str) -> ApiError {
         Refused::UnderWay => {
             ApiError::conflict("delivery_under_way", "it is being sent right now; look at what comes of it")
         }
+        Refused::Emptied => ApiError::conflict(
+            "delivery_emptied",
+            "what was sent is not kept any more; read what the call's records say",
+        ),
     }
 }

@@ -8,6 +8,7 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use voicebridge::app::retention::run_now;
 use voicebridge::call::end::EndReason;
 use voicebridge::ids::{CallSid, PhoneNumber};
 use voicebridge::lifecycle::report::END_OF_CALL;
@@ -15,7 +16,7 @@ use voicebridge::lifecycle::{self, CallEvent};
 use voicebridge::store::call_events::CarrierEvent;
 use voicebridge::store::leads::{self, NewLead};
 use voicebridge::store::reports::{Received, Report};
-use voicebridge::store::webhooks::{self, EndpointPatch};
+use voicebridge::store::webhooks::{self, EndpointPatch, work};
 
 use crate::receiver::Receiver;
 use crate::{CALLER, TOKEN, Town, distinct, ended, incoming, text};
@@ -431,6 +432,145 @@ async fn one_end_of_a_call_is_told_whoever_tells_of_it_and_in_whatever_order() {
                 }
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn what_becomes_known_while_the_end_is_held_back_is_told_before_it() {
+    let town = Town::new().await;
+    town.http.execute("update agents set vapi_assistant_id = 'asst_1' where is_default").await;
+    town.listener("https://example.com/", &[]).await;
+    let now = Timestamp::now();
+    let (call, lead) = (town.call("CA1"), town.lead().await);
+    town.say("CA1", 1, "user", "Hello.").await;
+    town.record(&call, now, &incoming()).await;
+    town.carrier_ends("CA1", now).await;
+    assert_eq!(town.deliver_what_is_due().await, ["call.started"]);
+    leads::link_call(town.store(), town.organization(), lead, &call.call_sid).await.unwrap();
+    for event in &handed_over()[..2] {
+        town.record(&call, now, event).await;
+    }
+    assert_eq!(town.deliver_what_is_due().await, ["lead.linked", "call.transferred"]);
+    town.http
+        .execute("update webhook_deliveries set held_until = now(), due_at = now() where status = 'pending'")
+        .await;
+    let [end, said] = &town.deliver_what_is_due().await[..] else { panic!("two are left") };
+    assert!(end == "call.completed" || end == "call.failed", "{end}");
+    assert_eq!(said, "transcript.completed");
+}
+
+#[tokio::test]
+async fn an_end_that_becomes_known_while_another_event_is_settled_is_the_one_that_is_told() {
+    let town = Town::new().await;
+    town.http.execute("update agents set vapi_assistant_id = 'asst_1' where is_default").await;
+    let listener =
+        town.listener("https://example.com/", &["call.started", "call.completed", "call.failed"]).await;
+    let now = Timestamp::now();
+    town.record(&town.call("CA1"), now, &incoming()).await;
+    town.carrier_ends("CA1", now).await;
+    let first = work::claim(town.store(), 1).await.unwrap().remove(0);
+    // Somebody changes the endpoint meanwhile, and takes their time: what came of the first event is half on record.
+    let mut slow = town.store().pool().begin().await.unwrap();
+    sqlx::query("select from webhook_endpoints where id = $1 for no key update")
+        .bind(listener.id)
+        .execute(&mut *slow)
+        .await
+        .unwrap();
+    let settle = async {
+        let outcome = work::Outcome::Delivered;
+        work::settle(town.store(), &first, &taken(), outcome).await.unwrap();
+    };
+    let tell = async {
+        town.until(SOMEBODY_WAITS).await;
+        town.vapi_ends("CA1", now, now, "completed").await;
+        slow.rollback().await.unwrap();
+    };
+    tokio::join!(settle, tell);
+    assert_eq!(town.deliver_what_is_due().await, ["call.completed"]);
+}
+
+#[tokio::test]
+async fn who_says_when_an_event_is_due_is_waited_for_by_who_knows_more_of_it() {
+    let town = Town::new().await;
+    town.http.execute("update agents set vapi_assistant_id = 'asst_1' where is_default").await;
+    town.listener("https://example.com/", &["call.completed", "call.failed"]).await;
+    let now = Timestamp::now();
+    town.record(&town.call("CA1"), now, &incoming()).await;
+    town.carrier_ends("CA1", now).await;
+    let mut moment = town.store().pool().begin().await.unwrap();
+    sqlx::query("update webhook_deliveries set due_at = now(), held_until = null")
+        .execute(&mut *moment)
+        .await
+        .unwrap();
+    let release = async {
+        town.until(SOMEBODY_WAITS).await;
+        moment.commit().await.unwrap();
+    };
+    tokio::join!(town.vapi_ends("CA1", now, now, "completed"), release);
+    assert_eq!(town.deliver_what_is_due().await, ["call.completed"]);
+}
+
+/// Whether a transaction waits for another one of this database.
+const SOMEBODY_WAITS: &str = "select exists (
+    select
+    from pg_stat_activity
+    where datname = current_database() and wait_event_type = 'Lock'
+)";
+
+#[tokio::test]
+async fn what_retention_has_emptied_is_not_told_again_and_cannot_be_sent_again() {
+    let town = Town::new().await;
+    let listener = town.listener("https://example.com/", &[]).await;
+    let events = ["call.started", "call.completed", "transcript.completed"];
+    town.say("CA1", 1, "user", "Hello.").await;
+    town.whole_call("CA1").await;
+    // The conversation waits, and is given up.
+    let started = work::claim(town.store(), 1).await.unwrap().remove(0);
+    work::settle(town.store(), &started, &taken(), work::Outcome::Delivered).await.unwrap();
+    let end = work::claim(town.store(), 1).await.unwrap().remove(0);
+    work::settle(town.store(), &end, &taken(), work::Outcome::Dead).await.unwrap();
+    town.http
+        .execute(
+            "update webhook_deliveries set created_at = now() - interval '3 days';
+             insert into retention_policies (organization_id, transcript_days, payload_days, confirmed_at)
+             select id, 2, 2, now() from organisations",
+        )
+        .await;
+    run_now(town.store(), town.organization(), |_| {}).await.unwrap().unwrap();
+    let kept = "select count(*) from webhook_deliveries where body::text = '{}' and status <> 'pending' and lease is null";
+    assert_eq!(town.http.scalar::<i64>(kept).await, 3);
+    assert_eq!(town.http.count("webhook_attempts").await, 0, "what receivers have answered goes as well");
+
+    lifecycle::finish(town.store(), 10).await.unwrap();
+    town.record(&town.call("CA1"), Timestamp::now(), &incoming()).await;
+    town.say("CA1", 2, "assistant", "Good bye.").await;
+    lifecycle::finish(town.store(), 10).await.unwrap();
+    let kinds: Vec<_> = town.written().await.into_iter().map(|(kind, _)| kind).collect();
+    assert_eq!(kinds, events);
+    assert_eq!(town.deliver_what_is_due().await, Vec::<String>::new());
+
+    let list = town.http.get("/api/webhook-deliveries").await.json();
+    assert_eq!(list["pagination"]["total"], 3);
+    for row in list["data"].as_array().unwrap() {
+        let path = format!("/api/webhook-deliveries/{}", text(&row["id"]));
+        let one = town.http.get(&path).await.data();
+        assert_eq!((&one["body"], &one["requests"]), (&json!({}), &json!([])));
+        let again = town.http.post(&format!("{path}/replay"), Value::Null).await;
+        again.is_error(409, "delivery_emptied");
+    }
+    let all = format!("/api/webhook-endpoints/{}/replay-dead", listener.id);
+    assert!(town.http.post(&all, Value::Null).await.status.is_success());
+    assert_eq!(town.deliver_what_is_due().await, Vec::<String>::new());
+}
+
+/// A request that the receiver took.
+fn taken() -> work::Request {
+    work::Request {
+        at: Timestamp::now(),
+        took: std::time::Duration::ZERO,
+        status_code: Some(204),
+        error: None,
+        response: None,
     }
 }
 

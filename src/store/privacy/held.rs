@@ -200,19 +200,26 @@ held! {
 }
 
 held! {
-    // A conversation that is told to others, also while it waits.
+    // A conversation that is told to others, also while it waits: then it is given up. The row stays, so that nobody is
+    // told of it again, and goes a month after it was settled. What receivers have answered goes by a trigger.
     told,
     held: "select id as key, created_at as at from webhook_deliveries
-           where organization_id = $1 and created_at < $2 and event_type = 'transcript.completed'",
-    emptied: "delete from webhook_deliveries using old where id = old.key"
+           where organization_id = $1 and created_at < $2 and event_type = 'transcript.completed' and body::text <> '{}'",
+    emptied: "update webhook_deliveries
+              set body = '{}',
+                  status = case when status = 'pending' then 'dead' else status end,
+                  settled_at = coalesce(settled_at, now()),
+                  held_until = null,
+                  lease = null
+              from old where id = old.key"
 }
 
 held! {
     // What waits to be sent is sent first, or given up within days.
     deliveries,
     held: "select id as key, created_at as at from webhook_deliveries
-           where organization_id = $1 and created_at < $2 and status <> 'pending'",
-    emptied: "delete from webhook_deliveries using old where id = old.key"
+           where organization_id = $1 and created_at < $2 and status <> 'pending' and body::text <> '{}'",
+    emptied: "update webhook_deliveries set body = '{}' from old where id = old.key"
 }
 
 /// By which setting something goes.

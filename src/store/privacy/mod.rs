@@ -246,10 +246,11 @@ pub const HOLDINGS: &[Holding] = {
         ("teams", &[(Nothing, &["name"])]),
         ("vapi_calls", &[(Nothing, &["vapi_call_id"])]),
         // What receivers answer; it goes with its delivery, after a month.
+        // What receivers answer; it goes with what they were sent, or after a month.
         ("webhook_attempts", &[(Nothing, &["error", "response"])]),
         (
             "webhook_deliveries",
-            &[(Payload, &["body"]), (Nothing, &["event_id", "event_type", "call_sid", "status"])],
+            &[(Payload, &["body"]), (Nothing, &["event_id", "also_id", "event_type", "call_sid", "status"])],
         ),
         (
             "webhook_endpoints",

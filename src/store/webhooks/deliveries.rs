@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use jiff_sqlx::Timestamp as Stored;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{PING, waiting};
@@ -53,7 +53,7 @@ pub struct DeliveryDetails {
     /// The delivery.
     #[serde(flatten)]
     pub delivery: Delivery,
-    /// What is sent.
+    /// What is sent; `{}` once that is too old to be kept.
     #[schema(value_type = Object)]
     pub body: Value,
     /// Its latest requests, the first first.
@@ -102,6 +102,8 @@ pub enum Refused {
     EndpointDisabled,
     /// A request is under way.
     UnderWay,
+    /// What was sent is not kept any more.
+    Emptied,
 }
 
 /// Deliveries, newest first, and how many there are in all.
@@ -284,6 +286,7 @@ pub async fn replay(
           and endpoint.id = endpoint_id
           and endpoint.enabled
           and (lease is null or due_at <= now())
+          and body::text <> '{}'
         returning webhook_deliveries.id, endpoint_id, event_id, event_type, call_sid, status, attempts, occurred_at, due_at,
                   settled_at, webhook_deliveries.created_at
         "#,
@@ -301,13 +304,16 @@ pub async fn replay(
         return Ok(Ok(row.into()));
     }
     drop(work);
-    let Some(delivery) = row(store, organization, id).await? else { return Ok(Err(Refused::NotFound)) };
-    let why = why_not(store, organization, delivery.endpoint_id).await?;
+    let Some(found) = find(store, organization, id).await? else { return Ok(Err(Refused::NotFound)) };
+    if found.body == json!({}) {
+        return Ok(Err(Refused::Emptied));
+    }
+    let why = why_not(store, organization, found.delivery.endpoint_id).await?;
     Ok(Err(if why == Refused::NotFound { Refused::UnderWay } else { why }))
 }
 
-/// Has all that was given up of an endpoint sent again, the oldest first; at most ten thousand at a time. Returns how
-/// many.
+/// Has all that was given up of an endpoint sent again, the oldest first, what is not kept any more left out; at most ten
+/// thousand at a time. Returns how many.
 pub async fn replay_dead(
     store: &Store,
     organization: OrganizationId,
@@ -337,7 +343,7 @@ pub async fn replay_dead(
         where id in (
             select id
             from webhook_deliveries
-            where organization_id = $1 and endpoint_id = $2 and status = 'dead'
+            where organization_id = $1 and endpoint_id = $2 and status = 'dead' and body::text <> '{}'
             order by position
             limit $3
         )

@@ -16,12 +16,16 @@ pub(super) async fn go_on(
     sqlx::query!(
         r#"
         update webhook_deliveries
-        set due_at = greatest(now(), held_until),
+        set due_at = now(),
             round = 0
         where id in (
             select id
             from webhook_deliveries
-            where endpoint_id = $1 and status = 'pending' and lease is null and ($2::text is null or call_sid = $2)
+            where endpoint_id = $1
+              and status = 'pending'
+              and lease is null
+              and (held_until is null or held_until <= now())
+              and ($2::text is null or call_sid = $2)
             order by position
             limit $3
             -- Whoever has one of them waits for the endpoint, which may be locked here.

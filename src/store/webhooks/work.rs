@@ -263,12 +263,18 @@ pub async fn settle(
     .fetch_optional(&mut *work)
     .await?;
     let Some(settled) = settled else { return Ok(Settled::Lost) };
-    // What comes after it in its call waits as long, and is not looked at meanwhile; or it is its turn now.
+    // What comes after it in its call waits as long, and is not looked at meanwhile; or it is its turn now. What is held
+    // back is left to whoever knows more of it.
     sqlx::query!(
         r#"
         update webhook_deliveries
-        set due_at = case when $4 then greatest(due_at, $5) else greatest(now(), held_until) end
-        where endpoint_id = $1 and call_sid = $2 and position > $3 and status = 'pending' and lease is null
+        set due_at = case when $4 then greatest(due_at, $5) else now() end
+        where endpoint_id = $1
+          and call_sid = $2
+          and position > $3
+          and status = 'pending'
+          and lease is null
+          and (held_until is null or held_until <= now())
         "#,
         claimed.endpoint,
         settled.call_sid,

@@ -180,7 +180,6 @@ async fn absorb(
 ) -> sqlx::Result<()> {
     // The id may be on record once only.
     reports::remove(work, from.id).await?;
-    reports::tell_no_more(work, organization, vapi).await?;
     put_sid(&mut from.data, Some(carrier));
     let is_newer = from
         .origin
@@ -211,7 +210,8 @@ async fn absorb(
     } else {
         reports::remove_turns(work, organization, vapi).await?;
     }
-    reports::rename(work, organization, vapi, carrier).await
+    reports::rename(work, organization, vapi, carrier).await?;
+    reports::tell_once(work, organization, carrier).await
 }
 
 /// Whoever called is looked for once the report is on record: without a lead it is as good.

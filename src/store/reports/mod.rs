@@ -15,7 +15,7 @@ use crate::ids::{AgentId, CallSid, OrganizationId, PhoneNumber, PhoneNumberId};
 use crate::redact::{Redaction, Talk};
 use crate::store::{storable, storable_json, stored_call_sid};
 
-pub use names::{Names, carriers_name, is_erased, is_of_others, lock, name_by_carrier, rename, tell_no_more};
+pub use names::{Names, carriers_name, is_erased, is_of_others, lock, name_by_carrier, rename, tell_once};
 pub use turns::{remove_turns, rename_turns, write_turns};
 
 /// Members of a report that hold what was said.

@@ -117,6 +117,17 @@ pub async fn rename(
     carrier: &CallSid,
 ) -> sqlx::Result<()> {
     let (organization, vapi, carrier) = (organization.0, vapi.as_str(), carrier.as_str());
+    sqlx::query!("select rename_told_call($1, $2, $3)", organization, vapi, carrier)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!(
+        "update audit_log set call_sid = $3 where organization_id = $1 and call_sid = $2",
+        organization,
+        vapi,
+        carrier,
+    )
+    .execute(&mut *connection)
+    .await?;
     sqlx::query!(
         r#"
         delete from call_logs
@@ -138,6 +149,8 @@ pub async fn rename(
     )
     .execute(&mut *connection)
     .await?;
+    // The lead was linked before, and that was told.
+    sqlx::query!("select set_config('app.renames_call', 'on', true)").fetch_one(&mut *connection).await?;
     sqlx::query!(
         r#"
         update leads
@@ -151,6 +164,7 @@ pub async fn rename(
     )
     .execute(&mut *connection)
     .await?;
+    sqlx::query!("select set_config('app.renames_call', '', true)").fetch_one(&mut *connection).await?;
     sqlx::query!(
         r#"
         update interactions
@@ -162,32 +176,50 @@ pub async fn rename(
         vapi,
         carrier,
     )
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query!(
-        "update webhook_deliveries set call_sid = $3 where organization_id = $1 and call_sid = $2",
-        organization,
-        vapi,
-        carrier,
-    )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// What nobody has been told yet of a call by this name is not told any more: it is told by the other.
-pub async fn tell_no_more(
+/// Of a call that two records were kept of, told by both of its names: what was begun to be sent by VAPI's id goes on as
+/// it is, and is not told by the carrier's as well; what nobody has been told yet is told by the carrier's alone. For the
+/// time after [`rename`].
+pub async fn tell_once(
     connection: &mut PgConnection,
     organization: OrganizationId,
-    name: &CallSid,
+    carrier: &CallSid,
 ) -> sqlx::Result<()> {
     sqlx::query!(
         r#"
         delete from webhook_deliveries
-        where organization_id = $1 and call_sid = $2 and status = 'pending' and attempts = 0
+        where organization_id = $1
+          and call_sid = $2
+          and also_id is not null
+          and status = 'pending'
+          and attempts = 0
+          -- The records of the call do not tell of its lead.
+          and event_type <> 'lead.linked'
         "#,
         organization.0,
-        name.as_str(),
+        carrier.as_str(),
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        r#"
+        delete from webhook_deliveries
+        where organization_id = $1
+          and call_sid = $2
+          and status = 'pending'
+          and attempts = 0
+          and exists (
+              select
+              from webhook_deliveries other
+              where other.endpoint_id = webhook_deliveries.endpoint_id and other.also_id = webhook_deliveries.event_id
+          )
+        "#,
+        organization.0,
+        carrier.as_str(),
     )
     .execute(connection)
     .await?;

@@ -151,42 +151,92 @@ async fn whatever_is_told_of_a_call_of_our_own_agent_in_whatever_order_its_recor
 
 #[tokio::test]
 async fn of_a_call_that_gets_its_carriers_id_late_each_event_is_told_once() {
-    let all = vec![Told::Incoming, Told::WithoutSid(1), Told::Report(0), Told::Report(2)];
-    let mut runner = TestRunner::deterministic();
-    let shuffles = Just(all).prop_shuffle();
-    for _ in 0..10 {
-        let order = shuffles.new_tree(&mut runner).unwrap().current();
-        let server = Server::new().await;
-        let listener = json!({
-            "url": "https://example.com/hook",
-            "events": ["call.started", "call.completed", "call.failed", "transcript.completed"],
-        });
-        assert_eq!(server.post("/api/webhook-endpoints", listener).await.status, StatusCode::CREATED);
-        server.execute("update webhook_endpoints set listens_since = now() - interval '1 day'").await;
-        let began_at = Timestamp::now() - jiff::SignedDuration::from_mins(10);
-        for told in &order {
-            match *told {
-                Told::Report(number) => server.outcome(&of_call_at(report(number), began_at)).await,
-                Told::WithoutSid(number) => server.outcome(&of_call_at(without_sid(number), began_at)).await,
-                _ => {
-                    let (from, to) = (CALLER.to_owned(), OURS.to_owned());
-                    let event = CallEvent::Incoming { phone_number: None, from, to, to_team: false };
-                    lifecycle::record(&server.store, &server.call(), began_at, &event).await.unwrap();
-                    String::new()
-                }
-            };
+    for is_sent_between in [false, true] {
+        let all = vec![Told::Incoming, Told::WithoutSid(1), Told::Report(0), Told::Report(2)];
+        let mut runner = TestRunner::deterministic();
+        let shuffles = Just(all).prop_shuffle();
+        for _ in 0..10 {
+            let order = shuffles.new_tree(&mut runner).unwrap().current();
+            told_once(&order, is_sent_between).await;
         }
-        let told: Value = server
-            .scalar(
-                "select coalesce(jsonb_agg(
-                     jsonb_build_array(event_type, call_sid, body->'data'->>'call_sid') order by event_type
-                 ), '[]') from webhook_deliveries",
-            )
-            .await;
-        let expected =
-            ["call.completed", "call.started", "transcript.completed"].map(|kind| json!([kind, SID, SID]));
-        assert_eq!(told, json!(expected), "{order:?}");
     }
+}
+
+/// Everything that happens to the call is told, and once; whether it is sent as soon as it is known, or at the end.
+async fn told_once(order: &[Told], is_sent_between: bool) {
+    let server = Server::new().await;
+    let listener = json!({
+        "url": "https://example.com/hook",
+        "events": ["call.started", "call.completed", "call.failed", "transcript.completed", "lead.linked"],
+    });
+    assert_eq!(server.post("/api/webhook-endpoints", listener).await.status, StatusCode::CREATED);
+    server.execute("update webhook_endpoints set listens_since = now() - interval '1 day'").await;
+    assert!(server.post("/api/leads", json!({"phone": CALLER})).await.status.is_success());
+    let began_at = Timestamp::now() - jiff::SignedDuration::from_mins(10);
+    for told in order {
+        match *told {
+            Told::Report(number) => server.outcome(&of_call_at(report(number), began_at)).await,
+            Told::WithoutSid(number) => server.outcome(&of_call_at(without_sid(number), began_at)).await,
+            _ => {
+                let (from, to) = (CALLER.to_owned(), OURS.to_owned());
+                let event = CallEvent::Incoming { phone_number: None, from, to, to_team: false };
+                lifecycle::record(&server.store, &server.call(), began_at, &event).await.unwrap();
+                String::new()
+            }
+        };
+        if is_sent_between {
+            let sent = "update webhook_deliveries set status = 'delivered', attempts = 1, settled_at = now()
+                        where status = 'pending'";
+            server.execute(sent).await;
+        }
+    }
+    // Who links the lead to the same call again tells nobody.
+    let lead: i64 = server.scalar("select id from leads where call_sid is not null").await;
+    server.execute("update leads set call_sid = null").await;
+    server.execute(&format!("update leads set call_sid = '{SID}' where id = {lead}")).await;
+
+    let told: Value = server
+        .scalar(
+            "select coalesce(jsonb_agg(
+                 jsonb_build_array(event_type, call_sid, body->'data'->>'call_sid') order by event_type
+             ), '[]') from webhook_deliveries",
+        )
+        .await;
+    let mut kinds: Vec<_> =
+        told.as_array().unwrap().iter().map(|it| it[0].as_str().unwrap().to_owned()).collect();
+    // It was two calls, as far as anybody knew: both began.
+    let carrier_known = order.iter().position(|told| matches!(told, Told::Report(_))).unwrap();
+    if is_sent_between && carrier_known == 2 {
+        assert_eq!(kinds.iter().filter(|kind| *kind == "call.started").count(), 2, "{order:?}: {kinds:?}");
+        kinds.dedup();
+    }
+    let expected = ["call.completed", "call.started", "lead.linked", "transcript.completed"];
+    assert_eq!(kinds, expected, "{order:?}, {is_sent_between}");
+    for it in told.as_array().unwrap() {
+        assert_eq!(it[1], SID, "{order:?}: {it}");
+        assert!(is_sent_between || it[2] == SID, "{order:?}: {it}");
+    }
+}
+
+#[tokio::test]
+async fn who_has_read_a_call_by_vapis_id_is_found_by_the_carriers() {
+    let server = Server::new().await;
+    assert_eq!(server.outcome(&without_sid(1)).await, "created");
+    assert_eq!(server.get(&format!("/transcripts/{VAPI_ID}")).await.status, StatusCode::OK);
+    assert_eq!(server.outcome(&report(2)).await, "written");
+    let path = format!("/api/audit-log?call_sid={SID}");
+    let deeds = server.get(&path).await.data();
+    let actions: Vec<_> = deeds.as_array().unwrap().iter().map(|deed| deed["action"].clone()).collect();
+    assert_eq!(actions, ["transcript.read"]);
+    // Also where there were two records of the call.
+    let server = Server::new().await;
+    callback(&server, "in-progress", "1").await;
+    tell(&server, Told::Incoming).await;
+    assert_eq!(server.outcome(&without_sid(1)).await, "created");
+    assert_eq!(server.get(&format!("/transcripts/{VAPI_ID}")).await.status, StatusCode::OK);
+    server.outcome(&report(2)).await;
+    let deeds = server.get(&path).await.data();
+    assert_eq!(deeds.as_array().unwrap().len(), 1, "{deeds}");
 }
 
 #[tokio::test]

@@ -8,6 +8,8 @@ comment on column webhook_deliveries.also_id is 'The `event_id` that the same ev
 comment on column webhook_deliveries.position is 'Events of one call go to an endpoint in this order, the next when the one before is delivered or dead. What was not sent yet goes back behind what becomes known later and happened before.';
 comment on column webhook_deliveries.body is 'Sent as it is here, byte by byte; {} once it is too old to be kept: the row stays, so that it is not told again.';
 
+comment on column call_logs.transcript_revision is 'Sum of the revisions of the turns that conversation_transcript was made of: it grows with every turn. -1: the log is to be made again.';
+
 -- Calls seldom have two names.
 create index webhook_deliveries_also_id on webhook_deliveries (endpoint_id, also_id) where also_id is not null;
 
@@ -98,7 +100,8 @@ comment on function outdated_events is 'What is to be told of it now. `is_wanted
 --
 -- Waits for nobody who takes their time: whoever writes what happened to a call must not fail because of who is told. An
 -- endpoint that is being removed is told nothing any more, and a delivery that is under way is sent as it is. Who takes a
--- delivery, or says when it is due, does so in a moment, and knows nothing of what is known now: they are waited for.
+-- delivery, or says when it is due, does so in a moment, and knows nothing of what is known now: they are waited for, or
+-- what they did not hear of is told again.
 create or replace function announce(organization uuid, told jsonb) returns bigint
 language plpgsql
 as $$
@@ -125,6 +128,13 @@ begin
             where id = any (unsent) and status = 'pending' and attempts = 0
             for no key update skip locked
         );
+        -- Somebody takes their time: the call is not finished, and its records say all of this again within a minute.
+        if exists (select from outdated_events(organization, told) where delivery_id <> all (unsent) and type <> 'lead.linked') then
+            update call_logs
+            set transcript_revision = -1
+            where organization_id = organization
+              and call_sid in (select event.call_sid from told_events(organization, told) event);
+        end if;
 
         -- What would be told as something that the endpoint does not listen to is not told there at all.
         if exists (select from outdated_events(organization, told) where not is_wanted) then

@@ -510,6 +510,31 @@ async fn who_says_when_an_event_is_due_is_waited_for_by_who_knows_more_of_it() {
     assert_eq!(town.deliver_what_is_due().await, ["call.completed"]);
 }
 
+#[tokio::test]
+async fn what_cannot_be_said_because_somebody_takes_their_time_is_said_when_they_are_done() {
+    let town = Town::new().await;
+    town.http.execute("update agents set vapi_assistant_id = 'asst_1' where is_default").await;
+    town.listener("https://example.com/", &["call.completed", "call.failed"]).await;
+    let now = Timestamp::now();
+    town.record(&town.call("CA1"), now, &incoming()).await;
+    town.carrier_ends("CA1", now).await;
+    let mut slow = town.store().pool().begin().await.unwrap();
+    sqlx::query("update webhook_deliveries set due_at = now(), held_until = null")
+        .execute(&mut *slow)
+        .await
+        .unwrap();
+    town.vapi_ends("CA1", now, now, "completed").await;
+    assert_eq!(
+        town.http.scalar::<String>("select status from call_logs").await,
+        "completed",
+        "the call goes on"
+    );
+    slow.commit().await.unwrap();
+    assert_eq!(lifecycle::finish(town.store(), 10).await.unwrap(), 1);
+    assert_eq!(town.deliver_what_is_due().await, ["call.completed"]);
+    assert_eq!(lifecycle::finish(town.store(), 10).await.unwrap(), 0);
+}
+
 /// Whether a transaction waits for another one of this database.
 const SOMEBODY_WAITS: &str = "select exists (
     select

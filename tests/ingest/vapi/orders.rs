@@ -207,8 +207,8 @@ async fn told_once(order: &[Told], is_sent_between: bool) {
     // It was two calls, as far as anybody knew: both began.
     let carrier_known = order.iter().position(|told| matches!(told, Told::Report(_))).unwrap();
     if is_sent_between && carrier_known == 2 {
-        assert_eq!(kinds.iter().filter(|kind| *kind == "call.started").count(), 2, "{order:?}: {kinds:?}");
-        kinds.dedup();
+        let began = kinds.iter().position(|kind| kind == "call.started").unwrap();
+        kinds.remove(began);
     }
     let expected = ["call.completed", "call.started", "lead.linked", "transcript.completed"];
     assert_eq!(kinds, expected, "{order:?}, {is_sent_between}");

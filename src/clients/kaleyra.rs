@@ -7,7 +7,9 @@
 //!
 //! What is not known, and what we do about it: how many records a page has at most (so a short page is not taken for the
 //! last one; an empty one is), whether `page` is heeded at all (so a page that repeats the one before ends the list, too),
-//! and how a refusal is told (by the HTTP status, or by a `status` in a body without a list: both are understood).
+//! and how a refusal is told (by the HTTP status, or by a `status` in a body without a list: both are understood). A day
+//! without calls may be told in words (`No records found`), with a good status or `A404`; the same words with any other
+//! status are about something else, such as the account.
 //!
 //! Asking changes nothing at Kaleyra, so what fails for reasons that pass is asked again, a few times.
 
@@ -37,6 +39,10 @@ const LARGEST_BODY: usize = 8 * 1024 * 1024;
 const PAGE_SIZE: u32 = 200;
 /// Longest piece of Kaleyra's own words that is passed on.
 const LONGEST_WORDS: usize = 200;
+/// Statuses in a body that is no refusal, in lower case.
+const GOOD: [&str; 3] = ["200", "ok", "success"];
+/// The status, in lower case, of a day without calls where it is not a good one.
+const NOT_FOUND: &str = "a404";
 
 /// One account of Kaleyra. Cheap to clone.
 #[derive(Clone)]
@@ -174,9 +180,12 @@ impl Kaleyra {
         };
         let message = words(&body);
         let has_none = ["data", "records"].iter().any(|name| body.get(*name).is_some_and(is_empty));
-        let is_good = ["", "200", "ok", "success"].contains(&status.to_lowercase().as_str());
+        let told = status.to_lowercase();
+        // Without a status words are a reason.
+        let is_good = GOOD.contains(&told.as_str()) || told.is_empty() && message.is_empty();
+        let is_none_told = (is_good || told == NOT_FOUND) && message.to_lowercase().starts_with("no record");
         // A day without calls need not be an empty list.
-        if is_good && has_none || message.to_lowercase().starts_with("no record") {
+        if is_good && has_none || is_none_told {
             return Ok(Vec::new());
         }
         if is_good {
@@ -190,7 +199,8 @@ impl Kaleyra {
         let message = message.replace(self.api_key.expose_secret(), "…");
         let message =
             if message.is_empty() { "no reason given".to_owned() } else { without_numbers(&message) };
-        Failed::ForGood(KaleyraError::Refused { status: without_numbers(status), message })
+        let status = if status.is_empty() { "no status".to_owned() } else { without_numbers(status) };
+        Failed::ForGood(KaleyraError::Refused { status, message })
     }
 }
 
@@ -287,6 +297,18 @@ mod tests {
         assert_eq!(read(json!({"records": [1]})), Ok(1));
         assert_eq!(read(json!({"status": 200, "data": null})), Ok(0));
         assert_eq!(read(json!({"status": "A404", "message": "No records found"})), Ok(0));
+    }
+
+    #[test]
+    fn words_about_missing_records_are_a_day_without_calls_only_where_nothing_was_refused() {
+        assert_eq!(read(json!({"status": "OK", "message": "No record found"})), Ok(0));
+        assert_eq!(read(json!({"data": []})), Ok(0));
+        assert_eq!(read(json!({"data": null})), Ok(0));
+        for status in [json!("A401"), json!("403"), json!(500), json!("error"), Value::Null] {
+            let answer = json!({"status": status, "message": "No record of this account", "data": null});
+            let refused = read(answer).unwrap_err();
+            assert!(refused.contains("No record of this account"), "{refused}");
+        }
     }
 
     #[test]

@@ -143,8 +143,8 @@ pub enum BeginError {
     /// The server stops.
     #[error("the server is stopping; ask again in a moment")]
     Stopping,
-    /// The database failed.
-    #[error(transparent)]
+    /// The database failed. Its own words may hold numbers and names of people.
+    #[error("a sync cannot begin: {}", run::without_values(.0))]
     Database(#[from] sqlx::Error),
 }
 

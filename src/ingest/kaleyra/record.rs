@@ -37,8 +37,18 @@ pub fn day_of(moment: Timestamp) -> Date {
     moment.to_zoned(zone()).date()
 }
 
-/// Reads one record. Statuses come out in upper case; a word that nobody knows stays.
-pub fn read(record: &Value) -> Result<LogRow, Rejected> {
+/// A record, read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Read {
+    /// What is kept of it.
+    pub row: LogRow,
+    /// Members that are there and cannot be read, and that a row can do without: it is kept as if they were not there.
+    pub unreadable: Vec<&'static str>,
+}
+
+/// Reads one record. Statuses come out in upper case; a word that nobody knows stays. A record is rejected only for want of
+/// what makes it a call: the same is sent again each time, and a call that is never kept is lost.
+pub fn read(record: &Value) -> Result<Read, Rejected> {
     let Value::Object(record) = record else {
         return Err(Rejected { id: None, reason: "it is not an object".to_owned() });
     };
@@ -47,34 +57,56 @@ pub fn read(record: &Value) -> Result<LogRow, Rejected> {
     row(record).map_err(|reason| Rejected { id: shown, reason })
 }
 
-fn row(record: &Map<String, Value>) -> Result<LogRow, String> {
+fn row(record: &Map<String, Value>) -> Result<Read, String> {
     let id = needed(record, "id")?;
     if id.chars().count() > LONGEST_ID {
         return Err(format!("id is longer than {LONGEST_ID} characters"));
     }
     let service = key(record, "service")?;
     let known = SERVICES.into_iter().find(|known| known.eq_ignore_ascii_case(&service));
-    Ok(LogRow {
+    let mut optional = Optional { record, unreadable: Vec::new() };
+    let row = LogRow {
         id,
-        uniqid: text(record, "uniqid")?,
+        uniqid: optional.text("uniqid"),
         callfrom: key(record, "callfrom")?,
         callto: key(record, "callto")?,
         start_time: time(record, "start_time")?.ok_or("start_time is missing")?,
-        end_time: time(record, "end_time")?,
-        duration: seconds(record, "duration")?,
-        billsec: seconds(record, "billsec")?,
+        end_time: optional.take("end_time", time),
+        duration: optional.take("duration", seconds).unwrap_or(0),
+        billsec: optional.take("billsec", seconds).unwrap_or(0),
         status: short(needed(record, "status")?.to_uppercase(), "status")?,
-        location: text(record, "location")?,
-        provider: text(record, "provider")?,
+        location: optional.text("location"),
+        provider: optional.text("provider"),
         service: known.map_or(service, str::to_owned),
-        caller_id: match text(record, "caller_id")? {
-            Some(number) => Some(number),
-            None => text(record, "callerid")?,
-        },
-        recording: text(record, "recording")?,
-        notes: text(record, "notes")?,
-        custom: text(record, "custom")?,
-    })
+        caller_id: optional.text("caller_id").or_else(|| optional.text("callerid")),
+        recording: optional.text("recording"),
+        notes: optional.text("notes"),
+        custom: optional.text("custom"),
+    };
+    Ok(Read { row, unreadable: optional.unreadable })
+}
+
+/// Members that a row can do without.
+struct Optional<'a> {
+    record: &'a Map<String, Value>,
+    unreadable: Vec<&'static str>,
+}
+
+impl Optional<'_> {
+    fn text(&mut self, name: &'static str) -> Option<String> {
+        self.take(name, text)
+    }
+
+    fn take<T>(
+        &mut self,
+        name: &'static str,
+        read: impl Fn(&Map<String, Value>, &str) -> Result<Option<T>, String>,
+    ) -> Option<T> {
+        read(self.record, name).unwrap_or_else(|_| {
+            self.unreadable.push(name);
+            None
+        })
+    }
 }
 
 /// A member as text. What is absent, null or blank is nothing.
@@ -105,11 +137,13 @@ fn short(text: String, name: &str) -> Result<String, String> {
     if is_short { Ok(text) } else { Err(format!("{name} is longer than {LONGEST_KEY} characters")) }
 }
 
-/// A count of seconds; 0 where there is none.
-fn seconds(record: &Map<String, Value>, name: &str) -> Result<i32, String> {
-    let Some(text) = text(record, name)? else { return Ok(0) };
-    let seconds = text.parse::<i32>().ok().filter(|seconds| *seconds >= 0);
-    seconds.ok_or_else(|| format!("{name} is not a whole number of seconds"))
+/// A count of seconds. What some write behind the point does not count.
+fn seconds(record: &Map<String, Value>, name: &str) -> Result<Option<i32>, String> {
+    let Some(text) = text(record, name)? else { return Ok(None) };
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..=f64::from(i32::MAX)).contains(seconds));
+    seconds
+        .map(|seconds| Some(seconds.trunc() as i32))
+        .ok_or_else(|| format!("{name} is not a number of seconds"))
 }
 
 /// A moment: by the clock in India unless it says otherwise. Zeros, which some databases write for "never", are none.
@@ -152,7 +186,7 @@ mod tests {
 
     #[test]
     fn texts_become_numbers_and_local_times_moments() {
-        let row = read(&good()).unwrap();
+        let row = read(&good()).unwrap().row;
         assert_eq!(row.start_time.to_string(), "2026-02-24T09:15:15Z");
         assert_eq!(row.end_time.unwrap().to_string(), "2026-02-24T09:16:20Z");
         assert_eq!((row.duration, row.billsec), (65, 60));
@@ -163,10 +197,10 @@ mod tests {
 
     #[test]
     fn a_time_that_names_its_zone_is_that_moment_and_zeros_are_none() {
-        let row = read(&with("start_time", json!("2026-02-24T14:45:15+05:30"))).unwrap();
+        let row = read(&with("start_time", json!("2026-02-24T14:45:15+05:30"))).unwrap().row;
         assert_eq!(row.start_time.to_string(), "2026-02-24T09:15:15Z");
-        assert_eq!(read(&with("end_time", json!("0000-00-00 00:00:00"))).unwrap().end_time, None);
-        assert_eq!(read(&with("end_time", json!(" "))).unwrap().end_time, None);
+        assert_eq!(read(&with("end_time", json!("0000-00-00 00:00:00"))).unwrap().row.end_time, None);
+        assert_eq!(read(&with("end_time", json!(" "))).unwrap().row.end_time, None);
     }
 
     #[test]
@@ -175,7 +209,7 @@ mod tests {
             "id": 7, "callfrom": 9_812_345_678_u64, "callto": "8068921234", "start_time": "2026-02-24 14:45:15",
             "status": "ivr-answer", "service": "Parked", "duration": 3,
         });
-        let row = read(&record).unwrap();
+        let row = read(&record).unwrap().row;
         assert_eq!((row.id.as_str(), row.callfrom.as_str()), ("7", "9812345678"));
         assert_eq!((row.duration, row.billsec, row.end_time), (3, 0, None));
         assert_eq!(
@@ -183,6 +217,43 @@ mod tests {
             ("IVR-ANSWER", "Parked"),
             "new words are kept"
         );
+    }
+
+    #[test]
+    fn what_a_row_can_do_without_is_left_out_when_it_cannot_be_read_and_the_call_is_kept() {
+        let whole = read(&good()).unwrap();
+        assert_eq!(whole.unreadable, [""; 0]);
+        for name in ["uniqid", "location", "provider", "recording", "notes", "custom", "caller_id"] {
+            for value in [json!([1]), json!({"a": 1}), json!(true)] {
+                let kept = read(&with(name, value)).unwrap();
+                assert_eq!(kept.unreadable, [name]);
+                let mut expected = whole.row.clone();
+                match name {
+                    "uniqid" => expected.uniqid = None,
+                    "location" => expected.location = None,
+                    "provider" => expected.provider = None,
+                    "recording" => expected.recording = None,
+                    // There is the other spelling.
+                    _ => {}
+                }
+                assert_eq!(kept.row, expected);
+            }
+        }
+        for value in [json!("yesterday"), json!("1890-01-01T00:00:00Z"), json!([1])] {
+            let kept = read(&with("end_time", value)).unwrap();
+            assert_eq!((kept.row.end_time, kept.unreadable.as_slice()), (None, &["end_time"][..]));
+        }
+        for value in [json!("a while"), json!(-1), json!(1e300), json!("NaN"), json!([65]), json!(false)] {
+            let kept = read(&with("duration", value)).unwrap();
+            assert_eq!((kept.row.duration, kept.unreadable.as_slice()), (0, &["duration"][..]));
+        }
+        for value in [json!(65), json!(65.0), json!("65.0"), json!("65.9"), json!(" 65 ")] {
+            let kept = read(&with("billsec", value)).unwrap();
+            assert_eq!((kept.row.billsec, kept.unreadable.len()), (65, 0));
+        }
+        let mut many = with("notes", json!([1]));
+        many["end_time"] = json!({});
+        assert_eq!(read(&many).unwrap().unreadable, ["end_time", "notes"]);
     }
 
     #[test]
@@ -199,11 +270,9 @@ mod tests {
                 json!("2026-02-30 10:00:00"),
                 "start_time is not a time such as 2026-02-24 14:45:15",
             ),
-            ("end_time", json!("1890-01-01T00:00:00Z"), "end_time is not of our time"),
-            ("duration", json!("a while"), "duration is not a whole number of seconds"),
-            ("billsec", json!(-1), "billsec is not a whole number of seconds"),
-            ("billsec", json!(1e300), "billsec is not a whole number of seconds"),
-            ("notes", json!([1]), "notes is neither a text nor a number"),
+            ("start_time", json!("1890-01-01T00:00:00Z"), "start_time is not of our time"),
+            ("callto", json!([1]), "callto is neither a text nor a number"),
+            ("status", json!(true), "status is neither a text nor a number"),
             ("callfrom", json!("9".repeat(201)), "callfrom is longer than 200 characters"),
             ("callto", json!("9".repeat(201)), "callto is longer than 200 characters"),
             ("service", json!("x".repeat(201)), "service is longer than 200 characters"),

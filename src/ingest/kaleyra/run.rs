@@ -8,8 +8,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::clients::kaleyra::{Kaleyra, KaleyraError};
-use crate::ingest::kaleyra::record;
+use crate::ingest::kaleyra::record::{self, Read};
 use crate::store::Store;
+use crate::store::kaleyra::Rejected;
 use crate::store::kaleyra::syncs::{self, Batch, Carried, Claim, Cursor, End, WriteError};
 use crate::store::kaleyra::tie_some;
 
@@ -32,7 +33,7 @@ pub enum RunError {
     #[error("somebody else carries it")]
     Lost,
     /// The database was away for longer than it was waited for.
-    #[error("the database cannot be written to: {0}")]
+    #[error("the database cannot be written to: {}", without_values(.0))]
     Database(#[from] sqlx::Error),
     /// The database does not take what is to be written, and will not: the run ends with this.
     #[error("{0}")]
@@ -75,7 +76,7 @@ async fn fetch_all(
     last: jiff::civil::Date,
     stopping: &CancellationToken,
 ) -> Result<End, RunError> {
-    // Ids of the page before, to see when there are no further ones.
+    // What the page before was about, to see when there are no further ones.
     let mut before = BTreeSet::new();
     while at.day <= last {
         let page = match fetch(store, client, claim, at, stopping).await? {
@@ -83,8 +84,8 @@ async fn fetch_all(
             Fetched::Refused(error) => return Ok(End::Failed(error.to_string())),
             Fetched::Stopping => return Ok(End::Interrupted),
         };
-        let ids: BTreeSet<String> = page.iter().map(|record| record["id"].to_string()).collect();
-        let is_behind_last = page.is_empty() || ids == before;
+        let about = identities(&page);
+        let is_behind_last = page.is_empty() || about == before;
         if at.page >= MOST_PAGES && !is_behind_last {
             return Ok(End::Failed(format!("Kaleyra has no last page for {}", at.day)));
         }
@@ -98,7 +99,7 @@ async fn fetch_all(
         // A page that repeats the one before was kept with it.
         let batch = if is_behind_last { Batch::default() } else { sorted(&page) };
         written(|| syncs::keep(store, claim, at, next, &batch)).await?;
-        before = if is_behind_last { BTreeSet::new() } else { ids };
+        before = if is_behind_last { BTreeSet::new() } else { about };
         at = next;
         // Here all that was fetched is kept.
         if stopping.is_cancelled() && at.day <= last {
@@ -132,7 +133,7 @@ async fn show_life(store: &Store, claim: Claim) -> Result<(), RunError> {
         Err(WriteError::Lost) => Err(RunError::Lost),
         // The work is more important; whether the database is there shows when it is written to.
         Err(WriteError::Database(error)) => {
-            tracing::debug!(%error, "a sync cannot show life");
+            tracing::debug!(error = without_values(&error), "a sync cannot show life");
             Ok(())
         }
         Ok(()) => Ok(()),
@@ -162,17 +163,34 @@ async fn fetch(
     }
 }
 
+/// By what the records of a page are known from those of another: their ids. Of a record without one it is all that it says:
+/// two of them are not the same for having none.
+fn identities(page: &[Value]) -> BTreeSet<String> {
+    let identity = |record: &Value| match &record["id"] {
+        id @ Value::Number(_) => id.to_string(),
+        id @ Value::String(text) if !text.trim().is_empty() => id.to_string(),
+        _ => record.to_string(),
+    };
+    page.iter().map(identity).collect()
+}
+
 /// What a page is to be kept as: of records with one id the last one.
 fn sorted(page: &[Value]) -> Batch {
-    let (mut rows, mut rejected) = (BTreeMap::new(), Vec::new());
+    let (mut rows, mut rejected, mut incomplete) = (BTreeMap::new(), Vec::new(), Vec::new());
     let mut repeated = 0;
     for record in page {
         match record::read(record) {
-            Ok(row) => repeated += usize::from(rows.insert(row.id.clone(), row).is_some()),
+            Ok(Read { row, unreadable }) => {
+                if !unreadable.is_empty() {
+                    let reason = format!("kept without what cannot be read: {}", unreadable.join(", "));
+                    incomplete.push(Rejected { id: Some(row.id.clone()), reason });
+                }
+                repeated += usize::from(rows.insert(row.id.clone(), row).is_some());
+            }
             Err(why) => rejected.push(why),
         }
     }
-    Batch { rows: rows.into_values().collect(), rejected, repeated }
+    Batch { rows: rows.into_values().collect(), rejected, incomplete, repeated }
 }
 
 /// Writes, and tries again a few times while the database is away.
@@ -191,7 +209,9 @@ where
                 return Err(RunError::Refused(without_values(&error)));
             }
             Err(WriteError::Database(error)) if tries >= WRITES => return Err(error.into()),
-            Err(WriteError::Database(error)) => tracing::debug!(%error, "a sync waits for the database"),
+            Err(WriteError::Database(error)) => {
+                tracing::debug!(error = without_values(&error), "a sync waits for the database");
+            }
         }
         sleep(pause).await;
         pause *= 2;
@@ -216,7 +236,7 @@ fn passes(error: &sqlx::Error) -> bool {
 }
 
 /// What the database has against it. Its own words may hold numbers and names of people.
-fn without_values(error: &sqlx::Error) -> String {
+pub(super) fn without_values(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => {
             let by = error.constraint().map(|constraint| format!(", by {constraint}")).unwrap_or_default();
@@ -248,5 +268,44 @@ mod tests {
             batch.rows.iter().map(|row| (row.id.as_str(), row.status.as_str())).collect();
         assert_eq!(rows, [("a", "CANCEL"), ("b", "ANSWER")]);
         assert_eq!((batch.rejected.len(), batch.repeated), (1, 1));
+    }
+
+    #[test]
+    fn a_row_that_lacks_what_could_not_be_read_is_kept_and_told() {
+        let batch = sorted(&[json!({
+            "id": "a", "callfrom": "9812345678", "callto": "8068921234", "status": "ANSWER", "service": "Incoming",
+            "start_time": "2026-02-24 14:45:15", "notes": ["x"], "duration": {},
+        })]);
+        assert_eq!((batch.rows.len(), batch.rejected.len()), (1, 0));
+        let told = Rejected {
+            id: Some("a".to_owned()),
+            reason: "kept without what cannot be read: duration, notes".to_owned(),
+        };
+        assert_eq!(batch.incomplete, [told]);
+    }
+
+    #[test]
+    fn pages_are_the_same_by_their_ids_and_records_without_any_by_all_that_they_say() {
+        let same = |one: Value, other: Value| identities(&[one]) == identities(&[other]);
+        assert!(same(json!({"id": "a", "status": "x"}), json!({"id": "a", "status": "y"})));
+        assert!(!same(json!({"id": "a"}), json!({"id": "b"})));
+        for id in [Value::Null, json!(""), json!([1])] {
+            assert!(!same(json!({"id": id, "callfrom": "1"}), json!({"id": id, "callfrom": "2"})), "{id}");
+            assert!(same(json!({"id": id, "callfrom": "1"}), json!({"id": id, "callfrom": "1"})), "{id}");
+        }
+        assert!(!same(json!({"callfrom": "1"}), json!({"callfrom": "2"})));
+        assert!(!same(json!("a"), json!("b")));
+    }
+
+    #[test]
+    fn what_the_database_says_is_not_repeated() {
+        let said = || sqlx::Error::Protocol("Key (callfrom)=(9812345678) is odd".to_owned());
+        for told in [
+            RunError::from(said()).to_string(),
+            crate::ingest::kaleyra::BeginError::from(said()).to_string(),
+            without_values(&said()),
+        ] {
+            assert!(!told.contains("9812345678"), "{told}");
+        }
     }
 }

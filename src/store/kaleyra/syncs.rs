@@ -15,6 +15,8 @@ use crate::store::{Store, storable, storable_json};
 pub const STALE_AFTER_S: i32 = 60;
 /// Reasons that are kept of a run.
 const MOST_REASONS: usize = 100;
+/// Of those, how many there may be before rows that lack a member are named no more: what was rejected matters more.
+const MOST_INCOMPLETE: usize = 50;
 
 /// A run, as it is now.
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
@@ -51,7 +53,7 @@ pub struct KaleyraSync {
     /// Records that are no rows.
     #[schema(example = 1)]
     pub rejected: i64,
-    /// Why, of the first hundred.
+    /// Why, of the first hundred; and which members of rows could not be read and are left out, of fifty at most.
     pub reasons: Vec<Rejected>,
     /// Why it failed.
     #[schema(example = "Kaleyra did not answer after 5 tries: answer 503")]
@@ -64,6 +66,10 @@ pub struct KaleyraSync {
     pub heartbeat: Timestamp,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+    /// Set when it is completed: the last day up to which all days are on record as a whole. Null: it is not, or there is a
+    /// gap before `from`.
+    #[schema(value_type = Option<Date>, example = "2026-03-02")]
+    pub whole_to: Option<Date>,
 }
 
 /// The right to carry a run on, until somebody else has it.
@@ -136,6 +142,8 @@ pub struct Batch {
     pub rows: Vec<LogRow>,
     /// Records that are no rows.
     pub rejected: Vec<Rejected>,
+    /// What rows lack since it could not be read.
+    pub incomplete: Vec<Rejected>,
     /// Further records of ids that are among the rows.
     pub repeated: usize,
 }
@@ -287,8 +295,11 @@ pub async fn keep(
             .to_owned(),
     });
     let rejected: Vec<Rejected> = batch.rejected.iter().cloned().chain(foreign).collect();
-    let room = MOST_REASONS.saturating_sub(run.reasons.unsigned_abs() as usize);
-    let reasons = serde_json::json!(rejected[..rejected.len().min(room)]);
+    let known = run.reasons.unsigned_abs() as usize;
+    let mut told: Vec<&Rejected> = rejected.iter().take(MOST_REASONS.saturating_sub(known)).collect();
+    let room = MOST_INCOMPLETE.saturating_sub(known + told.len());
+    told.extend(batch.incomplete.iter().take(room));
+    let reasons = serde_json::json!(told);
     sqlx::query!(
         r#"
         update kaleyra_syncs
@@ -453,7 +464,7 @@ pub async fn list(
         select id, first_day as "first_day: jiff_sqlx::Date", last_day as "last_day: jiff_sqlx::Date", status,
                heartbeat < clock_timestamp() - make_interval(secs => $4) as "is_stale!",
                slice as "slice: jiff_sqlx::Date", page, fetched, inserted, updated, unchanged, rejected, reasons,
-               error, node, started_at, heartbeat, finished_at
+               error, node, started_at, heartbeat, finished_at, whole_to as "whole_to?: jiff_sqlx::Date"
         from kaleyra_syncs
         where organization_id = $1
         order by started_at desc, id desc
@@ -481,7 +492,7 @@ pub async fn find(
         select id, first_day as "first_day: jiff_sqlx::Date", last_day as "last_day: jiff_sqlx::Date", status,
                heartbeat < clock_timestamp() - make_interval(secs => $3) as "is_stale!",
                slice as "slice: jiff_sqlx::Date", page, fetched, inserted, updated, unchanged, rejected, reasons,
-               error, node, started_at, heartbeat, finished_at
+               error, node, started_at, heartbeat, finished_at, whole_to as "whole_to?: jiff_sqlx::Date"
         from kaleyra_syncs
         where organization_id = $1 and id = $2
         "#,
@@ -514,6 +525,7 @@ struct Row {
     started_at: jiff_sqlx::Timestamp,
     heartbeat: jiff_sqlx::Timestamp,
     finished_at: Option<jiff_sqlx::Timestamp>,
+    whole_to: Option<jiff_sqlx::Date>,
 }
 
 impl From<Row> for KaleyraSync {
@@ -538,6 +550,7 @@ impl From<Row> for KaleyraSync {
             started_at: row.started_at.to_jiff(),
             heartbeat: row.heartbeat.to_jiff(),
             finished_at: row.finished_at.map(jiff_sqlx::Timestamp::to_jiff),
+            whole_to: row.whole_to.map(jiff_sqlx::Date::to_jiff),
         }
     }
 }

@@ -453,7 +453,7 @@ fn cannot_be_stored(error: &sqlx::Error) -> bool {
 }
 
 /// An error without the values it is about, which may be personal.
-fn without_values(error: &sqlx::Error) -> String {
+pub(crate) fn without_values(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => {
             let (code, constraint) = (error.code().unwrap_or_default(), error.constraint().unwrap_or("none"));

@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::api::error::without_values;
 use crate::ids::OrganizationId;
 use crate::store::Store;
 use crate::store::privacy::retention::{self, Claimed, Removed, Run, Trigger};
@@ -45,12 +46,16 @@ async fn tonight(store: &Store) {
         match retention::claim_nightly(store, FROM).await {
             Ok(Some(mut claimed)) => {
                 if let Err(error) = remove(store, &mut claimed, |_| {}).await {
-                    warn!(%error, run = %claimed.id, "removing what is too old is held up; it is gone on with later");
+                    let error = without_values(&error);
+                    warn!(error, run = %claimed.id, "removing what is too old is held up; it is gone on with later");
                     return;
                 }
             }
             Ok(None) => return,
-            Err(error) => return warn!(%error, "whether something is too old cannot be looked up"),
+            Err(error) => {
+                let error = without_values(&error);
+                return warn!(error, "whether something is too old cannot be looked up");
+            }
         }
     }
 }

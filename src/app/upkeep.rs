@@ -9,9 +9,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::api::error::without_values;
 use crate::lifecycle::{self, CallEvent, CallRef};
 use crate::store::leases::{self, Abandoned};
-use crate::store::{Store, campaigns, nodes, webhooks};
+use crate::store::{Store, campaigns, kaleyra, nodes, webhooks};
 
 /// A server that shows no life for more than twice as long is taken for gone.
 const BEAT_EVERY: Duration = Duration::from_secs(30);
@@ -63,6 +64,7 @@ pub(super) async fn run(store: Store, node: String, stopping: CancellationToken)
         if beaten.is_ok() {
             finish(&store).await;
             tidy_webhooks(&store).await;
+            tidy_syncs(&store).await;
         }
     }
     if let Err(why) = in_time(nodes::beat(&store, &node, true)).await {
@@ -129,6 +131,18 @@ async fn tidy_webhooks(store: &Store) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(%error, "webhooks that nobody waits for are deleted later"),
         Err(_) => info!("more webhooks that nobody waits for are deleted at the next beat"),
+    }
+}
+
+/// Deletes runs that fetched Kaleyra's log long ago.
+async fn tidy_syncs(store: &Store) {
+    match timeout(TIDY_WITHIN, kaleyra::tidy::all(store, TIDY_MOST)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            let error = without_values(&error);
+            warn!(error, "runs that fetched Kaleyra's log long ago are deleted later");
+        }
+        Err(_) => info!("more runs that fetched Kaleyra's log long ago are deleted at the next beat"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod figures;
 pub mod syncs;
+pub mod tidy;
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;

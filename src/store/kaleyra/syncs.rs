@@ -357,7 +357,16 @@ pub async fn end(store: &Store, claim: Claim, end: &End) -> Result<(), WriteErro
             finished_at = clock_timestamp(),
             heartbeat = clock_timestamp()
         from (
-            select coalesce(max(whole_to), (array_agg(first_day order by started_at, id))[1] - 1) as day
+            select coalesce(
+                       max(whole_to),
+                       (
+                           array_agg(first_day order by started_at, id) filter (
+                               where status = 'completed'
+                                  or id = $1
+                                  or first_day > (started_at at time zone 'Asia/Kolkata')::date - 366
+                           )
+                       )[1] - 1
+                   ) as day
             from kaleyra_syncs
             where organization_id = $5
         ) as whole
@@ -379,12 +388,15 @@ pub async fn end(store: &Store, claim: Claim, end: &End) -> Result<(), WriteErro
 pub struct Latest {
     /// The days of the latest run that was left within the last day, unless a later one had them as well.
     pub left: Option<(Date, Date)>,
-    /// The first day of the first run there was, whatever became of it.
+    /// The first day of the first run that was completed, or that asked for days within the year before it: what is further
+    /// back may be mistyped.
     pub asked_from: Option<Date>,
     /// The last day up to which all days from the first one on are on record as a whole.
     pub whole_to: Option<Date>,
-    /// How long ago a run ended last, by the database's clock.
-    pub ended_s_ago: Option<i64>,
+    /// How long ago a run of what were today and the day before ended last, by the database's clock.
+    pub recent_s_ago: Option<i64>,
+    /// How long ago another one failed last.
+    pub failed_s_ago: Option<i64>,
     /// A run is being carried.
     pub is_running: bool,
 }
@@ -395,7 +407,8 @@ pub async fn latest(store: &Store, organization: OrganizationId) -> sqlx::Result
         r#"
         with runs as (
             select id, first_day, last_day, status, started_at, finished_at, whole_to,
-                   extract(epoch from clock_timestamp() - heartbeat)::float8 as silent_s
+                   extract(epoch from clock_timestamp() - heartbeat)::float8 as silent_s,
+                   (started_at at time zone 'Asia/Kolkata')::date as started_day
             from kaleyra_syncs
             where organization_id = $1
         ),
@@ -417,13 +430,23 @@ pub async fn latest(store: &Store, organization: OrganizationId) -> sqlx::Result
         select its_left.first_day as "first_day?: jiff_sqlx::Date",
                its_left.last_day as "last_day?: jiff_sqlx::Date",
                summary.is_running as "is_running!",
-               summary.ended_s_ago,
+               summary.recent_s_ago,
+               summary.failed_s_ago,
                summary.asked_from as "asked_from?: jiff_sqlx::Date",
                summary.whole_to as "whole_to?: jiff_sqlx::Date"
         from (
             select coalesce(bool_or(status = 'running' and silent_s < $2), false) as is_running,
-                   extract(epoch from clock_timestamp() - max(finished_at))::bigint as ended_s_ago,
-                   (array_agg(first_day order by started_at, id))[1] as asked_from,
+                   extract(epoch from clock_timestamp() - max(finished_at) filter (
+                       where status in ('completed', 'failed') and first_day < started_day and last_day >= started_day
+                   ))::bigint as recent_s_ago,
+                   extract(epoch from clock_timestamp() - max(finished_at) filter (
+                       where status = 'failed' and not (first_day < started_day and last_day >= started_day)
+                   ))::bigint as failed_s_ago,
+                   (
+                       array_agg(first_day order by started_at, id) filter (
+                           where status = 'completed' or first_day > started_day - 366
+                       )
+                   )[1] as asked_from,
                    max(whole_to) as whole_to
             from runs
         ) as summary
@@ -439,7 +462,8 @@ pub async fn latest(store: &Store, organization: OrganizationId) -> sqlx::Result
         left: days,
         asked_from: found.asked_from.map(jiff_sqlx::Date::to_jiff),
         whole_to: found.whole_to.map(jiff_sqlx::Date::to_jiff),
-        ended_s_ago: found.ended_s_ago,
+        recent_s_ago: found.recent_s_ago,
+        failed_s_ago: found.failed_s_ago,
         is_running: found.is_running,
     })
 }

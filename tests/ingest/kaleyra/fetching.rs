@@ -161,6 +161,43 @@ async fn a_kaleyra_that_knows_no_pages_is_asked_for_two_of_a_day() {
 }
 
 #[tokio::test]
+async fn pages_of_records_without_an_id_are_not_taken_for_one_page_and_what_follows_is_fetched() {
+    let server = MockServer::start().await;
+    let record = |from: &str| {
+        json!({
+            "callfrom": from, "callto": "8068921234", "start_time": "2026-03-01 10:00:00", "status": "ANSWER",
+            "service": "Incoming",
+        })
+    };
+    let mut good = record("9812345673");
+    good["id"] = json!("a");
+    good["notes"] = json!(["x"]);
+    let pages = [json!([record("9812345671")]), json!([record("9812345672")]), json!([good]), json!([])];
+    for (page, records) in (1..).zip(pages) {
+        let answer = ResponseTemplate::new(200).set_body_json(json!({"records": records}));
+        Mock::given(method("POST"))
+            .and(body_string_contains(format!("page={page}&")))
+            .respond_with(answer)
+            .expect(1)
+            .mount(&server)
+            .await;
+    }
+    let mut place = Place::of(0).await;
+    place.client = client(&server.uri(), super::KEY);
+    let run = place.sync((DAYS.0, DAYS.0)).await;
+    assert_eq!((run.status.as_str(), run.fetched, run.inserted, run.rejected), ("completed", 3, 1, 2));
+    let told: Vec<_> = run.reasons.iter().map(|told| (told.id.as_deref(), told.reason.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            (None, "id is missing"),
+            (None, "id is missing"),
+            (Some("a"), "kept without what cannot be read: notes"),
+        ]
+    );
+}
+
+#[tokio::test]
 async fn a_row_that_is_another_organisations_stays_theirs() {
     let place = Place::of(5).await;
     let id = &place.kaleyra.legs()[2].id;

@@ -216,8 +216,10 @@ async fn a_page_that_was_kept_without_our_knowing_is_not_counted_twice() {
     let carried = place.begin(DAYS).await;
     let next = Cursor { day: DAYS.0, page: 2 };
     let records = place.client.page(DAYS.0, 1).await.unwrap();
-    let rows: Vec<_> =
-        records.iter().map(|record| voicebridge::ingest::kaleyra::record::read(record).unwrap().row).collect();
+    let rows: Vec<_> = records
+        .iter()
+        .map(|record| voicebridge::ingest::kaleyra::record::read(record).unwrap().row)
+        .collect();
     let many = i64::try_from(rows.len()).unwrap();
     let batch = Batch { rows, ..Batch::default() };
     for _ in 0..2 {

@@ -5,6 +5,7 @@ use jiff::civil::Date;
 use voicebridge::ingest::kaleyra::{due, record};
 use voicebridge::simulate::kaleyra::{Fault, Faults};
 use voicebridge::store::kaleyra::syncs::{self, End, Latest};
+use voicebridge::store::kaleyra::tidy;
 
 use super::Place;
 
@@ -29,9 +30,9 @@ impl Place {
         syncs::latest(&self.store, self.organization).await.unwrap()
     }
 
-    /// The days that are due an hour from now.
+    /// The days that are due once the last two were fetched, an hour after anything failed.
     async fn due(&self) -> Option<(Date, Date)> {
-        let latest = Latest { ended_s_ago: Some(3_600), ..self.latest().await };
+        let latest = Latest { recent_s_ago: Some(60), failed_s_ago: Some(3_600), ..self.latest().await };
         due(&latest, HOUR, jiff::Timestamp::now()).map(|days| (days.first(), days.last()))
     }
 }
@@ -54,14 +55,102 @@ async fn days_behind_a_gap_do_not_count_as_fetched_until_the_gap_is_closed() {
     place.ended(ago(5), today, End::Completed).await;
     assert_eq!(place.latest().await.whole_to, Some(ago(15)));
     place.ended(ago(200), ago(190), End::Completed).await;
-    assert_eq!(place.due().await, Some((ago(15), today)));
+    assert_eq!(place.due().await, Some((ago(14), ago(2))));
     place.ended(ago(14), ago(6), End::Completed).await;
-    assert_eq!(place.due().await, Some((ago(6), today)));
+    assert_eq!(place.due().await, Some((ago(5), ago(2))));
     place.ended(ago(6), today, failed()).await;
-    assert_eq!(place.due().await, Some((ago(6), today)));
+    assert_eq!(place.due().await, Some((ago(5), ago(2))));
     place.ended(ago(6), today, End::Completed).await;
     assert_eq!(place.latest().await.whole_to, Some(ago(1)), "today is not over");
-    assert_eq!(place.due().await, Some((ago(1), today)));
+    assert_eq!(place.due().await, None);
+}
+
+#[tokio::test]
+async fn days_of_long_ago_keep_no_recent_ones_away_whether_they_were_fetched_or_mistyped() {
+    let today = today();
+    let ago = |days: i64| today.saturating_sub(days.days());
+    let recent = async |place: &Place| {
+        due(&place.latest().await, HOUR, jiff::Timestamp::now()).map(|days| (days.first(), days.last()))
+    };
+    for end in [End::Completed, failed()] {
+        let place = Place::of(0).await;
+        place.ended(ago(4_000), ago(3_990), end.clone()).await;
+        assert_eq!(recent(&place).await, Some((ago(1), today)));
+        place.ended(ago(1), today, End::Completed).await;
+        if end == End::Completed {
+            assert_eq!(
+                recent(&place).await,
+                Some((ago(3_989), ago(3_959))),
+                "what was wanted is fetched next"
+            );
+            place.ended(ago(3_989), ago(3_959), failed()).await;
+            assert_eq!(recent(&place).await, None, "and not without end");
+        } else {
+            assert_eq!(place.latest().await.whole_to, Some(ago(1)));
+            assert_eq!(recent(&place).await, None);
+        }
+        // However it is with those of long ago.
+        sqlx::query("update kaleyra_syncs set finished_at = finished_at - interval '31 minutes'")
+            .execute(place.store.pool())
+            .await
+            .unwrap();
+        assert_eq!(recent(&place).await, Some((ago(1), today)));
+    }
+}
+
+#[tokio::test]
+async fn a_run_tells_up_to_which_day_all_is_on_record() {
+    let (place, today) = (Place::of(0).await, today());
+    let ago = |days: i64| today.saturating_sub(days.days());
+    assert_eq!(place.sync((ago(5), ago(4))).await.whole_to, Some(ago(4)));
+    assert_eq!(place.sync((ago(1), today)).await.whole_to, None, "there is a gap before it");
+    assert_eq!(place.sync((ago(3), today)).await.whole_to, Some(ago(1)), "today is not over");
+}
+
+#[tokio::test]
+async fn runs_of_long_ago_are_deleted_but_for_the_one_that_says_what_is_on_record() {
+    let today = today();
+    let ago = |days: i64| today.saturating_sub(days.days());
+    let left = async |place: &Place| -> Vec<String> {
+        sqlx::query_scalar(
+            "select status || ' ' || last_day - first_day from kaleyra_syncs order by started_at, id",
+        )
+        .fetch_all(place.store.pool())
+        .await
+        .unwrap()
+    };
+    let age = async |place: &Place, days: u32| {
+        let aged = format!(
+            "update kaleyra_syncs
+             set started_at = started_at - interval '{days} days', finished_at = finished_at - interval '{days} days'"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(aged)).execute(place.store.pool()).await.unwrap();
+    };
+    let place = Place::of(0).await;
+    place.ended(ago(20), ago(19), End::Completed).await;
+    place.ended(ago(18), ago(16), End::Completed).await;
+    place.ended(ago(9), ago(6), failed()).await;
+    place.ended(ago(9), ago(5), End::Completed).await;
+    place.begin((ago(9), ago(4))).await;
+    age(&place, 89).await;
+    tidy::all(&place.store, 2).await.unwrap();
+    assert_eq!(left(&place).await.len(), 5);
+    let before = place.latest().await.whole_to;
+    age(&place, 2).await;
+    tidy::all(&place.store, 2).await.unwrap();
+    assert_eq!(left(&place).await, ["completed 2", "running 5"]);
+    assert_eq!((place.latest().await.whole_to, before.is_some()), (before, true));
+
+    // While nothing is on record: the first that was asked for.
+    let place = Place::of(0).await;
+    place.ended(ago(20), ago(19), failed()).await;
+    place.ended(ago(18), ago(16), failed()).await;
+    age(&place, 91).await;
+    tidy::all(&place.store, 2).await.unwrap();
+    assert_eq!(
+        (left(&place).await, place.latest().await.asked_from),
+        (vec!["failed 1".to_owned()], Some(ago(20)))
+    );
 }
 
 #[tokio::test]
@@ -89,11 +178,11 @@ async fn what_was_asked_for_first_is_not_lost_when_it_fails() {
     let (place, today) = (Place::of(0).await, today());
     let ago = |days: i64| today.saturating_sub(days.days());
     place.ended(ago(4), ago(3), failed()).await;
-    assert_eq!(place.due().await, Some((ago(4), today)));
+    assert_eq!(place.due().await, Some((ago(4), ago(2))));
     place.ended(ago(1), today, End::Completed).await;
-    assert_eq!(place.due().await, Some((ago(4), today)), "a run of other days does not stand for it");
+    assert_eq!(place.due().await, Some((ago(4), ago(2))), "a run of other days does not stand for it");
     place.ended(ago(4), today, End::Completed).await;
-    assert_eq!(place.due().await, Some((ago(1), today)));
+    assert_eq!(place.due().await, None);
 }
 
 #[tokio::test]
@@ -124,7 +213,8 @@ async fn days_on_which_kaleyra_was_away_are_fetched_by_the_next_scheduled_sync()
     assert_eq!(place.sync((ago(3), ago(2))).await.status, "failed");
     place.kaleyra.set_faults(Faults::default());
     let days = place.due().await.unwrap();
-    assert_eq!(days, (ago(3), today));
+    assert_eq!(days, (ago(3), ago(2)));
     assert_eq!(place.sync(days).await.status, "completed");
+    assert_eq!(place.sync((ago(1), today)).await.status, "completed");
     assert_eq!(place.rows().await, place.expected());
 }

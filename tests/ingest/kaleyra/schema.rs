@@ -59,10 +59,25 @@ async fn the_log_has_the_columns_indexes_and_policy_of_its_description() {
     );
     let policies = texts(
         "select concat_ws(' ', policyname, roles, cmd, qual) from pg_policies
-         where tablename = 'kaleyra_call_logs' and policyname = 'Allow all for service role'",
+         where tablename = 'kaleyra_call_logs' order by policyname",
     )
     .await;
-    assert_eq!(policies, ["Allow all for service role {voicebridge_service} ALL true"]);
+    assert_eq!(
+        policies,
+        [
+            // Its description has it: whoever reports from the database sees, and may mend, the rows of everybody.
+            "Allow all for service role {voicebridge_service} ALL true",
+            // As of every table that belongs to organisations: a request sees those of its own, which it may only read.
+            "Allow own organization {voicebridge_api} ALL \
+             (organization_id = ( SELECT current_organization() AS current_organization))",
+        ]
+    );
+    let granted = texts(
+        "select privilege_type from information_schema.role_table_grants
+         where table_name = 'kaleyra_call_logs' and grantee = 'voicebridge_api'",
+    )
+    .await;
+    assert_eq!(granted, ["SELECT"]);
     let secured =
         texts("select relrowsecurity::text from pg_class where oid = 'kaleyra_call_logs'::regclass").await;
     assert_eq!(secured, ["true"]);

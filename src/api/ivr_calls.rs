@@ -21,6 +21,7 @@ use crate::api::ivr_providers::{country_of, secret_sha256, zone_of};
 use crate::api::routes::Routes;
 use crate::ingest::Problem;
 use crate::ingest::ivr::{self as ingest, Mapping, Read, mapping};
+use crate::store::ivr::messages::KeepError;
 use crate::store::ivr::{self, IvrCall, IvrFilter, Sender};
 
 /// Largest message. A call with a long menu has a few thousand bytes.
@@ -83,6 +84,7 @@ struct IvrQuery {
         (status = 200, description = "It is on record", body = Success<TakenIvrCall>),
         (status = 401, description = "`invalid_secret`", body = Failure),
         (status = 403, description = "`provider_inactive`", body = Failure),
+        (status = 409, description = "`too_many_messages`: there are a thousand of this call; the mapping's `call_id` names more than one call", body = Failure),
         (status = 422, description = "`invalid_body`: there is no id of the call; `details` say all that is wrong", body = Failure),
         Failures,
     ),
@@ -107,9 +109,24 @@ async fn ivr_webhook(
         api.metrics.reported("ivr", "unreadable");
         unreadable(&problems)
     })?;
-    let kept = ingest::take(&api.store, &sender, &told, received_at).await?;
+    let kept = match ingest::take(&api.store, &sender, &told, received_at).await {
+        Ok(kept) => kept,
+        Err(KeepError::TooMany) => {
+            api.metrics.reported("ivr", "unreadable");
+            return Err(too_many_messages());
+        }
+        Err(KeepError::Database(error)) => return Err(error.into()),
+    };
     api.metrics.reported("ivr", if kept.is_newest { "written" } else { "known" });
     Ok(Success::new(TakenIvrCall { id: kept.id, is_newest: kept.is_newest, problems }))
+}
+
+fn too_many_messages() -> ApiError {
+    ApiError::conflict(
+        "too_many_messages",
+        "there are 1000 messages of this call already: the mapping's call_id names more than one call; have it name what is \
+         different in each",
+    )
 }
 
 /// Whoever shows the secret of a provider of this name. That there is such a name is told to nobody else.

@@ -220,7 +220,8 @@ async fn ivr_provider(caller: Caller, Path(id): Path<Uuid>) -> Result<Success<Iv
     found.map(Success::new).ok_or_else(gone)
 }
 
-/// Changes what the body names, from the next message on. What was kept stays as it was read.
+/// Changes what the body names, from the next message on. What was kept stays as it was read; but another `country_code` has the
+/// numbers of all messages read anew, and calls tied to the leads that are found by them.
 #[utoipa::path(
     patch, path = "/api/ivr-providers/{id}", tag = "other systems", params(("id" = Uuid, Path, description = "The provider")),
     request_body = UpdateIvrProvider,

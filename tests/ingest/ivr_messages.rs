@@ -296,3 +296,86 @@ async fn national_numbers_are_those_of_the_providers_country() {
         assert_eq!(error["details"][0]["field"], "country_code", "{bad}");
     }
 }
+
+#[tokio::test]
+async fn of_a_call_a_thousand_messages_are_kept_and_the_next_is_refused_with_what_is_wrong() {
+    let server = Server::new().await;
+    let provider = server.provider("front-office", mapping()).await;
+    let messages = told();
+    server.told(&provider.secret, &messages[0]).await.data();
+    server
+        .execute(
+            "insert into ivr_messages (organization_id, provider_id, provider_call_id, payload, payload_sha256, received_at)
+             select organization_id, provider_id, provider_call_id, '{}', sha256(n::text::bytea), received_at
+             from ivr_messages, generate_series(1, 998) as n",
+        )
+        .await;
+    server.told(&provider.secret, &messages[1]).await.data();
+    assert_eq!(server.count("ivr_messages").await, 1_000);
+    let before = server.ivr_call().await;
+    let refused = server.told(&provider.secret, &messages[3]).await;
+    refused.is_error(StatusCode::CONFLICT, "too_many_messages");
+    assert!(refused.text.contains("call_id names more than one call"), "{}", refused.text);
+    assert_eq!((server.count("ivr_messages").await, server.ivr_call().await), (1_000, before.clone()));
+    // What was sent before is known, and other calls are none of its business.
+    let again = server.told(&provider.secret, &messages[1]).await.data();
+    assert_eq!((&again["id"], server.ivr_call().await), (&before["id"], before.clone()));
+    server.told(&provider.secret, &json!({"id": 8})).await.data();
+}
+
+#[tokio::test]
+async fn a_country_that_is_set_later_says_whose_the_numbers_on_record_are() {
+    let server = Server::new().await;
+    let lead =
+        server.post("/api/leads", json!({"phone": "+919812345678"})).await.json()["data"]["id"].clone();
+    let provider = server.provider("front-office", mapping()).await;
+    server.told(&provider.secret, &json!({"id": 1, "caller": "9812345678"})).await.data();
+    server
+        .told(&provider.secret, &json!({"id": 2, "caller": "+14155550123", "called": "09812345678"}))
+        .await
+        .data();
+    // More than are read anew at a time; and another provider's.
+    server
+        .execute(
+            "insert into ivr_calls (organization_id, provider_id, provider_call_id, from_number, payload, received_at)
+             select organization_id, provider_id, 'x' || n, from_number, '{}', received_at
+             from ivr_calls, generate_series(1, 1200) as n
+             where provider_call_id = '1';
+             insert into ivr_messages (
+                 organization_id, provider_id, provider_call_id, from_number, payload, payload_sha256, received_at
+             )
+             select organization_id, provider_id, provider_call_id, from_number, '{}', sha256('x'), received_at
+             from ivr_calls
+             where provider_call_id like 'x%';
+             insert into ivr_providers (organization_id, name, secret_sha256, mapping)
+             select organization_id, 'other', sha256('other'), mapping from ivr_providers;
+             insert into ivr_calls (organization_id, provider_id, provider_call_id, from_number, payload, received_at)
+             select organization_id, id, 'other', '9812345678', '{}', now() from ivr_providers where name = 'other';
+             insert into ivr_messages (
+                 organization_id, provider_id, provider_call_id, from_number, payload, payload_sha256, received_at
+             )
+             select organization_id, provider_id, provider_call_id, from_number, '{}', sha256('x'), received_at
+             from ivr_calls
+             where provider_call_id = 'other'",
+        )
+        .await;
+    let tied = async || {
+        let path = format!("/api/ivr-calls?lead_id={lead}");
+        server.get(&path).await.json()["pagination"]["total"].clone()
+    };
+    let found = async || {
+        let sql = "select count(*) from ivr_messages where '+919812345678' in (from_phone, to_phone)";
+        server.scalar::<i64>(sql).await
+    };
+    assert_eq!((tied().await, found().await), (json!(0), 0));
+    let path = format!("/api/ivr-providers/{}", provider.id);
+    server.patch(&path, json!({"active": true})).await.data();
+    assert_eq!((tied().await, found().await), (json!(0), 0));
+    server.patch(&path, json!({"country_code": "IN"})).await.data();
+    assert_eq!((tied().await, found().await), (json!(1_202), 1_202));
+    let plus = "select count(*) from ivr_messages where from_phone = '+14155550123'";
+    assert_eq!(server.scalar::<i64>(plus).await, 1, "a number with a plus is what it was");
+    // In Germany they are other telephones; a lead stays where no other is found.
+    server.patch(&path, json!({"country_code": "DE"})).await.data();
+    assert_eq!((tied().await, found().await), (json!(1_202), 0));
+}

@@ -194,8 +194,8 @@ do_not_call: delete, insert, select
 erased_calls: select
 erasures: select
 interactions: insert, select, update (callDisposition dispatchedAt endTime outcome status updatedAt)
-ivr_calls: select
-ivr_messages: select
+ivr_calls: select, update (lead_id)
+ivr_messages: select, update (from_phone to_phone)
 ivr_providers: delete, insert, select, update
 kaleyra_call_logs: select
 kaleyra_syncs: select

@@ -10,9 +10,10 @@ use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 
 use super::moment;
-use crate::ids::{CallSid, Country, PhoneNumber};
+use crate::ids::{CallSid, Country};
 use crate::ingest::Problem;
 use crate::store::ivr::messages::Told;
+use crate::store::ivr::numbers::phone;
 
 /// Longest path in a message.
 const PATH: usize = 200;
@@ -154,9 +155,9 @@ impl Mapping {
         let told = Told {
             provider_call_id,
             call_sid,
-            from_phone: from_number.as_deref().and_then(|sent| number(sent, home)),
+            from_phone: from_number.as_deref().and_then(|sent| phone(sent, home)),
             from_number,
-            to_phone: to_number.as_deref().and_then(|sent| number(sent, home)),
+            to_phone: to_number.as_deref().and_then(|sent| phone(sent, home)),
             to_number,
             status,
             started_at,
@@ -169,14 +170,6 @@ impl Mapping {
             payload,
         };
         Ok(Read { told, problems })
-    }
-}
-
-/// A number in E.164. Without a plus it is one of `home`: the same digits are somebody's in many countries.
-fn number(sent: &str, home: Option<Country>) -> Option<PhoneNumber> {
-    match home {
-        Some(home) => PhoneNumber::parse_in(sent, home).ok(),
-        None => PhoneNumber::parse(sent).ok(),
     }
 }
 

@@ -10,9 +10,14 @@ pub use mapping::{Field, Mapping, Read};
 
 use crate::store::Store;
 use crate::store::ivr::Sender;
-use crate::store::ivr::messages::{self, Kept, Told};
+use crate::store::ivr::messages::{self, KeepError, Kept, Told};
 
 /// Puts on record what a provider has told of a call.
-pub async fn take(store: &Store, sender: &Sender, told: &Told, received_at: Timestamp) -> sqlx::Result<Kept> {
+pub async fn take(
+    store: &Store,
+    sender: &Sender,
+    told: &Told,
+    received_at: Timestamp,
+) -> Result<Kept, KeepError> {
     messages::keep(store, sender, told, received_at).await
 }

@@ -7,7 +7,7 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use crate::ids::{CallSid, PhoneNumber};
-use crate::store::ivr::Sender;
+use crate::store::ivr::{Sender, numbers};
 use crate::store::{Store, storable, storable_json};
 
 /// What a provider has told of a call.
@@ -45,6 +45,20 @@ pub struct Told {
     pub payload: Value,
 }
 
+/// Messages that are kept of a call. Each has the call's row be folded from all of them; and a call has some dozens.
+pub const MOST_MESSAGES: i64 = 1_000;
+
+/// Why a message is not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// So many of one call there cannot be: what is taken for the call's id names more than one.
+    #[error("there are {MOST_MESSAGES} messages of this call already")]
+    TooMany,
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
 /// What came of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {
@@ -61,9 +75,18 @@ pub struct Kept {
 /// the provider calls final. Of two that do, or do not, it is the one that tells of the later moment; of two of the same moment
 /// the one that says when the end was, then the one that came later. A message that tells no moment is older than any that
 /// does. A status that is final is newer than any that is not, whatever else its message says.
-pub async fn keep(store: &Store, sender: &Sender, told: &Told, received_at: Timestamp) -> sqlx::Result<Kept> {
+///
+/// Of a call that has [`MOST_MESSAGES`] no other is kept; what was sent before is known as ever.
+pub async fn keep(
+    store: &Store,
+    sender: &Sender,
+    told: &Told,
+    received_at: Timestamp,
+) -> Result<Kept, KeepError> {
     const ERASED: Kept = Kept { id: None, is_newest: false };
     let mut work = store.begin().await?;
+    let anew = numbers_anew(&mut work, sender, told).await?;
+    let told = anew.as_ref().unwrap_or(told);
     let payload = storable_json(told.payload.clone());
     sqlx::query!(
         r#"
@@ -91,9 +114,55 @@ pub async fn keep(store: &Store, sender: &Sender, told: &Told, received_at: Time
     let Some(call) = call else { return Ok(ERASED) };
     // Left without a commit nothing is kept.
     let Some(message) = add(&mut work, sender, told, payload, received_at).await? else { return Ok(ERASED) };
+    if has_too_many(&mut work, sender, told).await? {
+        return Err(KeepError::TooMany);
+    }
     let newest = fold(&mut work, sender, call).await?;
     work.commit().await?;
     Ok(Kept { id: Some(call), is_newest: newest == message })
+}
+
+/// What was told with its numbers read anew, where the provider's country has changed since they were. It changes no more
+/// before the message is kept.
+async fn numbers_anew(
+    connection: &mut PgConnection,
+    sender: &Sender,
+    told: &Told,
+) -> sqlx::Result<Option<Told>> {
+    // Locked before any call, as by whoever changes it.
+    let country = sqlx::query_scalar!(
+        "select country_code from ivr_providers where id = $1 for share",
+        sender.provider.id,
+    )
+    .fetch_one(connection)
+    .await?;
+    if country == sender.provider.country_code {
+        return Ok(None);
+    }
+    let home = numbers::home(country.as_deref());
+    let phone = |sent: &Option<String>| numbers::phone(sent.as_deref()?, home);
+    Ok(Some(Told { from_phone: phone(&told.from_number), to_phone: phone(&told.to_number), ..told.clone() }))
+}
+
+/// Whether there are more messages of the call than are folded.
+async fn has_too_many(connection: &mut PgConnection, sender: &Sender, told: &Told) -> sqlx::Result<bool> {
+    let many = sqlx::query_scalar!(
+        r#"
+        select count(*) as "many!"
+        from (
+            select
+            from ivr_messages
+            where provider_id = $1 and provider_call_id = $2
+            limit $3
+        ) as kept
+        "#,
+        sender.provider.id,
+        storable(&told.provider_call_id),
+        MOST_MESSAGES + 1,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(many > MOST_MESSAGES)
 }
 
 /// Adds a message, or finds it where it was sent before. `None`: the call was erased.

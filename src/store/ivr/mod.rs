@@ -1,6 +1,7 @@
 //! Menu systems elsewhere, and the calls that they tell of.
 
 pub mod messages;
+pub mod numbers;
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
@@ -159,13 +160,22 @@ pub async fn create_provider(
 }
 
 /// Changes what there is to change. `None`: no such provider in this organisation. Fails by `ivr_providers_name` when there
-/// is another of that name.
+/// is another of that name. Another country has all numbers that it has sent read anew, and its calls tied to whose they are.
 pub async fn update_provider(
     store: &Store,
     organization: OrganizationId,
     id: Uuid,
     change: &ProviderChange,
 ) -> sqlx::Result<Option<IvrProvider>> {
+    let mut work = store.begin().await?;
+    let before = sqlx::query_scalar!(
+        "select country_code from ivr_providers where organization_id = $1 and id = $2 for update",
+        organization.0,
+        id,
+    )
+    .fetch_optional(&mut *work)
+    .await?;
+    let Some(country_before) = before else { return Ok(None) };
     let row = sqlx::query_as!(
         ProviderRow,
         r#"
@@ -190,9 +200,14 @@ pub async fn update_provider(
         change.country_code.as_ref().and_then(Option::as_deref),
         change.active,
     )
-    .fetch_optional(&mut *store.connection().await?)
+    .fetch_one(&mut *work)
     .await?;
-    Ok(row.map(IvrProvider::from))
+    let provider = IvrProvider::from(row);
+    if provider.country_code != country_before {
+        numbers::read_anew(&mut work, organization, &provider).await?;
+    }
+    work.commit().await?;
+    Ok(Some(provider))
 }
 
 /// Has a provider show another secret from now on. `None`: no such provider in this organisation.

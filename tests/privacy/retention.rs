@@ -358,3 +358,41 @@ async fn what_a_late_report_tells_is_as_old_as_its_call_and_does_not_come_back()
     lifecycle::callback::catch_up(&office.store, &CallSid::parse(LATE).unwrap()).await.unwrap();
     assert_eq!(words().await, 0);
 }
+
+#[tokio::test]
+async fn a_copy_of_a_message_is_as_old_as_the_message_however_late_others_of_its_call_came() {
+    let office = Office::open().await;
+    // Of each call the newest message, of which its row has a copy, and one that came after it and tells of something older.
+    office
+        .execute(
+            r#"insert into ivr_providers (organization_id, name, secret_sha256, mapping)
+             select id, 'menu', sha256('x'), '{"call_id": "id"}' from organisations;
+             insert into ivr_calls (organization_id, provider_id, provider_call_id, payload, received_at)
+             select organization_id, id, call, jsonb_build_object('newest', call), now()
+             from ivr_providers, unnest(array['old', 'young', 'emptied']) as call;
+             insert into ivr_messages (
+                 organization_id, provider_id, provider_call_id, payload, payload_sha256, received_at
+             )
+             select organization_id, provider_id, provider_call_id,
+                    case when provider_call_id = 'emptied' then '{}' else payload end,
+                    sha256(convert_to(payload::text, 'UTF8')),
+                    now() - case when provider_call_id = 'young' then interval '29 days' else interval '40 days' end
+             from ivr_calls
+             union all
+             select organization_id, provider_id, provider_call_id, '{"late": true}', sha256('late'), now()
+             from ivr_calls"#,
+        )
+        .await;
+    let looked_at = office.keep(None, Some(30)).await;
+    let removed = office.remove().await.unwrap();
+    assert_eq!(of(&removed), rows(&looked_at["counts"]));
+    assert_eq!(
+        of(&removed).iter().map(|row| (&*row.0, row.2)).collect::<Vec<_>>(),
+        [("ivr_calls", 2), ("ivr_messages", 1)]
+    );
+    let calls = "select string_agg(provider_call_id, ' ') from ivr_calls where payload <> '{}'";
+    assert_eq!(office.scalar::<String>(calls).await, "young");
+    let messages = "select count(*) from ivr_messages where payload <> '{}'";
+    assert_eq!(office.scalar::<i64>(messages).await, 4, "what came late is young");
+    assert_eq!(office.remove().await.unwrap(), Vec::new());
+}

@@ -186,9 +186,14 @@ held! {
 }
 
 held! {
+    // A copy of one of the messages, as old as that one: others of the call may have come later, or still come.
     menu_calls,
-    held: "select id as key, received_at as at from ivr_calls
-           where organization_id = $1 and received_at < $2 and payload <> '{}'",
+    held: "select ivr_calls.id as key, ivr_messages.received_at as at
+           from ivr_messages
+           join ivr_calls on ivr_calls.provider_id = ivr_messages.provider_id
+                         and ivr_calls.provider_call_id = ivr_messages.provider_call_id
+           where ivr_messages.organization_id = $1 and ivr_messages.received_at < $2 and ivr_calls.payload <> '{}'
+             and ivr_messages.payload_sha256 = sha256(convert_to(ivr_calls.payload::text, 'UTF8'))",
     emptied: "update ivr_calls set payload = '{}' from old where id = old.key"
 }
 

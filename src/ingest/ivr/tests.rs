@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::ids::PhoneNumber;
 
 fn mapping(value: &Value) -> Mapping {
     Mapping::parse(value).expect("it is a mapping")

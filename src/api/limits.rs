@@ -230,8 +230,8 @@ mod tests {
         sha256
     }
 
-    fn peer(number: u32) -> Option<IpAddr> {
-        Some(IpAddr::from(number.to_be_bytes()))
+    fn peer(number: u32) -> IpAddr {
+        IpAddr::from(number.to_be_bytes())
     }
 
     /// One request, as the database would answer it.
@@ -244,8 +244,8 @@ mod tests {
         (0..1000).take_while(|_| request(asked, secret, is).is_ok()).count()
     }
 
-    fn guesses(asked: &mut Asked, peer: Option<IpAddr>, now: Instant) -> usize {
-        (0..1000).take_while(|number| asked.ask(guess(number + 1_000_000), peer, now).is_ok()).count()
+    fn guesses(asked: &mut Asked, peer: IpAddr, now: Instant) -> usize {
+        (0..1000).take_while(|number| asked.ask(guess(number + 1_000_000), Some(peer), now).is_ok()).count()
     }
 
     fn start() -> (Asked, Instant) {
@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(guesses(&mut asked, peer(1), now), 20);
         assert_eq!(guesses(&mut asked, peer(1), now + Duration::from_secs(1)), 2);
         assert_eq!(guesses(&mut asked, peer(2), now), 20);
-        let look = asked.ask(SECRET, peer(3), now).unwrap();
+        let look = asked.ask(SECRET, Some(peer(3)), now).unwrap();
         asked.found(look, Known { key: KEY, per_minute: 600, at: now }).unwrap();
     }
 
@@ -311,8 +311,8 @@ mod tests {
         let (mut asked, now) = start();
         let key = Known { key: KEY, per_minute: 600, at: now };
         request(&mut asked, SECRET, key).unwrap();
-        assert_eq!((0..1000).filter(|n| asked.ask(guess(*n), peer(*n), now).is_ok()).count(), 200);
-        assert!(asked.ask(guess(5000), peer(5000), now).is_err());
+        assert_eq!((0..1000).filter(|n| asked.ask(guess(*n), Some(peer(*n)), now).is_ok()).count(), 200);
+        assert!(asked.ask(guess(5000), Some(peer(5000)), now).is_err());
         assert_eq!(at_once(&mut asked, SECRET, key), 59);
     }
 
@@ -321,9 +321,9 @@ mod tests {
         let (mut asked, now) = start();
         for number in 0..1000 {
             let key = Known { key: Uuid::from_u128(number.into()), per_minute: 1, at: now };
-            let look = asked.ask(guess(number), peer(1), now).unwrap();
+            let look = asked.ask(guess(number), Some(peer(1)), now).unwrap();
             asked.found(look, key).unwrap();
-            let look = asked.ask(guess(number + 1000), peer(1), now).unwrap();
+            let look = asked.ask(guess(number + 1000), Some(peer(1)), now).unwrap();
             asked.not_known(look);
         }
         assert_eq!(guesses(&mut asked, peer(1), now), 20, "of those no secret was found before");
@@ -333,10 +333,10 @@ mod tests {
     fn a_secret_that_nobody_has_any_more_is_a_guess() {
         let limits = Limits::default();
         let print = KeyPrint { prefix: String::new(), sha256: SECRET };
-        let look = limits.ask(&print, peer(1)).unwrap();
+        let look = limits.ask(&print, Some(peer(1))).unwrap();
         limits.found(look, KEY, 60_000).unwrap();
         let mut looked = 0;
-        while let Ok(look) = limits.ask(&print, peer(1)) {
+        while let Ok(look) = limits.ask(&print, Some(peer(1))) {
             limits.not_found(look);
             looked += 1;
             assert!(looked < 100, "it is looked up whenever somebody asks");
@@ -352,7 +352,7 @@ mod tests {
             request(&mut asked, guess(number), key).unwrap();
         }
         for number in 0..25_000 {
-            let _ = asked.ask(guess(number + 100_000), peer(number), now);
+            let _ = asked.ask(guess(number + 100_000), Some(peer(number)), now);
         }
         for remembered in [asked.secrets.len(), asked.keys.len(), asked.peers.len()] {
             assert!(remembered > 0 && remembered <= MOST, "{remembered}");

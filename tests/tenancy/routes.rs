@@ -195,7 +195,7 @@ impl Two {
     }
 
     /// What a member or parameter of this name may say of the first tenant.
-    fn theirs(&self, operation: &Operation, name: &str) -> Vec<Value> {
+    fn theirs(&self, name: &str) -> Vec<Value> {
         let (table, member) = match name {
             "lead_id" | "lead_ids" => ("leads", "id"),
             "agent_id" | "agentId" => ("agents", "id"),
@@ -228,10 +228,10 @@ impl Two {
         let mut all = example.clone();
         let mut bodies = Vec::new();
         for name in names {
-            for theirs in self.theirs(operation, &name) {
+            for theirs in self.theirs(&name) {
                 let mut one: Map<String, Value> = example.clone();
                 // Other ids of the example are of nobody, and would be refused first.
-                one.retain(|other, _| self.theirs(operation, other).is_empty());
+                one.retain(|other, _| self.theirs(other).is_empty());
                 one.insert(name.clone(), theirs.clone());
                 if operation.path == "/api/queue/schedule-call" && name != "lead_id" {
                     one.insert("to".into(), json!("+14155550206"));
@@ -367,7 +367,7 @@ async fn what_is_ones_own_takes_and_shows_nothing_of_another_tenant() {
         }
         for parameter in operation.parameters("query") {
             let name = parameter["name"].as_str().unwrap();
-            for theirs in two.theirs(&operation, name) {
+            for theirs in two.theirs(name) {
                 let theirs = theirs.as_str().map_or_else(|| theirs.to_string(), str::to_owned);
                 let place = format!("{path}?{name}={}", theirs.replace(' ', "%20"));
                 let answer = two.ask(&operation, &place, operation.sent().1).await;

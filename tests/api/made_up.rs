@@ -65,8 +65,8 @@ async fn key(server: &Server) -> String {
     let wanted = json!({
         "name": "made up", "scopes": ["read", "review", "operate", "admin"], "requests_per_minute": 10_000,
     });
-    let made = server.post("/api/api-keys", wanted).await.data();
-    made["key"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned()
+    let made = server.post("/api/api-keys", wanted).await.json();
+    made["data"]["key"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned()
 }
 
 /// What the requests are made up by: the number that the environment names, or always the same.

@@ -198,7 +198,8 @@ impl Two {
     fn theirs(&self, name: &str) -> Vec<Value> {
         let (table, member) = match name {
             "lead_id" | "lead_ids" => ("leads", "id"),
-            "agent_id" | "agentId" => ("agents", "id"),
+            // `agentId` of an interaction is a name that whoever calls us gives.
+            "agent_id" => ("agents", "id"),
             "project_id" => ("projects", "id"),
             "campaign_id" => ("campaigns", "id"),
             "phone_number_id" => ("phone_numbers", "id"),

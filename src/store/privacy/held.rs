@@ -188,12 +188,23 @@ held! {
 held! {
     // A copy of one of the messages, as old as that one: others of the call may have come later, or still come.
     menu_calls,
-    held: "select ivr_calls.id as key, ivr_messages.received_at as at
-           from ivr_messages
-           join ivr_calls on ivr_calls.provider_id = ivr_messages.provider_id
-                         and ivr_calls.provider_call_id = ivr_messages.provider_call_id
-           where ivr_messages.organization_id = $1 and ivr_messages.received_at < $2 and ivr_calls.payload <> '{}'
-             and ivr_messages.payload_sha256 = sha256(convert_to(ivr_calls.payload::text, 'UTF8'))",
+    held: "select id as key, at
+           from (
+               select id,
+                      coalesce(
+                          (
+                              select received_at
+                              from ivr_messages
+                              where ivr_messages.provider_id = ivr_calls.provider_id
+                                and ivr_messages.provider_call_id = ivr_calls.provider_call_id
+                                and payload_sha256 = sha256(convert_to(ivr_calls.payload::text, 'UTF8'))
+                          ),
+                          received_at
+                      ) as at
+               from ivr_calls
+               where organization_id = $1 and payload <> '{}'
+           ) as copies
+           where at < $2",
     emptied: "update ivr_calls set payload = '{}' from old where id = old.key"
 }
 

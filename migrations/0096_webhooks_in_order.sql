@@ -150,7 +150,8 @@ begin
             body = known.body,
             occurred_at = known.at,
             held_until = known.held,
-            -- Nobody waits for what is not held back any more, as long as nothing comes before it.
+            -- Nobody waits for what is not held back any more, as long as nothing that is tried again comes before it. What is
+            -- being sent before it says when it has been.
             due_at = case
                 when known.held is distinct from held_until
                      and not exists (
@@ -159,6 +160,8 @@ begin
                          where earlier.endpoint_id = webhook_deliveries.endpoint_id
                            and earlier.call_sid = webhook_deliveries.call_sid
                            and earlier.status = 'pending'
+                           and earlier.lease is null
+                           and earlier.due_at > now()
                            and earlier.position < webhook_deliveries.position
                      )
                 then coalesce(known.held, now())

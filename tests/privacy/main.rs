@@ -14,5 +14,6 @@ mod canaries;
 mod columns;
 mod erasure;
 mod life;
+mod menus;
 mod redaction;
 mod retention;

@@ -109,7 +109,7 @@ pub async fn name_by_carrier(
 }
 
 /// Has what names a call by VAPI's id name it by the carrier's. Where there is such a record by the carrier's id already,
-/// that stands: it is made to say what is known. The turns are for [`rename_turns`].
+/// that stands: it is made to say what is known. The turns are for [`super::rename_turns`].
 pub async fn rename(
     connection: &mut PgConnection,
     organization: OrganizationId,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
+use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::io::copy_bidirectional;
 use tokio::join;
 use tokio::net::{TcpListener, UnixStream};
@@ -60,7 +60,6 @@ async fn turns_are_on_record_while_the_call_goes_on_with_what_was_heard_and_what
 /// All nodes go by one clock when they decide whether a turn came in time; a node's own may be wrong.
 #[tokio::test]
 async fn turns_have_the_time_of_the_database() {
-    let world = World::start(ModelOptions { script: brief([]), ..ModelOptions::default() }, &[PCMU]).await;
     let five_minutes_ahead = "
         create schema ahead;
         create function ahead.now() returns timestamptz language sql stable
@@ -68,14 +67,15 @@ async fn turns_have_the_time_of_the_database() {
         create function ahead.clock_timestamp() returns timestamptz language sql volatile
         as $$ select pg_catalog.clock_timestamp() + interval '5 minutes' $$;
         do $$ begin
-            execute format('alter database %I set search_path = ahead, public, pg_catalog', current_database());
-        end $$;
-        select pg_terminate_backend(pid) from pg_stat_activity
-        where datname = current_database() and pid <> pg_backend_pid()";
-    // On a connection of its own: those of the server all begin anew.
-    let mut own = world.running.store.pool().connect_options().connect().await.unwrap();
-    sqlx::raw_sql(five_minutes_ahead).execute(&mut own).await.unwrap();
-    own.close().await.unwrap();
+            execute format('alter database %I set search_path = public, ahead, pg_catalog', current_database());
+        end $$";
+    // Before the server has a connection: a setting of the database is one of the connections that begin after it.
+    let store = crate::support::store(2).await;
+    sqlx::raw_sql(five_minutes_ahead).execute(store.pool()).await.unwrap();
+    let database = store.pool().connect_options().to_url_lossy().to_string();
+    store.close().await;
+    let model = ModelOptions { script: brief([]), ..ModelOptions::default() };
+    let world = World::start_on(&database, model, &[PCMU]).await;
     let call = run_call(world.call(short())).await;
     only_stream(&call);
     assert_eq!(world.reason(&call.call_sid).await, "caller_hung_up");

@@ -245,7 +245,6 @@ pub const HOLDINGS: &[Holding] = {
         ("team_members", &[(Nothing, &["name", "number"])]),
         ("teams", &[(Nothing, &["name"])]),
         ("vapi_calls", &[(Nothing, &["vapi_call_id"])]),
-        // What receivers answer; it goes with its delivery, after a month.
         // What receivers answer; it goes with what they were sent, or after a month.
         ("webhook_attempts", &[(Nothing, &["error", "response"])]),
         (

@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
+use sqlx::ConnectOptions as _;
 use tempfile::TempDir;
 use voicebridge::app::check::{Verdict, check};
 use voicebridge::app::{App, install_tls};
 use voicebridge::config::{Config, Need};
-use wiremock::matchers::{basic_auth, method, path};
+use wiremock::matchers::{basic_auth, body_string_contains, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 const MODEL: (&str, &str) = ("OPENAI_REALTIME_URL", "ws://127.0.0.1:9");
@@ -204,6 +205,43 @@ async fn check_says_whether_twilio_knows_the_account() {
         let told = findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         assert_eq!(told.contains("FIX   twilio       refused: TWILIO_AUTH_TOKEN"), !good, "{told}");
     }
+}
+
+#[tokio::test]
+async fn check_says_whether_kaleyra_takes_the_key_and_whose_its_records_would_be() {
+    install_tls();
+    let api = MockServer::start().await;
+    Mock::given(body_string_contains("api_key=right"))
+        .respond_with(ResponseTemplate::new(200).set_body_json(json!({"data": []})))
+        .mount(&api)
+        .await;
+    Mock::given(method("POST"))
+        .respond_with(ResponseTemplate::new(401).set_body_json(json!({"message": "no such key"})))
+        .with_priority(9)
+        .mount(&api)
+        .await;
+    let data = data_dir();
+    let running = App::start(config(&data, &[])).await.unwrap();
+    let database = running.store.pool().connect_options().to_url_lossy().to_string();
+    for (key, organization, told) in [
+        ("right", "default", "ok    kaleyra      the log of calls can be fetched"),
+        ("wrong", "default", "FIX   kaleyra      Kaleyra refused the request"),
+        ("right", "nobodys", "FIX   kaleyra      KALEYRA_ORGANIZATION=nobodys names no organisation"),
+    ] {
+        let url = api.uri();
+        let values = [
+            ("DATABASE_URL", database.as_str()),
+            ("KALEYRA_API_URL", &url),
+            ("KALEYRA_API_KEY", key),
+            ("KALEYRA_ORGANIZATION", organization),
+        ];
+        let mut findings = Vec::new();
+        check(&config(&data, &values), |finding| findings.push(finding.to_string())).await;
+        assert_eq!(findings.iter().filter(|finding| finding.starts_with(told)).count(), 1, "{findings:?}");
+        let to_fix = findings.iter().filter(|finding| finding.starts_with("FIX   kaleyra")).count();
+        assert_eq!(to_fix, usize::from(told.starts_with("FIX")), "{findings:?}");
+    }
+    running.stop().await.unwrap();
 }
 
 /// On any port, with a model that needs no key.

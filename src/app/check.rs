@@ -12,9 +12,9 @@ use crate::bridge::model_socket::ModelEndpoint;
 use crate::clients::twilio::RestError;
 use crate::config::{self, Config, Database};
 use crate::ingest::kaleyra::record::day_of;
-use crate::store::Store;
 use crate::store::cluster::PrivateCluster;
 use crate::store::tenancy::RoleError;
+use crate::store::{Store, organisations};
 
 /// Longest to wait for somebody else's server.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -70,6 +70,9 @@ pub async fn check(config: &Config, mut tell: impl FnMut(Finding)) -> bool {
     note("twilio", twilio(config).await);
     if let Some(configured) = &config.kaleyra {
         note("kaleyra", kaleyra(configured).await);
+        if let Some(missing) = missing_organization(config, configured).await {
+            note("kaleyra", missing);
+        }
     }
     match http_client() {
         Ok(client) => {
@@ -176,6 +179,20 @@ async fn kaleyra(configured: &config::Kaleyra) -> Verdict {
         Ok(Err(error)) => Verdict::Bad(error.to_string()),
         Err(_) => Verdict::Bad("KALEYRA_API_URL does not answer in time".to_owned()),
     }
+}
+
+/// What to say when nobody has the records that would be fetched. The private database may be in use by a server that runs,
+/// which says it itself; one that cannot be asked or has no schema has been told of already.
+async fn missing_organization(config: &Config, configured: &config::Kaleyra) -> Option<Verdict> {
+    let Database::Url(_) = &config.database else { return None };
+    let store = Store::connect(config.database.connect_options()?, 1).await.ok()?;
+    let found = organisations::by_slug_or_id(&store, &configured.organization).await.ok()?;
+    found.is_none().then(|| {
+        Verdict::Bad(format!(
+            "KALEYRA_ORGANIZATION={} names no organisation that is there: make it with POST /api/organisations",
+            configured.organization
+        ))
+    })
 }
 
 async fn public_url(client: &reqwest::Client, config: &Config) -> Verdict {

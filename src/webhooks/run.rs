@@ -16,8 +16,10 @@ use crate::store::webhooks::work::{self, Claimed, Outcome, Request, Settled};
 use crate::store::{Store, Wakeup};
 use crate::telemetry::Metrics;
 
-/// How often is looked although nobody said that there is something: times come by themselves.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// When is looked again for what is due and could not be taken, such as behind requests that others have under way.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long nobody looks where nothing is due: who writes something down says so, but may not be heard.
+const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(5);
 /// Requests of this server that may be under way. Each waits most of the time.
 const IN_FLIGHT: usize = 64;
 /// How long the database may take before it counts as away.
@@ -51,11 +53,13 @@ pub async fn run(sender: Sender, stopping: CancellationToken) {
     let mut count_at = Instant::now();
     while !stopping.is_cancelled() {
         let room = IN_FLIGHT - in_flight.len();
-        let claimed = if room == 0 { Ok(Vec::new()) } else { sender.claim(room).await };
-        let more = claimed.as_ref().is_ok_and(|claimed| !claimed.is_empty());
-        match claimed {
-            Ok(claimed) => {
+        let looked = if room == 0 { Ok((Vec::new(), LOOK_AGAIN_AFTER)) } else { sender.look(room).await };
+        let more = looked.as_ref().is_ok_and(|(claimed, _)| !claimed.is_empty());
+        let mut rest = LOOK_AGAIN_AFTER;
+        match looked {
+            Ok((claimed, nothing_for)) => {
                 trouble = false;
+                rest = nothing_for;
                 for claimed in claimed {
                     let sender = Arc::clone(&sender);
                     in_flight.spawn(async move { sender.deliver(&claimed).await });
@@ -75,7 +79,7 @@ pub async fn run(sender: Sender, stopping: CancellationToken) {
             continue;
         }
         tokio::select! {
-            () = sleep(LOOK_EVERY) => {}
+            () = sleep(rest) => {}
             // Who heard nothing has just begun to listen.
             _ = wakeup.next(), if !trouble => {}
             // There is room for another one, and what comes next in its call is due.
@@ -90,9 +94,18 @@ pub async fn run(sender: Sender, stopping: CancellationToken) {
 }
 
 impl Sender {
-    async fn claim(&self, most: usize) -> Result<Vec<Claimed>, String> {
-        match timeout(ANSWER_WITHIN, work::claim(&self.store, most)).await {
-            Ok(claimed) => claimed.map_err(|error| error.to_string()),
+    /// Takes what is due, and says for how long there will be nothing else unless somebody says so.
+    async fn look(&self, most: usize) -> Result<(Vec<Claimed>, Duration), String> {
+        let look = async {
+            // Most looks find nothing: one statement, instead of a transaction that locks.
+            let due_in = work::due_in(&self.store).await?.unwrap_or(LOOK_AT_LEAST_EVERY);
+            if !due_in.is_zero() {
+                return Ok((Vec::new(), due_in.min(LOOK_AT_LEAST_EVERY)));
+            }
+            Ok((work::claim(&self.store, most).await?, LOOK_AGAIN_AFTER))
+        };
+        match timeout(ANSWER_WITHIN, look).await {
+            Ok(looked) => looked.map_err(|error: sqlx::Error| error.to_string()),
             Err(_) => Err("the database does not answer".to_owned()),
         }
     }

@@ -306,6 +306,33 @@ async fn the_end_is_held_back_with_what_was_said_where_only_the_carrier_has_told
 }
 
 #[tokio::test]
+async fn a_server_knows_for_how_long_nothing_is_due() {
+    let town = Town::new().await;
+    let due_in = async || work::due_in(town.store()).await.unwrap().map(|wait| wait.as_secs());
+    let endpoint = town.listener("https://example.com/", &[]).await.id;
+    assert_eq!(due_in().await, None, "nothing waits");
+    let now = Timestamp::now();
+    town.record(&town.call("CA1"), now, &incoming()).await;
+    town.carrier_ends("CA1", now).await;
+    assert_eq!(due_in().await, Some(0));
+    assert_eq!(town.deliver_what_is_due().await, ["call.started"]);
+    let held_back = due_in().await;
+    assert!(matches!(held_back, Some(50..=60)), "{held_back:?}");
+    town.http.execute("update webhook_deliveries set due_at = now() where event_type = 'call.failed'").await;
+    assert_eq!(due_in().await, Some(0), "what is due first counts");
+    let other = town.listener("https://example.com/other", &[]).await.id;
+    assert_eq!(due_in().await, Some(0), "where nothing waits is not counted");
+    for id in [endpoint, other] {
+        sqlx::query("update webhook_endpoints set enabled = false, disabled_at = now() where id = $1")
+            .bind(id)
+            .execute(town.store().pool())
+            .await
+            .unwrap();
+    }
+    assert_eq!(due_in().await, None, "nothing is sent there");
+}
+
+#[tokio::test]
 async fn an_end_that_vapi_may_know_more_about_is_held_back_longer() {
     let town = Town::new().await;
     town.listener("https://example.com/", &["call.failed"]).await;

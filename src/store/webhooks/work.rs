@@ -99,6 +99,27 @@ pub enum Settled {
     Lost,
 }
 
+/// How long it is until the next delivery is due; nothing when one is, whether or not it can be taken. `None`: nothing waits.
+pub async fn due_in(store: &Store) -> sqlx::Result<Option<Duration>> {
+    let seconds = sqlx::query_scalar!(
+        r#"
+        select extract(epoch from min(first.due_at) - now())::float8
+        from webhook_endpoints endpoint
+        cross join lateral (
+            select due_at
+            from webhook_deliveries
+            where endpoint_id = endpoint.id and status = 'pending'
+            order by due_at
+            limit 1
+        ) as first
+        where endpoint.enabled
+        "#,
+    )
+    .fetch_one(&mut *store.connection().await?)
+    .await?;
+    Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)))
+}
+
 /// Takes at most so many deliveries that are due, of any organisation. Of one call, an endpoint is sent one at a time, in the
 /// order in which they came.
 pub async fn claim(store: &Store, most: usize) -> sqlx::Result<Vec<Claimed>> {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::cases::{Case, Counts};
 
 /// Growth in percent that is let pass: counts of one program differ by a few tenths from run to run.
-// Whether the server's look for commands, every two seconds, falls into a count once more is up to 4 % of one.
+// Whether the server's look for commands, every two seconds, falls into all rounds of a count once more is up to 4 % of one.
 const TOLERANCE_PERCENT: f64 = 5.0;
 
 /// What is committed.

@@ -18,6 +18,9 @@ use crate::far_ends::FarEnds;
 const FRAME: Duration = Duration::from_millis(20);
 /// Frames a count is taken over; a multiple of ten, because every tenth has a mark.
 const FRAMES: u32 = 200;
+/// How often each is counted. The least is taken: what a server does every half minute, and writes down of what was said,
+/// falls into one of them at most.
+const ROUNDS: u32 = 3;
 /// Frames each way before anything is counted.
 const WARM_UP: u32 = 100;
 /// Messages of the model that come at once.
@@ -94,12 +97,18 @@ impl Case {
         let mut ends = FarEnds::connect(server.addr, &listener, tls, self.format, WARM_UP);
         let frames = u64::from(FRAMES);
         server.count()?;
-        ends.wait(FRAME * FRAMES);
-        let background = server.count()? / frames;
-        ends.caller_frames(FRAMES);
-        let caller_frame = server.count()? / frames;
-        ends.agent_frames(FRAMES);
-        let agent_frame = server.count()? / frames;
+        let mut least = [u64::MAX; 3];
+        for _ in 0..ROUNDS {
+            ends.wait(FRAME * FRAMES);
+            let background = server.count()? / frames;
+            ends.caller_frames(FRAMES);
+            let caller_frame = server.count()? / frames;
+            ends.agent_frames(FRAMES);
+            let agent_frame = server.count()? / frames;
+            let round = [background, caller_frame, agent_frame];
+            least = std::array::from_fn(|part| least[part].min(round[part]));
+        }
+        let [background, caller_frame, agent_frame] = least;
         ends.agent_burst(BURST);
         let burst = server.count()?;
         server.stop();

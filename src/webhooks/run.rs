@@ -19,7 +19,7 @@ use crate::telemetry::Metrics;
 /// When is looked again for what is due and could not be taken, such as behind requests that others have under way.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long nobody looks where nothing is due: who writes something down says so, but may not be heard.
-const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(5);
+const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(10);
 /// Requests of this server that may be under way. Each waits most of the time.
 const IN_FLIGHT: usize = 64;
 /// How long the database may take before it counts as away.
